@@ -1,0 +1,2 @@
+//! The harness of Quorate as a program.
+fn main() {}

@@ -1,0 +1,112 @@
+//! What replicas say to each other.
+//!
+//! Each node dials every other and sends on the connection that it dialled; who speaks is known from the
+//! handshake, so no message repeats it. Any message may be lost with its connection, repeated, or late:
+//! the receiver decides by term and index alone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, Index, Term};
+
+/// One message from replica to replica.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum PeerMessage<'a> {
+    /// The sender has stored this cluster's identity (R26). Sent until the receiver has said the same.
+    Stored(ClusterId),
+    /// Entries for a follower's log.
+    Append(#[serde(borrow)] Append<'a>),
+    /// What a follower holds.
+    Ack(Ack),
+    /// A follower did not take an append.
+    Reject(Reject),
+    /// A request for a vote.
+    RequestVote(RequestVote),
+    /// The answer to a request for a vote.
+    Vote(Vote),
+}
+
+/// Entries that follow (previous_index, previous_term); none, as heartbeat and to probe.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Append<'a> {
+    /// The leader's.
+    pub term: Term,
+    /// The index before the first entry.
+    pub previous_index: Index,
+    /// Its term.
+    pub previous_term: Term,
+    /// The leader's commit index.
+    pub commit: Index,
+    /// Counts the leader's heartbeats; comes back in the ack. 0 when no immediate answer is asked for.
+    pub round: u64,
+    /// Whole entries, one after the other, as [`crate::entry`] draws them.
+    #[serde(with = "serde_bytes")]
+    pub entries: &'a [u8],
+}
+
+/// What a follower holds, in the leader's term (R12).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ack {
+    /// The term that the follower has promised.
+    pub term: Term,
+    /// It holds everything up to here durably, and it is the leader's log.
+    pub durable: Index,
+    /// It has applied everything up to here.
+    pub applied: Index,
+    /// The round of the append that is answered; 0 when a sync caused the ack.
+    pub round: u64,
+    /// Microseconds from an entry's receipt to its being durable, of the last batch synced.
+    pub disk_us: u32,
+    /// Microseconds of them in the write and sync itself.
+    pub sync_us: u32,
+}
+
+/// Why a follower did not take an append.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reject {
+    /// The term that the follower has promised.
+    pub term: Term,
+    /// The append's previous_index.
+    pub previous_index: Index,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+/// Why a follower did not take an append.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RejectReason {
+    /// The sender's term is lower than the promised one (R7).
+    StaleTerm,
+    /// The sender is not the leader of this term (R7).
+    NotLeader,
+    /// The follower has no entry at previous_index, or one of another term.
+    Mismatch {
+        /// The last index that could match: send from the one after it.
+        hint: Index,
+    },
+    /// The follower cannot append: its disk is full.
+    DiskFull,
+}
+
+/// A candidate's request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RequestVote {
+    /// The term that it wants to lead.
+    pub term: Term,
+    /// Whether it only asks if it would get the vote (R9).
+    pub pre_vote: bool,
+    /// Its last entry's index.
+    pub last_index: Index,
+    /// Its last entry's term (R8).
+    pub last_term: Term,
+}
+
+/// The answer to a [`RequestVote`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Vote {
+    /// The term that the voter has promised.
+    pub term: Term,
+    /// The request's.
+    pub pre_vote: bool,
+    /// Whether it is given.
+    pub granted: bool,
+}

@@ -1,0 +1,272 @@
+//! What a client may ask.
+//!
+//! A connection carries any number of requests at once; each has an id of the client's choice, and answers
+//! come in any order. Keys and values borrow the buffer that the request was read from.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::message::bounded;
+use crate::{Index, SequenceNumber, SessionId, Term, limits};
+
+/// One request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Request<'a> {
+    /// Comes back in the response.
+    pub id: u64,
+    /// Milliseconds after which the client no longer waits; 0 for no deadline.
+    pub deadline_ms: u32,
+    /// What is asked.
+    #[serde(borrow)]
+    pub operation: Operation<'a>,
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Operation<'a> {
+    /// The value of a key.
+    Get {
+        /// How fresh it must be.
+        consistency: Consistency,
+        /// The key.
+        #[serde(with = "serde_bytes")]
+        key: &'a [u8],
+    },
+    /// The keys of a range, in order, one page.
+    Scan {
+        /// How fresh it must be.
+        consistency: Consistency,
+        /// Which keys.
+        #[serde(borrow)]
+        range: Range<'a>,
+        /// Items after which the page ends; at most [`limits::SCAN_ITEMS_MAX`].
+        items_max: u32,
+    },
+    /// A change.
+    Write {
+        /// How it is acknowledged.
+        options: WriteOptions,
+        /// The change.
+        #[serde(borrow)]
+        write: Write<'a>,
+    },
+    /// How the node is.
+    Status {
+        /// Whether the followers' lag histograms are wanted too.
+        histograms: bool,
+    },
+    /// Nothing: shows that the connection is alive.
+    Ping,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Consistency {
+    /// Sees every write that was committed before the read began (R21).
+    Linearizable,
+    /// Sees what the token's owner has seen or written (R23).
+    Session(Token),
+    /// Sees some committed prefix, at once, from any replica.
+    Local,
+}
+
+/// A position in the log that a session has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Token {
+    /// Of the entry at `index`.
+    pub term: Term,
+    /// The last entry seen.
+    pub index: Index,
+}
+
+/// A range of keys, `start` included, `end` not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Range<'a> {
+    /// The first key; empty for the very first.
+    #[serde(with = "serde_bytes")]
+    pub start: &'a [u8],
+    /// Where it ends.
+    #[serde(borrow)]
+    pub end: RangeEnd<'a>,
+}
+
+/// Where a range of keys ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RangeEnd<'a> {
+    /// At the last key.
+    Open,
+    /// Before this key.
+    Before(#[serde(with = "serde_bytes")] &'a [u8]),
+    /// After the last key that begins with this.
+    Prefix(#[serde(with = "serde_bytes")] &'a [u8]),
+}
+
+impl RangeEnd<'_> {
+    /// Whether a key that is not below the range's start is still inside.
+    pub fn includes(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Before(end) => key < *end,
+            Self::Prefix(prefix) => key.starts_with(prefix),
+        }
+    }
+}
+
+/// How a write is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WriteOptions {
+    /// At how many copies.
+    pub acks: Acks,
+    /// Whether every further copy is reported too.
+    pub progress: bool,
+    /// Makes a retry be answered with the first result.
+    pub session: Option<SessionSequence>,
+}
+
+/// At how many durable copies a write is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Acks {
+    /// The cluster's n.
+    #[default]
+    Quorum,
+    /// So many.
+    Copies(u8),
+    /// All m.
+    All,
+}
+
+/// A request's place in its session (R24).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionSequence {
+    /// The session.
+    pub session: SessionId,
+    /// The request's number.
+    pub sequence: SequenceNumber,
+    /// The lowest number whose answer the client still waits for.
+    pub lowest_open: SequenceNumber,
+}
+
+/// A change: one mutation, or several that happen together or not at all.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Write<'a> {
+    /// One mutation.
+    One(#[serde(borrow)] Mutation<'a>),
+    /// All of them, in order, or none if one's condition does not hold.
+    Batch(
+        #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::BATCH_MUTATIONS_MAX }>")]
+        Vec<Mutation<'a>>,
+    ),
+}
+
+/// A change of one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Mutation<'a> {
+    /// Gives a key a value.
+    Set {
+        /// The key.
+        #[serde(with = "serde_bytes")]
+        key: &'a [u8],
+        /// Its new value.
+        #[serde(with = "serde_bytes")]
+        value: &'a [u8],
+    },
+    /// Removes a key; no error if it is absent.
+    Delete {
+        /// The key.
+        #[serde(with = "serde_bytes")]
+        key: &'a [u8],
+    },
+    /// Gives a key a value if its condition holds.
+    CompareAndSet {
+        /// The key.
+        #[serde(with = "serde_bytes")]
+        key: &'a [u8],
+        /// What must hold.
+        expected: Expected,
+        /// Its new value.
+        #[serde(with = "serde_bytes")]
+        value: &'a [u8],
+    },
+}
+
+/// The condition of a compare-and-set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Expected {
+    /// The key does not exist.
+    Absent,
+    /// The key was last written at this revision.
+    Revision(Index),
+}
+
+/// Why a request can never be carried out as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum InvalidRequest {
+    /// A key of no bytes.
+    #[error("a key must have at least one byte")]
+    EmptyKey,
+    /// A key over [`limits::KEY_BYTES_MAX`].
+    #[error("a key of {0} bytes is over the limit of {max}", max = limits::KEY_BYTES_MAX)]
+    KeyTooLong(usize),
+    /// A value over [`limits::VALUE_BYTES_MAX`].
+    #[error("a value of {0} bytes is over the limit of {max}", max = limits::VALUE_BYTES_MAX)]
+    ValueTooLong(usize),
+    /// A batch without a mutation.
+    #[error("a batch must have at least one mutation")]
+    EmptyBatch,
+    /// A batch over [`limits::BATCH_MUTATIONS_MAX`] mutations or [`limits::REQUEST_BYTES_MAX`] bytes.
+    #[error("a batch of {0} mutations is over the limit of {max}", max = limits::BATCH_MUTATIONS_MAX)]
+    BatchTooLong(usize),
+}
+
+impl Mutation<'_> {
+    /// The key that it changes.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Set { key, .. } | Self::Delete { key } | Self::CompareAndSet { key, .. } => key,
+        }
+    }
+
+    fn value(&self) -> &[u8] {
+        match self {
+            Self::Set { value, .. } | Self::CompareAndSet { value, .. } => value,
+            Self::Delete { .. } => &[],
+        }
+    }
+}
+
+impl<'a> Write<'a> {
+    /// Its mutations, in order.
+    pub fn mutations(&self) -> &[Mutation<'a>] {
+        match self {
+            Self::One(mutation) => std::slice::from_ref(mutation),
+            Self::Batch(mutations) => mutations,
+        }
+    }
+
+    /// Checks keys, values and counts against the limits.
+    pub fn check(&self) -> Result<(), InvalidRequest> {
+        match self.mutations() {
+            [] => return Err(InvalidRequest::EmptyBatch),
+            mutations if mutations.len() > limits::BATCH_MUTATIONS_MAX => {
+                return Err(InvalidRequest::BatchTooLong(mutations.len()));
+            }
+            _ => {}
+        }
+        self.mutations().iter().try_for_each(|mutation| {
+            check_key(mutation.key())?;
+            match mutation.value().len() {
+                length if length > limits::VALUE_BYTES_MAX => Err(InvalidRequest::ValueTooLong(length)),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+/// Checks a key against the limits.
+pub fn check_key(key: &[u8]) -> Result<(), InvalidRequest> {
+    match key.len() {
+        0 => Err(InvalidRequest::EmptyKey),
+        length if length > limits::KEY_BYTES_MAX => Err(InvalidRequest::KeyTooLong(length)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,269 @@
+//! What a client may be told.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::handshake::LeaderHint;
+use crate::message::bounded;
+use crate::request::Token;
+use crate::{Durability, Index, NodeId, NodeSet, Quorums, Term, limits};
+
+/// The answer to one request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Response<'a> {
+    /// The request's id.
+    pub id: u64,
+    /// The answer.
+    #[serde(borrow)]
+    pub outcome: Outcome<'a>,
+}
+
+/// The answer to a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome<'a> {
+    /// The write is committed.
+    Written {
+        /// Where it is, and how safe.
+        receipt: Receipt,
+        /// What it did.
+        result: WriteResult,
+    },
+    /// The value of a key.
+    Value {
+        /// What the read has seen.
+        token: Token,
+        /// None if the key is absent.
+        #[serde(borrow)]
+        value: Option<Versioned<'a>>,
+    },
+    /// One page of a scan.
+    Page {
+        /// What the read has seen.
+        token: Token,
+        /// In order of their keys.
+        #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::SCAN_ITEMS_MAX }>")]
+        items: Vec<Item<'a>>,
+        /// Whether the range has further keys, after the last item.
+        more: bool,
+    },
+    /// How the node is.
+    Status(#[serde(borrow)] Box<Status<'a>>),
+    /// Alive.
+    Pong,
+    /// Not done, and it will not be.
+    Refused(Refusal),
+    /// A write was appended, but not known to be committed when its deadline came: a later leader may keep
+    /// or drop it (R20).
+    Unknown {
+        /// Where it was appended.
+        index: Index,
+        /// Replicas known to hold it durably.
+        copies: u8,
+    },
+}
+
+/// Where a committed write is, and how safe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Of the leader that committed it.
+    pub term: Term,
+    /// Its place in the log; the revision of every key that it wrote.
+    pub index: Index,
+    /// Replicas known to hold it durably.
+    pub holders: NodeSet,
+    /// What "durably" means.
+    pub durability: Durability,
+    /// Whether whoever leads next has it.
+    pub survives_failover: bool,
+    /// How many of its holders may be lost without the write being lost.
+    pub survivable_losses: u8,
+}
+
+/// What a committed write did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum WriteResult {
+    /// Everything.
+    Applied {
+        /// How many of its keys existed before.
+        existed: u32,
+    },
+    /// Nothing, as a condition did not hold.
+    ConditionFailed {
+        /// Which mutation's, counted from 0.
+        mutation: u32,
+        /// The revision that its key has; none if it is absent.
+        revision: Option<Index>,
+    },
+}
+
+/// A value and when it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Versioned<'a> {
+    /// Index of the entry that last wrote the key.
+    pub revision: Index,
+    /// The value.
+    #[serde(with = "serde_bytes")]
+    pub value: &'a [u8],
+}
+
+/// A key, its value and when it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Item<'a> {
+    /// The key.
+    #[serde(with = "serde_bytes")]
+    pub key: &'a [u8],
+    /// Its value.
+    #[serde(borrow)]
+    pub versioned: Versioned<'a>,
+}
+
+/// Why a request was not carried out. Nothing was appended.
+#[derive(Clone, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Only the leader does this.
+    #[error("this node is not the leader{}", leader_words(.leader))]
+    NotLeader {
+        /// Where to go.
+        leader: Option<LeaderHint>,
+    },
+    /// Too few replicas can be reached to commit a write.
+    #[error("{have} of the {need} replicas that a write needs are reachable: bring back {}", .need - .have)]
+    NoQuorum {
+        /// Reachable replicas, the leader included.
+        have: u8,
+        /// n
+        need: u8,
+    },
+    /// The cluster has not formed yet, or the leader has not committed its first entry; try again.
+    #[error("the node is not ready: {0}")]
+    NotReady(String),
+    /// A bound is reached; try again.
+    #[error("the node is overloaded: {0}")]
+    Overloaded(String),
+    /// The request breaks a limit or makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The node does not know how.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// There is no room to append; free some on the node's disk.
+    #[error("the node's disk is full")]
+    DiskFull,
+    /// The replica has not applied the token's entry.
+    #[error("the replica has applied the log up to {applied}, which is behind the session")]
+    Behind {
+        /// Its applied index.
+        applied: Index,
+    },
+    /// The entry that the token names is not in the log any more: the session cannot go on.
+    #[error("the log no longer holds what the session has seen")]
+    TokenLost,
+    /// The node is stopping; try another.
+    #[error("the node is stopping")]
+    Stopping,
+    /// What was sent is not a request. The connection is closed after this.
+    #[error("the connection is closed: {0}")]
+    BadFrame(String),
+}
+
+fn leader_words(leader: &Option<LeaderHint>) -> String {
+    match leader {
+        Some(hint) => format!("; node {} at {} is", hint.node, hint.address),
+        None => String::new(),
+    }
+}
+
+/// What a node does in its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes writes.
+    Leader,
+    /// Takes the leader's entries.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+}
+
+/// How a node is. Indexes are those of its own log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status<'a> {
+    /// The node.
+    pub node: NodeId,
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// Whether all replicas have met.
+    pub formed: bool,
+    /// What it does.
+    pub role: Role,
+    /// The highest term that it promised.
+    pub term: Term,
+    /// Who leads, if known.
+    pub leader: Option<LeaderHint>,
+    /// m and n.
+    pub quorums: Quorums,
+    /// What it calls durable.
+    pub durability: Durability,
+    /// Its last entry.
+    pub last: Index,
+    /// Its last entry that is durable on its own disk.
+    pub durable: Index,
+    /// The acknowledged prefix.
+    pub commit: Index,
+    /// What is in its memory.
+    pub applied: Index,
+    /// Where its newest checkpoint stands.
+    pub checkpoint: Index,
+    /// The first entry that its log still holds.
+    pub log_first: Index,
+    /// Bytes of its log files.
+    pub log_bytes: u64,
+    /// Bytes of them kept only for followers that lack them.
+    pub log_bytes_held: u64,
+    /// Keys in its store.
+    pub keys: u64,
+    /// Bytes of keys and values in its store.
+    pub store_bytes: u64,
+    /// How its disk has worked.
+    pub disk: DiskStatus,
+    /// What a leader knows of its followers.
+    #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::REPLICAS_MAX as usize }>")]
+    pub followers: Vec<FollowerStatus<'a>>,
+}
+
+/// What a node's log thread has done since the node started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Writes, each with its sync.
+    pub syncs: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Microseconds spent in them.
+    pub busy_us: u64,
+}
+
+/// What the leader knows of a follower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FollowerStatus<'a> {
+    /// The follower.
+    pub node: NodeId,
+    /// Whether it has answered within the election timeout.
+    pub reachable: bool,
+    /// Highest index that it holds durably in this term.
+    pub durable: Index,
+    /// Highest index that it has applied.
+    pub applied: Index,
+    /// Entries that it does not hold durably yet.
+    pub entries_behind: u64,
+    /// Bytes of them.
+    pub bytes_behind: u64,
+    /// Microseconds from a write's append at the leader to this follower's acknowledgement, on the leader's
+    /// clock, since the node started: an HDR histogram (V2 serialisation). Empty unless asked for.
+    #[serde(with = "serde_bytes")]
+    pub lag_us: &'a [u8],
+    /// Entries behind, seen at each acknowledgement: an HDR histogram. Empty unless asked for.
+    #[serde(with = "serde_bytes")]
+    pub lag_entries: &'a [u8],
+}

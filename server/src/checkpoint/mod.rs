@@ -1,0 +1,1 @@
+//! The state at one index in one file.

@@ -1,0 +1,2 @@
+//! A replica of Quorate as a program.
+fn main() {}
