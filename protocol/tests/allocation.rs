@@ -3,6 +3,7 @@
 //! Decoding borrows, so a message's memory is that of its sequences, bounded by their limits, and of its
 //! texts, bounded by the body. Frames and entries cost none, nor does encoding into a buffer that is reused.
 
+use std::hint::black_box;
 use std::mem::size_of;
 
 use allocation_counter::{AllocationInfo, measure};
@@ -32,9 +33,12 @@ const RESPONSE_BYTES: usize = if ITEMS_BYTES > STATUS_BYTES { ITEMS_BYTES } else
 const _: () = assert!(MUTATIONS_BYTES < limits::REQUEST_BYTES_MAX);
 const _: () = assert!(RESPONSE_BYTES < limits::RESPONSE_BYTES_MAX);
 
+/// A kind of message: its name, the memory that decoding may take, and the decoder.
+type Decoder = (&'static str, usize, fn(&[u8]));
+
 /// Decodes `body` as everything that it could be, and checks each one's memory.
 fn decode_as_everything(body: &[u8]) {
-    let decoders: [(&str, usize, fn(&[u8])); 7] = [
+    let decoders: [Decoder; 7] = [
         ("a request", MUTATIONS_BYTES, |body| drop(parse::<Request<'_>>(body))),
         ("an entry's payload", MUTATIONS_BYTES, |body| drop(parse::<Payload<'_>>(body))),
         ("a response", RESPONSE_BYTES + body.len(), |body| drop(parse::<Response<'_>>(body))),
@@ -85,7 +89,7 @@ const PAGE: &[u8] = &[1, 2, 0, 0];
 
 #[test]
 fn the_counter_sees_an_allocation() {
-    let allocated: AllocationInfo = measure(|| drop(std::hint::black_box(vec![0_u8; 1000])));
+    let allocated: AllocationInfo = measure(|| drop(black_box(vec![0_u8; 1000])));
     assert_eq!(allocated.bytes_max, 1000);
 }
 
@@ -149,7 +153,7 @@ fn encoding_into_a_reused_buffer_and_decoding_one_write_costs_no_memory() {
             &mut buffer,
         );
         let append = frame::decode(&buffer, limits::PEER_BYTES_MAX).unwrap().unwrap();
-        drop(parse::<PeerMessage<'_>>(append.body).unwrap());
+        black_box(parse::<PeerMessage<'_>>(append.body).unwrap());
         entry::iterate(&entries).for_each(|entry| drop(entry.unwrap().payload().unwrap()));
     });
     assert_eq!(allocated.count_total, 0);
