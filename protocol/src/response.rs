@@ -127,7 +127,10 @@ pub enum Refusal {
         leader: Option<LeaderHint>,
     },
     /// Too few replicas can be reached to commit a write.
-    #[error("{have} of the {need} replicas that a write needs are reachable: bring back {}", .need - .have)]
+    #[error(
+        "{have} of the {need} replicas that a write needs are reachable: bring back {}",
+        .need.saturating_sub(*.have)
+    )]
     NoQuorum {
         /// Reachable replicas, the leader included.
         have: u8,

@@ -745,3 +745,14 @@ fn numbers_outside_their_range_are_refused() {
         assert_eq!(parse::<Quorums>(&[replicas, quorum]), Err(MessageError::Malformed));
     }
 }
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// Also words of nonsense: a client shows what a server sent.
+    #[test]
+    fn every_refusal_can_be_shown(refusal in any_refusal(), hello_refusal in any_hello_refusal()) {
+        prop_assert!(!refusal.to_string().is_empty() || matches!(refusal, Refusal::BadRequest(_)));
+        prop_assert!(!hello_refusal.to_string().is_empty());
+    }
+}
