@@ -1,1 +1,3 @@
 //! What a data directory is: lock, identity and vote.
+#[cfg(test)]
+pub(crate) mod trace_disk;
