@@ -218,11 +218,7 @@ pub fn list(disk: &dyn Disk, directory: &Path) -> Result<Vec<Index>, CheckpointE
 /// # Panics
 ///
 /// If `keep` is 0: the log has been cut in the belief that a checkpoint exists.
-pub fn remove_older(
-    disk: &dyn Disk,
-    directory: &Path,
-    keep: usize,
-) -> Result<Vec<Index>, CheckpointError> {
+pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Vec<Index>, CheckpointError> {
     assert!(keep > 0, "the last checkpoint is never removed");
     let mut indexes = list(disk, directory)?;
     indexes.truncate(indexes.len().saturating_sub(keep));

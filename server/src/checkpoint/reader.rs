@@ -115,11 +115,7 @@ pub fn load_newest(
 
 /// Removes the damaged checkpoints that a load passed over, so that they do not count among those kept. For
 /// the caller that goes on with the older one.
-pub fn remove_skipped(
-    disk: &dyn Disk,
-    directory: &Path,
-    skipped: &[Skipped],
-) -> Result<(), CheckpointError> {
+pub fn remove_skipped(disk: &dyn Disk, directory: &Path, skipped: &[Skipped]) -> Result<(), CheckpointError> {
     for Skipped { file, .. } in skipped {
         disk.remove(file).map_err(failed("remove", file))?;
     }

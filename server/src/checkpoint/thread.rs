@@ -148,9 +148,8 @@ impl Shared {
     }
 
     fn next(&self) -> Next {
-        let idle = |handover: &mut Handover| {
-            handover.blocks.is_empty() && !handover.complete && !handover.ended
-        };
+        let idle =
+            |handover: &mut Handover| handover.blocks.is_empty() && !handover.complete && !handover.ended;
         let mut handover = match self.changed.wait_while(self.lock(), idle) {
             Ok(handover) => handover,
             Err(poisoned) => poisoned.into_inner(),

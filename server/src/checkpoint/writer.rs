@@ -67,8 +67,23 @@ impl CheckpointWriter {
         self.file.sync_data().map_err(sync_failed(&self.temporary))
     }
 
-    /// Writes the footer, and makes the file durable under its final name.
+    /// Writes the footer, and makes the file durable under its final name. If that fails, the temporary file
+    /// is removed as by [`discard`](Self::discard).
     pub fn finish(mut self) -> Result<CheckpointInfo, CheckpointError> {
+        let sealed = self.seal();
+        if sealed.is_err() {
+            // The first error is the one to report; what is left over is removed by the next load.
+            let _ = self.discard();
+        }
+        sealed
+    }
+
+    /// Gives up, and removes the temporary file at once: the disk may be full because of it.
+    pub fn discard(self) -> Result<(), CheckpointError> {
+        self.disk.remove(&self.temporary).map_err(failed("remove", &self.temporary))
+    }
+
+    fn seal(&mut self) -> Result<CheckpointInfo, CheckpointError> {
         let Header { index, term, .. } = self.header;
         let (keys, blocks) = (self.contents.keys, self.contents.blocks);
         let mut footer = Footer { index, term, keys, blocks, hash: [0; 32] };
@@ -80,11 +95,6 @@ impl CheckpointWriter {
             .map_err(failed("rename", &self.temporary))?;
         self.disk.sync_directory(&self.directory).map_err(sync_failed(&self.directory))?;
         Ok(CheckpointInfo { index, term, keys, bytes: self.bytes, hash: footer.hash })
-    }
-
-    /// Gives up, and removes the temporary file at once: the disk may be full because of it.
-    pub fn discard(self) -> Result<(), CheckpointError> {
-        self.disk.remove(&self.temporary).map_err(failed("remove", &self.temporary))
     }
 
     fn take(&mut self, kind: Kind, payload: &[u8]) -> Result<(), CheckpointError> {
