@@ -50,8 +50,9 @@ impl TraceDisk {
     }
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap().to_str().unwrap().to_owned()
+/// How a path is recorded: its last part, if it has one.
+pub(crate) fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_str().unwrap().to_owned()
 }
 
 impl Disk for TraceDisk {
