@@ -1,1 +1,236 @@
-//! The state at one index in one file.
+//! The state at one index in one file: `<index, 20 digits>.ckpt` in the checkpoint directory.
+//!
+//! ```text
+//! header                                          the same layout in every version
+//!   0   8   magic          "QRMCKPT\n"
+//!   8   4   version        u32 LE
+//!  12   8   index          u64 LE   the last entry that the state contains
+//!  20   8   term           u64 LE   of that entry
+//!  28  16   cluster id
+//!  44   4   CRC-32C        u32 LE   of bytes 0 to 43
+//!
+//! blocks, one after the other up to the footer
+//!   0   4   length          u32 LE   of the payload
+//!   4   4   kind            u32 LE   1 terms · 2 records · 3 kept free for client sessions (R24)
+//!   8   4   CRC-32C         u32 LE   of length, kind and payload
+//!  12   …   payload
+//!
+//! payload of terms, up to 4096 each; these blocks come first, and there is at least one (R23)
+//!   0   8   first index     u64 LE   both rise from pair to pair; the last pair's term is the header's
+//!   8   8   term            u64 LE
+//!
+//! payload of records; keys rise strictly, bytewise, through all blocks
+//!   0   2   key length      u16 LE
+//!   2   4   value length    u32 LE
+//!   6   8   revision        u64 LE   the entry that last wrote the key, at most the header's index
+//!  14   …   key, value
+//!
+//! footer, the last 76 bytes
+//!   0   8   index           u64 LE   as in the header
+//!   8   8   term            u64 LE   as in the header
+//!  16   8   keys            u64 LE
+//!  24   8   blocks          u64 LE
+//!  32  32   BLAKE3          of all bytes of the file before this field
+//!  64   4   CRC-32C         u32 LE   of bytes 0 to 63 of the footer
+//!  68   8   magic           "QRMCKEND"
+//! ```
+//!
+//! # Invariants
+//!
+//! - The same state at the same index has the same bytes on every replica, so their hashes compare. Nothing
+//!   of a node is in the file, and even where blocks end is decided: with the record that reaches
+//!   [`BLOCK_BYTES`]. Writer and reader both refuse anything else.
+//! - A file under its final name is whole and durable: it is written as `.tmp`, synced, renamed, and the
+//!   directory synced. Whatever is wrong with it later is damage of the disk.
+//! - No record of a file counts before the whole file has been checked.
+//!
+//! # What is deliberately absent
+//!
+//! Client sessions: their kind of block is kept free, and this version refuses it. Increments: every
+//! checkpoint is whole. Whether the log reaches back to an older checkpoint, which alone makes it legal to
+//! fall back on that one, is decided by the caller, who knows the log.
+
+mod format;
+mod reader;
+mod thread;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use quorate_protocol::{ClusterId, Index, Term};
+use thiserror::Error;
+
+use crate::disk::Disk;
+
+pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
+pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped};
+pub use thread::{CheckpointEvent, CheckpointThread, DEFAULT_BYTES_PER_SECOND};
+pub use writer::CheckpointWriter;
+
+/// Checkpoints that are kept: the newest may turn out to be damaged.
+pub const KEPT: usize = 2;
+
+const SUFFIX: &str = ".ckpt";
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Digits of an index in a file's name: enough for every `u64`.
+const INDEX_DIGITS: usize = 20;
+
+/// What a checkpoint is of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CheckpointHeader {
+    /// The last entry that the state contains; at least 1.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The first index of each term that has entries up to `index`, oldest first; ends with `term` (R23).
+    pub terms: Vec<(Index, Term)>,
+}
+
+/// A checkpoint that is whole and durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckpointInfo {
+    /// The last entry that the state contains.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// Keys in it.
+    pub keys: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// BLAKE3 as in the footer: alike on all replicas at the same index.
+    pub hash: [u8; 32],
+}
+
+/// Why a checkpoint was not written or not loaded.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The file system refused. Nothing is lost: the checkpoint may be taken again, once there is space.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// The operation.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A sync failed: what the disk holds is not known any more, and the node must stop.
+    #[error("cannot sync {}: {source}", path.display())]
+    Sync {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// What was given to be written breaks the format: a bug of the caller.
+    #[error("checkpoint {index} is not written: {problem}")]
+    Refused {
+        /// Of the checkpoint.
+        index: Index,
+        /// The broken rule.
+        problem: BlockProblem,
+    },
+    /// Written by a newer version of this program.
+    #[error(
+        "{} has version {version} of the checkpoint format, newer than {supported}: use the newer program",
+        path.display()
+    )]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The newest version that this program reads.
+        supported: u32,
+    },
+    /// The file is whole, but of another cluster.
+    #[error(
+        "{} is of cluster {found}, not {wanted}: remove it, or use the right directory",
+        path.display()
+    )]
+    OtherCluster {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        wanted: ClusterId,
+    },
+    /// There are checkpoints, and none is whole.
+    #[error("no checkpoint is whole: {}", describe(.0))]
+    AllDamaged(Vec<Skipped>),
+    /// The file was whole when it was checked, and was not when it was read. Records handed out before
+    /// do not count.
+    #[error("{} changed while it was loaded: {damage}", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        damage: Damage,
+    },
+}
+
+fn describe(skipped: &[Skipped]) -> String {
+    skipped.iter().map(Skipped::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Turns an I/O error into one that says what failed on what.
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    let path = path.to_owned();
+    move |source| CheckpointError::Io { doing, path, source }
+}
+
+/// Turns an error of a sync into one that stops the node.
+fn sync_failed(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    let path = path.to_owned();
+    move |source| CheckpointError::Sync { path, source }
+}
+
+/// Where the checkpoint at `index` is.
+pub fn path(directory: &Path, index: Index) -> PathBuf {
+    directory.join(format!("{index:0INDEX_DIGITS$}{SUFFIX}"))
+}
+
+fn temporary_path(directory: &Path, index: Index) -> PathBuf {
+    directory.join(format!("{index:0INDEX_DIGITS$}{TEMPORARY_SUFFIX}"))
+}
+
+fn parse_name(name: &str, suffix: &str) -> Option<Index> {
+    let digits = name.strip_suffix(suffix)?;
+    let named = digits.len() == INDEX_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());
+    if named { digits.parse().ok() } else { None }
+}
+
+/// The indexes of the checkpoints in a directory, oldest first, whole or not. Other files are left alone.
+pub fn list(disk: &dyn Disk, directory: &Path) -> Result<Vec<Index>, CheckpointError> {
+    let names = disk.list(directory).map_err(failed("list", directory))?;
+    let mut indexes: Vec<Index> = names.iter().filter_map(|name| parse_name(name, SUFFIX)).collect();
+    indexes.sort_unstable();
+    Ok(indexes)
+}
+
+/// Removes all but the newest `keep` checkpoints, and returns the indexes of those removed, oldest first.
+///
+/// # Panics
+///
+/// If `keep` is 0: the log has been cut in the belief that a checkpoint exists.
+pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Vec<Index>, CheckpointError> {
+    assert!(keep > 0, "the last checkpoint is never removed");
+    let mut indexes = list(disk, directory)?;
+    indexes.truncate(indexes.len().saturating_sub(keep));
+    for index in &indexes {
+        let path = path(directory, *index);
+        disk.remove(&path).map_err(failed("remove", &path))?;
+    }
+    if !indexes.is_empty() {
+        disk.sync_directory(directory).map_err(sync_failed(directory))?;
+    }
+    Ok(indexes)
+}
+
+#[cfg(test)]
+mod tests;

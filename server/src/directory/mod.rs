@@ -1,1 +1,168 @@
-//! What a data directory is: lock, identity and vote.
+//! What a data directory is, and whose.
+//!
+//! ```text
+//! DIR/LOCK               held for life; says who holds it                    lock.rs
+//! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs
+//! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
+//! DIR/log/               the log's segments
+//! DIR/checkpoint/        checkpoints
+//! ```
+//!
+//! # Invariants
+//!
+//! - The identity is durable before anything else is written, so a directory that has a log, a checkpoint or
+//!   a vote but no identity has lost it, and is refused: made anew, it could elect a node that lacks
+//!   acknowledged writes (R26).
+//! - A directory is never used with other settings than it was made with (R4), and never if it holds
+//!   somebody else's files.
+//! - Nothing that is damaged is repaired by making it anew.
+//!
+//! # What is deliberately absent
+//!
+//! A change of settings or of membership: both need a log entry (R27). The boot id, by which a node with
+//! `durability=os` learns that it has to be a new incarnation (R30).
+
+mod error;
+mod identity;
+mod lock;
+#[cfg(test)]
+pub(crate) mod trace_disk;
+mod vote;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use quorate_protocol::Incarnation;
+
+use crate::disk::Disk;
+
+pub use error::{DirectoryError, DirectoryErrorKind};
+pub use identity::{DirectorySettings, Identity, open_or_create, random_incarnation};
+pub use lock::DirectoryLock;
+pub use vote::{DamagedCopy, Promise, VoteFile};
+
+use error::failed;
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "identity";
+const IDENTITY_TEMPORARY: &str = "identity.tmp";
+const VOTES: [&str; 2] = ["vote-a", "vote-b"];
+const LOG: &str = "log";
+const CHECKPOINT: &str = "checkpoint";
+
+/// Names that a file system or its mount point brings with it.
+const NOBODYS: [&str; 2] = ["lost+found", ".snapshot"];
+
+/// A data directory that is locked, and known to be the right one.
+#[derive(Debug)]
+pub struct DataDirectory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub identity: Identity,
+    /// What the node has promised.
+    pub vote: VoteFile,
+    /// A copy of the vote that was damaged and has been written again: worth a line for the operator.
+    pub damaged_vote: Option<DamagedCopy>,
+    /// Held as long as the directory is used.
+    pub lock: DirectoryLock,
+}
+
+impl DataDirectory {
+    /// Opens the directory at `path`, or makes it, for a node with `settings`. A new one gets the incarnation
+    /// `fresh`: [`random_incarnation`], except in a simulation. The directories of log and checkpoints exist
+    /// afterwards, and all names are durable.
+    pub fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        settings: &DirectorySettings,
+        fresh: Incarnation,
+    ) -> Result<Self, DirectoryError> {
+        create_durably(disk, path)?;
+        // Before the lock, which would leave its file among somebody else's.
+        refuse_if_not_ours(disk, path)?;
+        let lock = DirectoryLock::take(disk, path, settings.node)?;
+        let identity = open_or_create(disk, path, settings, fresh)?;
+        for part in [LOG, CHECKPOINT].map(|name| path.join(name)) {
+            disk.create_directory(&part).map_err(failed("create", &part))?;
+        }
+        // Syncs the directory, and with it the names of everything above.
+        let (vote, damaged_vote) = VoteFile::open(disk, path, &identity)?;
+        Ok(Self { path: path.to_owned(), identity, vote, damaged_vote, lock })
+    }
+
+    /// Where the log's segments are.
+    pub fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// Where the checkpoints are.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.path.join(CHECKPOINT)
+    }
+}
+
+/// Creates a directory and its parents. Their names are durable afterwards, also if a process that was killed
+/// had created them; only a parent that may not be read is left to its owner.
+fn create_durably(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError> {
+    let mut missing = path;
+    let mut parents = Vec::new();
+    while let Some(parent) = missing.parent() {
+        let existed = disk.list(missing).is_ok();
+        missing = if parent == Path::new("") { Path::new(".") } else { parent };
+        parents.push(missing);
+        if existed {
+            break;
+        }
+    }
+    disk.create_directory(path).map_err(failed("create", path))?;
+    for parent in parents {
+        match disk.sync_directory(parent) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(failed("sync", parent)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory without an identity that has anything in it.
+fn refuse_if_not_ours(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError> {
+    let names = disk.list(path).map_err(failed("list", path))?;
+    if names.iter().any(|name| name == IDENTITY) {
+        return Ok(());
+    }
+    let mut foreign = None;
+    for name in names {
+        match name.as_str() {
+            LOCK | IDENTITY_TEMPORARY => {}
+            LOG | CHECKPOINT => {
+                let inside = disk.list(&path.join(&name)).map_err(failed("list", &path.join(&name)))?;
+                if let Some(file) = inside.iter().find(|file| begins_with_index(file)) {
+                    return Err(identity_missing(path, format!("{name}/{file}")));
+                }
+                foreign = foreign.or_else(|| inside.first().map(|file| format!("{name}/{file}")));
+            }
+            vote if VOTES.contains(&vote) => return Err(identity_missing(path, name)),
+            nobodys if NOBODYS.contains(&nobodys) => {}
+            _ => foreign = foreign.or(Some(name)),
+        }
+    }
+    match foreign {
+        Some(found) => Err(DirectoryError::NotOurs { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
+/// Segments and checkpoints are named after an index of 20 digits.
+fn begins_with_index(name: &str) -> bool {
+    name.len() > 20 && name.bytes().take(20).all(|digit| digit.is_ascii_digit())
+}
+
+fn identity_missing(path: &Path, found: String) -> DirectoryError {
+    DirectoryError::IdentityMissing { path: path.to_owned(), found }
+}
+
+#[cfg(test)]
+mod tests;

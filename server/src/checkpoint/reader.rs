@@ -1,0 +1,263 @@
+//! Loading the newest checkpoint that is whole.
+//!
+//! Each file is read twice: once to check all of it, then, the page cache being warm, to hand out its
+//! records. So no record of a damaged file ever reaches the caller.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
+
+use quorate_protocol::{ClusterId, Index};
+use thiserror::Error;
+
+use crate::disk::{Disk, DiskFile};
+
+use super::format::{
+    self, BLOCK_HEADER_BYTES, BlockProblem, Contents, FOOTER_BYTES, Footer, HEADER_BYTES, Header, Kind,
+    PAYLOAD_BYTES_MAX, VERSION,
+};
+use super::{
+    CheckpointError, CheckpointHeader, CheckpointInfo, TEMPORARY_SUFFIX, failed, list, parse_name, path,
+    sync_failed,
+};
+
+/// The newest checkpoint that is whole.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it is of.
+    pub header: CheckpointHeader,
+    /// Its size and hash.
+    pub info: CheckpointInfo,
+    /// Newer ones that are damaged, newest first. The caller decides whether the log reaches back far
+    /// enough to go on without them, and removes them then ([`remove_skipped`]).
+    pub skipped: Vec<Skipped>,
+}
+
+/// A checkpoint that is damaged.
+#[derive(Debug)]
+pub struct Skipped {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub why: Damage,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.why)
+    }
+}
+
+/// What is wrong with a checkpoint's file.
+#[derive(Debug, Error)]
+pub enum Damage {
+    /// It cannot be read.
+    #[error("unreadable: {0}")]
+    Unreadable(#[from] io::Error),
+    /// Too short to have a header and a footer.
+    #[error("{0} bytes are too few")]
+    Short(u64),
+    /// Magic or checksum of the header are wrong.
+    #[error("the header is damaged")]
+    Header,
+    /// Magic or checksum of the footer are wrong: mostly a file that was cut.
+    #[error("the footer is damaged or missing")]
+    Footer,
+    /// The file's name says another index than its header.
+    #[error("it is of index {0}, other than its name says")]
+    Name(Index),
+    /// A block breaks a rule.
+    #[error("at byte {offset}: {problem}")]
+    Block {
+        /// Where the block begins in the file.
+        offset: u64,
+        /// The rule.
+        problem: BlockProblem,
+    },
+    /// Index, term or counts of the footer are not those of the file.
+    #[error("the footer is of another file")]
+    Counts,
+    /// Every block is right, and the whole is not.
+    #[error("the hash of the whole file is wrong")]
+    Hash,
+}
+
+/// Finds the newest checkpoint that is whole, and hands its records to `on_record` in the order of keys;
+/// `None` if there is no checkpoint. Damaged ones are passed over, and named in [`Loaded::skipped`]. Temporary
+/// files are removed.
+///
+/// `cluster` is what the checkpoint must be of, as far as it is known. A checkpoint of another cluster, or of
+/// a newer version, is an error and not passed over: whoever starts the node must act. If this returns an
+/// error, records that were handed out do not count.
+pub fn load_newest(
+    disk: &dyn Disk,
+    directory: &Path,
+    cluster: Option<ClusterId>,
+    mut on_record: impl FnMut(&[u8], Index, &[u8]),
+) -> Result<Option<Loaded>, CheckpointError> {
+    remove_temporary_files(disk, directory)?;
+    let mut skipped = Vec::new();
+    for index in list(disk, directory)?.into_iter().rev() {
+        let path = path(directory, index);
+        let file = disk.open(&path).map_err(failed("open", &path))?;
+        match Reader::open(&file, index).and_then(|reader| reader.check(&path, cluster)) {
+            Ok(Checked::Whole(header, info)) => {
+                hand_out(&file, index, &mut on_record)
+                    .map_err(|damage| CheckpointError::Changed { path, damage })?;
+                return Ok(Some(Loaded { header, info, skipped }));
+            }
+            Ok(Checked::Refused(error)) => return Err(error),
+            Err(why) => skipped.push(Skipped { file: path, why }),
+        }
+    }
+    if skipped.is_empty() { Ok(None) } else { Err(CheckpointError::AllDamaged(skipped)) }
+}
+
+/// Removes the damaged checkpoints that a load passed over, so that they do not count among those kept. For
+/// the caller that goes on with the older one.
+pub fn remove_skipped(disk: &dyn Disk, directory: &Path, skipped: &[Skipped]) -> Result<(), CheckpointError> {
+    for Skipped { file, .. } in skipped {
+        disk.remove(file).map_err(failed("remove", file))?;
+    }
+    disk.sync_directory(directory).map_err(sync_failed(directory))
+}
+
+fn remove_temporary_files(disk: &dyn Disk, directory: &Path) -> Result<(), CheckpointError> {
+    for name in disk.list(directory).map_err(failed("list", directory))? {
+        if parse_name(&name, TEMPORARY_SUFFIX).is_some() {
+            let path = directory.join(name);
+            disk.remove(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn hand_out(
+    file: &Arc<dyn DiskFile>,
+    index: Index,
+    on_record: &mut impl FnMut(&[u8], Index, &[u8]),
+) -> Result<(), Damage> {
+    let mut reader = Reader::open(file, index)?;
+    while let Some(offset) = reader.next()? {
+        let (kind, payload) = reader.block(offset)?;
+        if kind == Kind::Records {
+            for record in format::records(payload) {
+                let record = record.map_err(|problem| Damage::Block { offset, problem })?;
+                on_record(record.key, record.revision, record.value);
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Checked {
+    Whole(CheckpointHeader, CheckpointInfo),
+    Refused(CheckpointError),
+}
+
+/// Goes through a file block by block.
+struct Reader<'a> {
+    file: &'a dyn DiskFile,
+    header_bytes: [u8; HEADER_BYTES],
+    header: Header,
+    /// Where the next block begins.
+    position: u64,
+    /// Where the footer begins.
+    end: u64,
+    /// The block that was read last.
+    frame: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    fn open(file: &'a Arc<dyn DiskFile>, index: Index) -> Result<Self, Damage> {
+        let length = file.length()?;
+        if length < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            return Err(Damage::Short(length));
+        }
+        let mut header_bytes = [0; HEADER_BYTES];
+        file.read_exact_at(&mut header_bytes, 0)?;
+        let header = Header::parse(&header_bytes).ok_or(Damage::Header)?;
+        if header.index != index {
+            return Err(Damage::Name(header.index));
+        }
+        let end = length - FOOTER_BYTES as u64;
+        Ok(Self {
+            file: &**file,
+            header_bytes,
+            header,
+            position: HEADER_BYTES as u64,
+            end,
+            frame: Vec::new(),
+        })
+    }
+
+    /// Checks everything there is to check.
+    fn check(mut self, path: &Path, cluster: Option<ClusterId>) -> Result<Checked, Damage> {
+        let Header { version, index, term, cluster: found } = self.header;
+        if version > VERSION {
+            let path = path.to_owned();
+            return Ok(Checked::Refused(CheckpointError::NewerVersion { path, version, supported: VERSION }));
+        }
+        let footer = self.footer()?;
+        let mut contents = Contents::new(index, term);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.header_bytes);
+        while let Some(offset) = self.next()? {
+            let (kind, payload) = self.block(offset)?;
+            contents.take(kind, payload).map_err(|problem| Damage::Block { offset, problem })?;
+            hasher.update(&self.frame);
+        }
+        contents.check_terms().map_err(|problem| Damage::Block { offset: self.end, problem })?;
+        if (footer.index, footer.term, footer.keys, footer.blocks)
+            != (index, term, contents.keys, contents.blocks)
+        {
+            return Err(Damage::Counts);
+        }
+        if *hasher.update(&footer.encode_hashed()).finalize().as_bytes() != footer.hash {
+            return Err(Damage::Hash);
+        }
+        if let Some(wanted) = cluster.filter(|wanted| *wanted != found) {
+            let path = path.to_owned();
+            return Ok(Checked::Refused(CheckpointError::OtherCluster { path, found, wanted }));
+        }
+        let bytes = self.end + FOOTER_BYTES as u64;
+        Ok(Checked::Whole(
+            CheckpointHeader { index, term, cluster: found, terms: contents.terms },
+            CheckpointInfo { index, term, keys: contents.keys, bytes, hash: footer.hash },
+        ))
+    }
+
+    fn footer(&self) -> Result<Footer, Damage> {
+        let mut bytes = [0; FOOTER_BYTES];
+        self.file.read_exact_at(&mut bytes, self.end)?;
+        Footer::parse(&bytes).ok_or(Damage::Footer)
+    }
+
+    /// Reads the next block and returns where it begins; `None` at the footer.
+    fn next(&mut self) -> Result<Option<u64>, Damage> {
+        let offset = self.position;
+        if offset == self.end {
+            return Ok(None);
+        }
+        let left = (self.end - offset) as usize;
+        let impossible = |length| Damage::Block { offset, problem: BlockProblem::Length(length) };
+        if left < BLOCK_HEADER_BYTES {
+            return Err(impossible(left));
+        }
+        self.frame.resize(BLOCK_HEADER_BYTES, 0);
+        self.file.read_exact_at(&mut self.frame, offset)?;
+        let length = format::payload_bytes(&self.frame);
+        if length > PAYLOAD_BYTES_MAX || length > left - BLOCK_HEADER_BYTES {
+            return Err(impossible(length));
+        }
+        self.frame.resize(BLOCK_HEADER_BYTES + length, 0);
+        self.file.read_exact_at(&mut self.frame[BLOCK_HEADER_BYTES..], offset + BLOCK_HEADER_BYTES as u64)?;
+        self.position += self.frame.len() as u64;
+        Ok(Some(offset))
+    }
+
+    /// The block that was read last, which began at `offset`.
+    fn block(&self, offset: u64) -> Result<(Kind, &[u8]), Damage> {
+        format::parse_block(&self.frame).map_err(|problem| Damage::Block { offset, problem })
+    }
+}
