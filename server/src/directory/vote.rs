@@ -311,7 +311,7 @@ mod tests {
     }
 
     fn open(directory: &TempDir) -> Result<(VoteFile, Option<DamagedCopy>), DirectoryError> {
-        VoteFile::open(&RealDisk, directory.path(), &identity(true))
+        VoteFile::open(&TraceDisk::default(), directory.path(), &identity(true))
     }
 
     /// A directory whose node has promised term 4 to node 1, then term 7 to node 2.
@@ -474,7 +474,8 @@ mod tests {
         for length in 0..FILE_BYTES {
             let directory = TempDir::new().unwrap();
             put(&directory, 0, &first[..length]);
-            let (vote, _) = VoteFile::open(&RealDisk, directory.path(), &identity(false)).unwrap();
+            let (vote, _) =
+                VoteFile::open(&TraceDisk::default(), directory.path(), &identity(false)).unwrap();
             assert_eq!(vote.promise(), Promise::default(), "{length} bytes");
             assert_eq!(copies(&directory), [first.to_vec(), first.to_vec()], "{length} bytes");
         }
