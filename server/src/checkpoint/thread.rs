@@ -42,7 +42,8 @@ pub enum CheckpointEvent {
 }
 
 /// A checkpoint that is being written by a thread of its own. Dropped before its last event, it is given up
-/// and its temporary file removed; that waits for at most the disk operation under way, never for the rate.
+/// and its temporary file removed; that waits for at most the disk operation under way, or for the end if all
+/// blocks are written, never for the rate. No event comes once it is dropped.
 pub struct CheckpointThread {
     shared: Arc<Shared>,
     handle: Option<JoinHandle<()>>,

@@ -1,4 +1,5 @@
-//! For tests: the real disk, with a record of every change, and one operation that fails.
+//! For tests: the real disk, with a record of every change, and one operation that fails. Syncs are recorded
+//! and not done: no test outlives a power cut.
 
 use std::io;
 use std::path::Path;
@@ -84,8 +85,7 @@ impl Disk for TraceDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.note("sync directory", path)?;
-        RealDisk.sync_directory(path)
+        self.note("sync directory", path)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -104,8 +104,7 @@ impl DiskFile for TraceFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.note("sync", Path::new(&self.name))?;
-        self.file.sync_data()
+        self.disk.note("sync", Path::new(&self.name))
     }
 
     fn length(&self) -> io::Result<u64> {

@@ -311,7 +311,7 @@ mod tests {
     }
 
     fn open(directory: &TempDir) -> Result<(VoteFile, Option<DamagedCopy>), DirectoryError> {
-        VoteFile::open(&RealDisk, directory.path(), &identity(true))
+        VoteFile::open(&TraceDisk::default(), directory.path(), &identity(true))
     }
 
     /// A directory whose node has promised term 4 to node 1, then term 7 to node 2.
@@ -391,14 +391,14 @@ mod tests {
     fn every_flipped_byte_of_one_copy_is_found_and_the_other_copy_used() {
         let directory = voted();
         let whole = copies(&directory)[0].clone();
-        for copy in 0..2 {
+        for (copy, name) in VOTES.iter().enumerate() {
             for at in 0..FILE_BYTES {
                 let mut bytes = whole.clone();
                 bytes[at] ^= 1 << (at % 8);
                 put(&directory, copy, &bytes);
                 let (vote, damaged) = open(&directory).unwrap();
                 assert_eq!(vote.promise(), promise(7, 2), "byte {at}");
-                assert_eq!(damaged.unwrap().path, directory.path().join(VOTES[copy]), "byte {at}");
+                assert_eq!(damaged.unwrap().path, directory.path().join(name), "byte {at}");
                 assert_eq!(copies(&directory)[copy], whole, "byte {at}");
             }
         }
@@ -458,7 +458,9 @@ mod tests {
             let directory = voted();
             for name in VOTES {
                 fs::remove_file(directory.path().join(name)).unwrap();
-                content.map(|bytes| fs::write(directory.path().join(name), bytes).unwrap());
+                if let Some(bytes) = content {
+                    fs::write(directory.path().join(name), bytes).unwrap();
+                }
             }
             assert_eq!(open(&directory).unwrap_err().kind().exit_code(), 4);
             let (vote, _) = VoteFile::open(&RealDisk, directory.path(), &identity(false)).unwrap();
@@ -472,7 +474,8 @@ mod tests {
         for length in 0..FILE_BYTES {
             let directory = TempDir::new().unwrap();
             put(&directory, 0, &first[..length]);
-            let (vote, _) = VoteFile::open(&RealDisk, directory.path(), &identity(false)).unwrap();
+            let (vote, _) =
+                VoteFile::open(&TraceDisk::default(), directory.path(), &identity(false)).unwrap();
             assert_eq!(vote.promise(), Promise::default(), "{length} bytes");
             assert_eq!(copies(&directory), [first.to_vec(), first.to_vec()], "{length} bytes");
         }
