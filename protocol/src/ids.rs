@@ -64,9 +64,17 @@ impl fmt::Display for NodeId {
 pub struct NodeSet(u64);
 
 impl NodeSet {
+    /// Bit 0 is nobody's; a set from the wire may have it.
+    const VALID: u64 = !1;
+
     /// Adds a node.
     pub fn insert(&mut self, node: NodeId) {
         self.0 |= 1 << node.0;
+    }
+
+    /// Takes a node out.
+    pub fn remove(&mut self, node: NodeId) {
+        self.0 &= !(1 << node.0);
     }
 
     /// Whether a node is in the set.
@@ -76,12 +84,12 @@ impl NodeSet {
 
     /// How many nodes are in the set.
     pub fn len(self) -> usize {
-        self.iter().count()
+        (self.0 & Self::VALID).count_ones() as usize
     }
 
     /// Whether no node is in the set.
     pub fn is_empty(self) -> bool {
-        self.len() == 0
+        self.0 & Self::VALID == 0
     }
 
     /// The nodes, lowest id first.

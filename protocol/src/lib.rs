@@ -32,7 +32,7 @@ pub mod response;
 mod settings;
 
 pub use ids::{ClusterId, Incarnation, Index, NodeId, NodeIdError, NodeSet, SequenceNumber, SessionId, Term};
-pub use message::{MessageError, parse};
+pub use message::{MessageError, parse, parse_prefix};
 pub use settings::{Durability, Leadership, QuorumError, Quorums};
 
 /// The version of everything in this crate, exchanged in the handshake.

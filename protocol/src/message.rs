@@ -9,9 +9,12 @@ use thiserror::Error;
 /// A body that is not the message it should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum MessageError {
-    /// The bytes are not a value of the type, or name a variant that this version does not know.
+    /// The bytes are not a value of the type.
     #[error("the message cannot be decoded")]
     Malformed,
+    /// The bytes are well formed, but hold a variant or a value that this version does not know.
+    #[error("the message says something that this version does not know")]
+    Unknown,
     /// The message is followed by bytes that do not belong to it.
     #[error("the message has {0} bytes too many")]
     TrailingBytes(usize),
@@ -22,8 +25,15 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, MessageError> 
     match postcard::take_from_bytes(body) {
         Ok((message, [])) => Ok(message),
         Ok((_, rest)) => Err(MessageError::TrailingBytes(rest.len())),
+        Err(postcard::Error::SerdeDeCustom) => Err(MessageError::Unknown),
         Err(_) => Err(MessageError::Malformed),
     }
+}
+
+/// Reads a message's first field, whatever follows it: so a request that cannot be understood can still be
+/// answered under its id.
+pub fn parse_prefix<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    postcard::take_from_bytes(body).ok().map(|(field, _)| field)
 }
 
 /// Reads a sequence of at most `MAX` elements: without the bound a few bytes an element on the wire become

@@ -11,7 +11,7 @@ use crate::{ClusterId, Index, Term};
 /// One message from replica to replica.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PeerMessage<'a> {
-    /// The sender has stored this cluster's identity (R26). Sent until the receiver has said the same.
+    /// The sender has stored this cluster (R26). Sent when it has, and on every new link.
     Stored(ClusterId),
     /// Entries for a follower's log.
     Append(#[serde(borrow)] Append<'a>),

@@ -1,6 +1,23 @@
-//! A replica of Quorate.
+//! A replica of Quorate, a small replicated key-value store: one leader takes the writes, appends them to a
+//! log, and sends the log to every replica; a write is acknowledged when n of the m replicas hold it durably.
+//!
+//! How the parts hang together, and what each alone knows, is in ARCHITECTURE.md. From the inside out:
+//!
+//! - [`replica`]: every replication decision, as a pure state machine.
+//! - [`store`]: the data in memory.
+//! - [`log`], [`checkpoint`], [`directory`]: the data on disk, over the traits of [`disk`].
+//! - [`node`]: the parts above joined, in synchronous turns.
+//! - [`server`]: sockets, threads and one event loop around a node.
+//! - [`cli`]: the program.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod directory;
 pub mod disk;
 pub mod log;
+mod net;
+pub mod node;
+pub mod replica;
+pub mod server;
+mod shell;
+pub mod store;

@@ -39,7 +39,7 @@ use crate::disk::Disk;
 pub use error::{DirectoryError, DirectoryErrorKind};
 pub use identity::{DirectorySettings, Identity, open_or_create, random_incarnation};
 pub use lock::DirectoryLock;
-pub use vote::{DamagedCopy, Promise, VoteFile};
+pub use vote::{DamagedCopy, VoteFile};
 
 use error::failed;
 

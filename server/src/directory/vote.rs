@@ -33,9 +33,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
-use quorate_protocol::{Incarnation, NodeId, Term};
+use quorate_protocol::{Incarnation, NodeId};
 
 use crate::disk::{Disk, DiskFile};
+use crate::replica::Promise;
 
 use super::error::{DirectoryError, failed};
 use super::{Identity, VOTES};
@@ -44,24 +45,6 @@ const MAGIC: [u8; 8] = *b"QRMVOTE\n";
 const VERSION: u32 = 1;
 const FILE_BYTES: usize = 512;
 const CHECKSUM_AT: usize = FILE_BYTES - 4;
-
-/// A promised term, and the vote in it.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Promise {
-    /// No message of a lower term counts any more.
-    pub term: Term,
-    /// Whom the node voted for in that term, if anyone.
-    pub voted_for: Option<NodeId>,
-}
-
-impl Promise {
-    /// Whether this promise may follow `earlier` (R6).
-    fn may_follow(&self, earlier: &Self) -> bool {
-        self.term > earlier.term
-            || self.term == earlier.term
-                && (earlier.voted_for.is_none() || self.voted_for == earlier.voted_for)
-    }
-}
 
 /// A copy of the vote that could not be used; the other one could, and has been written over it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,0 +1,452 @@
+//! The command line of a replica: flags, environment, configuration file; messages and exit codes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use async_signal::{Signal, Signals};
+use clap::{Parser, ValueEnum};
+use futures_lite::StreamExt;
+use quorate_protocol::{Durability, Leadership, NodeId, NodeSet, Quorums, limits};
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::directory::DirectorySettings;
+use crate::node::{NodeError, NodeSettings, RecoveryError};
+use crate::server::{self, Listeners, ServerError, ServerSettings};
+
+const HEARTBEAT: Duration = Duration::from_millis(50);
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+const WINDOW_BYTES_MAX: usize = 8 << 20;
+const TAIL_BYTES_MAX: usize = 16 << 20;
+const IN_FLIGHT_MAX: u32 = 16 << 10;
+const SEGMENT_MIB: u32 = 64;
+const CHECKPOINT_MIB: u32 = 64;
+const CHECKPOINT_MIB_PER_SECOND: u32 = 32;
+const CONNECTIONS_MAX: u32 = 4096;
+
+/// Descriptors that are not connections: files, threads' and the reactor's.
+const DESCRIPTORS_RESERVED: u64 = 256;
+
+const EXIT_FAILURE: u8 = 1;
+const EXIT_WRONG_SETTING: u8 = 2;
+const EXIT_DAMAGED: u8 = 4;
+const EXIT_DISK: u8 = 5;
+
+/// A replica of Quorate, a replicated key-value store.
+///
+/// Without any option: a cluster of one that stores in ./quorate-data and serves clients on 127.0.0.1:7401.
+#[derive(Parser, Debug, Default)]
+#[command(name = "quorate-server", version, max_term_width = 110, after_help = AFTER_HELP)]
+struct Command {
+    /// A TOML file with the same settings under the same names; flags and environment come first.
+    #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+const AFTER_HELP: &str = "\
+Three replicas on one machine, each write acknowledged when two of them hold it durably (start each in a
+terminal of its own, with --id 1, 2 and 3, and --listen 127.0.0.1:7401, 7402 and 7403):
+
+  quorate-server --id 1 --data node-1 --listen 127.0.0.1:7401 --quorum 2 \\
+      --replica 1=127.0.0.1:7501 --replica 2=127.0.0.1:7502 --replica 3=127.0.0.1:7503
+
+Exit codes: 0 stopped on request, 1 failure, 2 wrong setting, 3 directory in use or of another node,
+4 damaged data, 5 disk failed while running. What is logged: RUST_LOG (default info).";
+
+/// Everything that can be set, by flag or in the file.
+#[derive(clap::Args, Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Settings {
+    /// This replica's number, 1 to 63.
+    #[arg(long, value_name = "ID", env = "QUORATE_ID")]
+    id: Option<u8>,
+    /// Directory of this replica's data; made if absent [default: quorate-data].
+    #[arg(long, value_name = "DIR", env = "QUORATE_DATA")]
+    data: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:7401].
+    #[arg(long, value_name = "HOST:PORT", env = "QUORATE_LISTEN")]
+    listen: Option<String>,
+    /// Peer address of a replica; once for each, this one's too: there it listens.
+    #[arg(long, value_name = "ID=HOST:PORT", env = "QUORATE_REPLICAS", value_delimiter = ',')]
+    replica: Vec<String>,
+    /// How many replicas, the leader included, must hold a write durably before it is acknowledged.
+    #[arg(long, value_name = "N", env = "QUORATE_QUORUM")]
+    quorum: Option<u8>,
+    /// The replica that leads [default: the lowest id].
+    #[arg(long, value_name = "ID", env = "QUORATE_LEADER")]
+    leader: Option<u8>,
+    /// What durable means: synced to disk, or in the operating system's cache (lost in a power cut).
+    #[arg(long, value_enum, env = "QUORATE_DURABILITY")]
+    durability: Option<DurabilityName>,
+    /// The cluster's name; replicas and clients of another are refused [default: quorate].
+    #[arg(long, value_name = "NAME", env = "QUORATE_CLUSTER")]
+    cluster: Option<String>,
+    /// Where others are told that clients reach this replica [default: the address of --listen].
+    #[arg(long, value_name = "HOST:PORT", env = "QUORATE_ADVERTISE")]
+    advertise: Option<String>,
+    /// Milliseconds between heartbeats [default: 50].
+    #[arg(long, value_name = "MS", env = "QUORATE_HEARTBEAT_MS")]
+    heartbeat_ms: Option<u32>,
+    /// Milliseconds without an answer after which a replica counts as out of reach [default: 300].
+    #[arg(long, value_name = "MS", env = "QUORATE_ELECTION_TIMEOUT_MS")]
+    election_timeout_ms: Option<u32>,
+    /// MiB of one log file [default: 64].
+    #[arg(long, value_name = "MIB", env = "QUORATE_SEGMENT_MIB")]
+    segment_mib: Option<u32>,
+    /// MiB of log from one checkpoint to the next, at least; more if the store is larger [default: 64].
+    #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB")]
+    checkpoint_mib: Option<u32>,
+    /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 32].
+    #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB_PER_SECOND")]
+    checkpoint_mib_per_second: Option<u32>,
+    /// Connections at a time, of clients and replicas together [default: 4096].
+    #[arg(long, value_name = "COUNT", env = "QUORATE_CONNECTIONS")]
+    connections: Option<u32>,
+}
+
+#[derive(ValueEnum, Deserialize, Clone, Copy, Debug)]
+#[serde(rename_all = "lowercase")]
+enum DurabilityName {
+    Fsync,
+    Os,
+}
+
+/// A wrong setting: what is wrong, and what to change.
+#[derive(Debug)]
+struct WrongSetting(String);
+
+impl fmt::Display for WrongSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn wrong<T>(message: impl Into<String>) -> Result<T, WrongSetting> {
+    Err(WrongSetting(message.into()))
+}
+
+/// Runs a replica with a command line, the first argument being the program's name, until it is told to stop.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Command::try_parse_from(arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            // Nothing is left to be told if even this cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { EXIT_WRONG_SETTING.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    start_log();
+    match plan(command) {
+        Ok(plan) => serve(plan),
+        Err(error) => fail(&error, EXIT_WRONG_SETTING),
+    }
+}
+
+/// What a command line comes to.
+struct Plan {
+    server: ServerSettings,
+    listen: String,
+    listen_to_peers: Option<String>,
+    advertise: Option<String>,
+}
+
+fn plan(command: Command) -> Result<Plan, WrongSetting> {
+    let settings = match &command.config {
+        Some(file) => command.settings.over(read_config(file)?),
+        None => command.settings,
+    };
+    settings.check()
+}
+
+fn read_config(file: &Path) -> Result<Settings, WrongSetting> {
+    let text = std::fs::read_to_string(file)
+        .or_else(|error| wrong(format!("cannot read the configuration {}: {error}", file.display())))?;
+    toml::from_str(&text)
+        .or_else(|error| wrong(format!("the configuration {} is wrong: {error}", file.display())))
+}
+
+impl Settings {
+    /// These settings where they are given, else the other ones.
+    fn over(self, other: Self) -> Self {
+        Self {
+            id: self.id.or(other.id),
+            data: self.data.or(other.data),
+            listen: self.listen.or(other.listen),
+            replica: if self.replica.is_empty() { other.replica } else { self.replica },
+            quorum: self.quorum.or(other.quorum),
+            leader: self.leader.or(other.leader),
+            durability: self.durability.or(other.durability),
+            cluster: self.cluster.or(other.cluster),
+            advertise: self.advertise.or(other.advertise),
+            heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
+            election_timeout_ms: self.election_timeout_ms.or(other.election_timeout_ms),
+            segment_mib: self.segment_mib.or(other.segment_mib),
+            checkpoint_mib: self.checkpoint_mib.or(other.checkpoint_mib),
+            checkpoint_mib_per_second: self.checkpoint_mib_per_second.or(other.checkpoint_mib_per_second),
+            connections: self.connections.or(other.connections),
+        }
+    }
+
+    fn check(self) -> Result<Plan, WrongSetting> {
+        let node = self.node()?;
+        let mut replicas = self.replicas(node)?;
+        let nodes: NodeSet = replicas.keys().copied().collect();
+        let cluster = self.cluster_name()?;
+        let identity = DirectorySettings {
+            cluster,
+            node,
+            quorums: self.quorums(nodes)?,
+            leadership: self.leadership(nodes)?,
+            durability: match self.durability {
+                Some(DurabilityName::Os) => Durability::Os,
+                Some(DurabilityName::Fsync) | None => Durability::Fsync,
+            },
+        };
+        let (heartbeat, election_timeout) = self.timing()?;
+        let own_peer_address = replicas.remove(&node).flatten();
+        let peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
+        let server = ServerSettings {
+            identity,
+            data: self.data.unwrap_or_else(|| "quorate-data".into()),
+            peers,
+            node: NodeSettings {
+                nodes,
+                advertise: String::new(), // Known when the socket is bound.
+                heartbeat,
+                election_timeout,
+                uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+                window_bytes_max: WINDOW_BYTES_MAX,
+                tail_bytes_max: TAIL_BYTES_MAX,
+                checkpoint_interval_bytes: mib(positive(
+                    "checkpoint-mib",
+                    self.checkpoint_mib,
+                    CHECKPOINT_MIB,
+                )?),
+                in_flight_max: IN_FLIGHT_MAX,
+            },
+            segment_bytes: mib(segment_mib(self.segment_mib)?),
+            checkpoint_bytes_per_second: mib(self
+                .checkpoint_mib_per_second
+                .unwrap_or(CHECKPOINT_MIB_PER_SECOND)),
+            connections_max: positive("connections", self.connections, CONNECTIONS_MAX)? as usize,
+        };
+        Ok(Plan {
+            server,
+            listen: self.listen.unwrap_or_else(|| "127.0.0.1:7401".into()),
+            listen_to_peers: if nodes.len() > 1 { own_peer_address } else { None },
+            advertise: self.advertise,
+        })
+    }
+
+    fn node(&self) -> Result<NodeId, WrongSetting> {
+        match self.id {
+            Some(id) => node_id("--id", id),
+            None if self.replica.is_empty() => node_id("--id", 1),
+            None => wrong("--id is missing: say which of the replicas this one is"),
+        }
+    }
+
+    /// Every replica's peer address; none for a cluster of one.
+    fn replicas(&self, node: NodeId) -> Result<BTreeMap<NodeId, Option<String>>, WrongSetting> {
+        let mut replicas = BTreeMap::new();
+        for replica in &self.replica {
+            let form = || WrongSetting(format!("--replica {replica} is not of the form ID=HOST:PORT"));
+            let (id, address) = replica.split_once('=').ok_or_else(form)?;
+            let id = node_id("--replica", id.trim().parse().map_err(|_| form())?)?;
+            check_address("--replica", address)?;
+            if replicas.insert(id, Some(address.to_owned())).is_some() {
+                return wrong(format!(
+                    "--replica is given twice for node {id}: give each node its own number"
+                ));
+            }
+        }
+        if replicas.is_empty() {
+            replicas.insert(node, None);
+        }
+        if !replicas.contains_key(&node) {
+            return wrong(format!("--id is {node}, but there is no --replica {node}=HOST:PORT: add it"));
+        }
+        Ok(replicas)
+    }
+
+    fn quorums(&self, nodes: NodeSet) -> Result<Quorums, WrongSetting> {
+        let replicas = nodes.len() as u8;
+        let quorum = match self.quorum {
+            Some(quorum) => quorum,
+            None if replicas == 1 => 1,
+            None => {
+                return wrong(format!(
+                    "--quorum is missing: say how many of the {replicas} replicas must hold a write before it is \
+                     acknowledged"
+                ));
+            }
+        };
+        Quorums::new(replicas, quorum).or_else(|error| wrong(format!("--quorum {quorum}: {error}")))
+    }
+
+    fn leadership(&self, nodes: NodeSet) -> Result<Leadership, WrongSetting> {
+        let Some(leader) = self.leader else {
+            let lowest = nodes.iter().next().expect("this node is one of them");
+            return Ok(Leadership::Configured(lowest));
+        };
+        let leader = node_id("--leader", leader)?;
+        if !nodes.contains(leader) {
+            return wrong(format!("--leader is {leader}, which is none of the replicas {nodes:?}"));
+        }
+        Ok(Leadership::Configured(leader))
+    }
+
+    fn cluster_name(&self) -> Result<String, WrongSetting> {
+        let name = self.cluster.clone().unwrap_or_else(|| "quorate".into());
+        if name.is_empty() || name.len() > limits::CLUSTER_NAME_BYTES_MAX {
+            let max = limits::CLUSTER_NAME_BYTES_MAX;
+            return wrong(format!("--cluster has {} bytes: a name has 1 to {max}", name.len()));
+        }
+        Ok(name)
+    }
+
+    fn timing(&self) -> Result<(Duration, Duration), WrongSetting> {
+        let duration = |ms: Option<u32>, default| ms.map_or(default, |ms| Duration::from_millis(ms.into()));
+        let heartbeat = duration(self.heartbeat_ms, HEARTBEAT);
+        let election_timeout = duration(self.election_timeout_ms, ELECTION_TIMEOUT);
+        if heartbeat.is_zero() || election_timeout < heartbeat * 3 {
+            return wrong(format!(
+                "--election-timeout-ms is {}, and --heartbeat-ms is {}: the timeout must be three heartbeats or more, \
+                 and a heartbeat at least 1",
+                election_timeout.as_millis(),
+                heartbeat.as_millis()
+            ));
+        }
+        Ok((heartbeat, election_timeout))
+    }
+}
+
+fn node_id(flag: &str, id: u8) -> Result<NodeId, WrongSetting> {
+    NodeId::try_from(id).or_else(|error| wrong(format!("{flag} is {id}: {error}")))
+}
+
+fn check_address(flag: &str, address: &str) -> Result<(), WrongSetting> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => wrong(format!("{flag} has the address \"{address}\", which is not of the form HOST:PORT")),
+    }
+}
+
+fn positive(name: &str, value: Option<u32>, default: u32) -> Result<u32, WrongSetting> {
+    match value.unwrap_or(default) {
+        0 => wrong(format!("--{name} is 0: give at least 1")),
+        value => Ok(value),
+    }
+}
+
+fn segment_mib(value: Option<u32>) -> Result<u32, WrongSetting> {
+    const RANGE: std::ops::RangeInclusive<u32> = 4..=1024;
+    match value.unwrap_or(SEGMENT_MIB) {
+        mib if RANGE.contains(&mib) => Ok(mib),
+        mib => wrong(format!("--segment-mib is {mib}: give {} to {}", RANGE.start(), RANGE.end())),
+    }
+}
+
+fn mib(count: u32) -> u64 {
+    u64::from(count) << 20
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let format =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A host program may have set its own.
+    let _ = format.try_init();
+}
+
+fn serve(plan: Plan) -> ExitCode {
+    let Plan { mut server, listen, listen_to_peers, advertise } = plan;
+    if let Err(error) = check_address("--listen", &listen)
+        .and_then(|()| advertise.as_ref().map_or(Ok(()), |address| check_address("--advertise", address)))
+    {
+        return fail(&error, EXIT_WRONG_SETTING);
+    }
+    server.connections_max = raise_descriptor_limit(server.connections_max);
+    let shutdown = match Signals::new([Signal::Term, Signal::Int]) {
+        Ok(mut signals) => {
+            async move {
+                signals.next().await;
+            }
+        }
+        Err(error) => return fail(&format!("cannot wait for signals: {error}"), EXIT_FAILURE),
+    };
+    let result = Listeners::bind(&listen, listen_to_peers.as_deref()).and_then(|listeners| {
+        let bound =
+            listeners.client_address().map_err(|error| ServerError::Listen { address: listen, error })?;
+        server.node.advertise = advertise.unwrap_or_else(|| bound.to_string());
+        announce(&server, &bound.to_string());
+        server::run(server, listeners, shutdown)
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, exit_code(&error)),
+    }
+}
+
+/// Says in one line what the settings mean.
+fn announce(server: &ServerSettings, address: &str) {
+    let DirectorySettings { cluster, node, quorums, leadership: Leadership::Configured(leader), durability } =
+        &server.identity;
+    let (m, n) = (quorums.replicas(), quorums.quorum());
+    let stop = match m - n {
+        0 if m == 1 => "there is no other copy".into(),
+        0 => "any replica that is out of reach stops writes".into(),
+        spare => format!("writes go on while at most {spare} of the followers are out of reach"),
+    };
+    tracing::info!(
+        "node {node} of cluster {cluster}, clients at {address}, data in {}: a write is acknowledged when {n} of {m} \
+         replicas hold it ({durability}), the leader {leader} among them; {stop}; without the leader there are no writes",
+        server.data.display(),
+    );
+}
+
+/// Makes room for all connections, and returns how many there is room for.
+fn raise_descriptor_limit(connections: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = connections as u64 + DESCRIPTORS_RESERVED;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return connections;
+    }
+    let raised = maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    let allowed = match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }) {
+        Ok(()) => raised,
+        Err(_) => current.unwrap_or(wanted),
+    };
+    if allowed < wanted {
+        tracing::warn!(
+            "only {allowed} open files are allowed, so fewer than {connections} connections are accepted"
+        );
+    }
+    connections.min(allowed.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize)
+}
+
+fn exit_code(error: &ServerError) -> u8 {
+    match error {
+        ServerError::Recovery(RecoveryError::Directory(error)) => error.kind().exit_code(),
+        ServerError::Recovery(error) if error.is_damage() => EXIT_DAMAGED,
+        ServerError::Node(NodeError::Log(_) | NodeError::Checkpoint(_) | NodeError::Directory(_)) => {
+            EXIT_DISK
+        }
+        ServerError::Listen { .. } => EXIT_WRONG_SETTING,
+        _ => EXIT_FAILURE,
+    }
+}
+
+fn fail(error: &dyn fmt::Display, code: u8) -> ExitCode {
+    eprintln!("quorate-server: {error}");
+    code.into()
+}

@@ -1,0 +1,495 @@
+//! A node: the replication core joined with the store, the log and the checkpoints, in synchronous turns.
+//!
+//! Events go in with [`Node::handle`], as many as there are; [`Node::finish_turn`] then does everything that
+//! has become due at once: one batch for the log, one append for each follower, the answers to clients. What
+//! leaves the node goes through [`Outside`], so production's event loop and a simulator run the same code.
+//!
+//! # Invariants
+//!
+//! - A promise or an identity is on disk before anything that depends on it leaves the node.
+//! - Clients are answered in the order in which their writes were applied, once each.
+//! - After [`Node::finish_turn`] has returned an error nothing may be handled any more.
+
+mod checkpoints;
+mod formation;
+mod lag;
+mod outside;
+mod recovery;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Welcome};
+use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::request::Request;
+use quorate_protocol::response::{Outcome, Receipt, Response, WriteResult};
+use quorate_protocol::{Index, NodeId, NodeSet, VERSION, limits};
+use thiserror::Error;
+
+use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
+use crate::directory::DirectoryError;
+use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
+use crate::replica::{self, Input, Output, Recovered, Replica, Time};
+use crate::store::Store;
+
+use checkpoints::Checkpoints;
+use formation::Formation;
+use lag::Lag;
+
+pub use outside::{ClientId, LogRead, Outside};
+pub use recovery::{Opened, RecoveryError, State, open};
+
+/// What a node is started with, beside its identity.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// All m replicas.
+    pub nodes: NodeSet,
+    /// Where clients reach this node.
+    pub advertise: String,
+    /// How often a leader is heard when it has nothing to say.
+    pub heartbeat: Duration,
+    /// A follower that has not answered for so long does not count as reachable.
+    pub election_timeout: Duration,
+    /// Bytes of uncommitted entries beyond which writes are refused.
+    pub uncommitted_bytes_max: usize,
+    /// Bytes sent to one follower and not acknowledged, beyond which it has to answer first.
+    pub window_bytes_max: usize,
+    /// Bytes of applied entries that a leader keeps in memory for its followers.
+    pub tail_bytes_max: usize,
+    /// Bytes of entries from one checkpoint to the next, at least.
+    pub checkpoint_interval_bytes: u64,
+    /// Requests of one connection that are not answered yet.
+    pub in_flight_max: u32,
+}
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Time has passed: comes every few milliseconds.
+    Tick,
+    /// A client asks.
+    Request {
+        /// On which connection.
+        client: ClientId,
+        /// What.
+        request: Request<'a>,
+    },
+    /// The link on which this node sends to another is up.
+    Connected(NodeId),
+    /// The link on which this node sends to another is down.
+    Disconnected(NodeId),
+    /// Another replica says something.
+    Message {
+        /// Who, by its handshake.
+        from: NodeId,
+        /// What.
+        message: PeerMessage<'a>,
+    },
+    /// The log has done something.
+    Log(LogEvent),
+    /// The log's files were read.
+    LogRead {
+        /// For whom.
+        to: NodeId,
+        /// What was read.
+        entries: LogRead,
+    },
+    /// A checkpoint goes on.
+    Checkpoint(CheckpointEvent),
+}
+
+/// Why a node must stop. Its files are as they were.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The log cannot be written.
+    #[error("the log cannot be written any more: {0}")]
+    Log(#[from] LogError),
+    /// A checkpoint cannot be written.
+    #[error("a checkpoint cannot be written: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// Vote or identity cannot be written.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Going on would break a rule.
+    #[error("{0}")]
+    Rule(String),
+}
+
+/// A write that has been appended and not been answered.
+#[derive(Debug)]
+struct Waiting {
+    index: Index,
+    client: ClientId,
+    request: u64,
+    deadline: Option<Time>,
+}
+
+/// One node.
+pub struct Node {
+    settings: NodeSettings,
+    formation: Formation,
+    /// What the replica begins with, until the cluster has formed.
+    recovered: Option<Recovered>,
+    replica: Option<Replica>,
+    store: Store,
+    reader: LogReader,
+    counters: Arc<LogCounters>,
+    checkpoints: Checkpoints,
+    lag: Lag,
+    waiting: VecDeque<Waiting>,
+    connected: NodeSet,
+    /// The log has been asked to drop what lies below.
+    dropped_before: Index,
+    swept: Time,
+    is_stopping: bool,
+    outputs: Vec<Output>,
+    error: Option<NodeError>,
+}
+
+impl Node {
+    /// A node over what [`open`] found. In a cluster of one, or one that has formed before, the replica is
+    /// there at once; else it begins when all have met.
+    pub fn new(settings: NodeSettings, state: State, counters: Arc<LogCounters>) -> Self {
+        let State { identity, recovered, store, checkpoints: (newest, previous), reader } = state;
+        let mut node = Self {
+            formation: Formation::new(identity, settings.nodes, settings.advertise.clone()),
+            replica: None,
+            store,
+            reader,
+            counters,
+            checkpoints: Checkpoints::new(settings.checkpoint_interval_bytes, newest, previous),
+            lag: Lag::new(std::iter::empty(), 0),
+            waiting: VecDeque::new(),
+            connected: NodeSet::default(),
+            dropped_before: 0,
+            swept: Time::ZERO,
+            is_stopping: false,
+            outputs: Vec::new(),
+            error: None,
+            recovered: Some(recovered),
+            settings,
+        };
+        node.start_replica_if_formed();
+        node
+    }
+
+    /// Takes an event. What it brings about happens when the turn is finished, except for answers to reads
+    /// and refusals, which are given at once.
+    pub fn handle(&mut self, now: Time, event: Event<'_>, outside: &mut impl Outside) {
+        match event {
+            Event::Tick => self.tick(now, outside),
+            Event::Request { client, request } => self.request(now, client, &request, outside),
+            Event::Connected(node) => self.connected(now, node, outside),
+            Event::Disconnected(node) => {
+                self.connected.remove(node);
+                self.step(now, Input::Disconnected(node));
+            }
+            Event::Message { from, message: PeerMessage::Stored(cluster) } => {
+                if self.formation.stored_by(from, cluster) {
+                    self.identity_changed(outside);
+                }
+            }
+            Event::Message { from, message } => self.step(now, Input::Message { from, message: &message }),
+            Event::Log(event) => self.log_event(now, event),
+            Event::LogRead { to, entries } => self.step(now, Input::LogRead { to, entries }),
+            Event::Checkpoint(event) => self.checkpoint_event(event, outside),
+        }
+    }
+
+    /// Ends a turn. On an error the node must stop, and nothing more leaves it.
+    pub fn finish_turn(&mut self, now: Time, outside: &mut impl Outside) -> Result<(), NodeError> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        let Some(replica) = &mut self.replica else { return Ok(()) };
+        let mut outputs = std::mem::take(&mut self.outputs);
+        replica.finish_turn(&mut outputs);
+        let last = replica.last();
+        for (node, progress) in replica.followers() {
+            self.lag.acknowledged(node, progress.durable, last, now);
+        }
+        let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
+        self.outputs = outputs;
+        result
+    }
+
+    /// Refuses every request from now on: the node is about to stop.
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+    }
+
+    /// Whether a write has been appended and not been answered.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Checks another replica's introduction, and learns from it.
+    pub fn meet(&mut self, peer: &ReplicaIdentity, outside: &mut impl Outside) -> Result<(), HelloRefusal> {
+        if self.formation.meet(peer)? {
+            self.identity_changed(outside);
+        }
+        Ok(())
+    }
+
+    /// How this node introduces itself to replicas.
+    pub fn introduction(&self) -> ReplicaIdentity {
+        self.formation.introduction()
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.formation.identity().cluster
+    }
+
+    /// How this node welcomes a client, or with `replica` another replica.
+    pub fn welcome(&self, to_replica: bool) -> Welcome {
+        Welcome {
+            version: VERSION,
+            node: self.formation.identity().node,
+            cluster: self.cluster().to_owned(),
+            leader: self.leader_hint(),
+            limits: Limits {
+                key_bytes_max: limits::KEY_BYTES_MAX as u32,
+                value_bytes_max: limits::VALUE_BYTES_MAX as u32,
+                request_bytes_max: limits::REQUEST_BYTES_MAX as u32,
+                in_flight_max: self.settings.in_flight_max,
+            },
+            replica: to_replica.then(|| self.introduction()),
+        }
+    }
+
+    fn leader_hint(&self) -> Option<LeaderHint> {
+        let node = self.replica.as_ref()?.leader();
+        Some(LeaderHint { node, address: self.formation.address(node)?.to_owned() })
+    }
+
+    fn start_replica_if_formed(&mut self) {
+        if !self.formation.is_formed() {
+            return;
+        }
+        let Some(recovered) = self.recovered.take() else { return };
+        let identity = self.formation.identity();
+        let replica = Replica::new(
+            replica::Settings {
+                node: identity.node,
+                nodes: self.settings.nodes,
+                quorums: identity.quorums,
+                leadership: identity.leadership,
+                heartbeat: self.settings.heartbeat,
+                election_timeout: self.settings.election_timeout,
+                uncommitted_bytes_max: self.settings.uncommitted_bytes_max,
+                window_bytes_max: self.settings.window_bytes_max,
+                tail_bytes_max: self.settings.tail_bytes_max,
+            },
+            recovered,
+        );
+        self.lag = Lag::new(replica.followers().map(|(node, _)| node), replica.last());
+        tracing::info!(
+            node = %identity.node, role = if replica.is_leader() { "leader" } else { "follower" },
+            term = replica.term(), last = replica.last(), "the cluster is formed"
+        );
+        self.replica = Some(replica);
+    }
+
+    fn identity_changed(&mut self, outside: &mut impl Outside) {
+        if let Err(error) = outside.store_identity(self.formation.identity()) {
+            self.error.get_or_insert(error.into());
+            return;
+        }
+        for node in self.connected.iter() {
+            self.send_stored(node, outside);
+        }
+        if self.formation.is_formed() {
+            self.start_replica_if_formed();
+            for node in self.connected.iter() {
+                self.step(Time::ZERO, Input::Connected(node));
+            }
+        }
+    }
+
+    fn send_stored(&self, to: NodeId, outside: &mut impl Outside) {
+        if let Some(cluster) = self.formation.identity().cluster_id() {
+            outside.send(to, &PeerMessage::Stored(cluster));
+        }
+    }
+
+    fn connected(&mut self, now: Time, node: NodeId, outside: &mut impl Outside) {
+        self.connected.insert(node);
+        self.send_stored(node, outside);
+        self.step(now, Input::Connected(node));
+    }
+
+    fn step(&mut self, now: Time, input: Input<'_>) {
+        if let Some(replica) = &mut self.replica {
+            replica.step(now, input);
+        }
+    }
+
+    fn tick(&mut self, now: Time, outside: &mut impl Outside) {
+        self.step(now, Input::Tick);
+        if now.saturating_sub(self.swept) >= self.settings.heartbeat {
+            self.swept = now;
+            self.answer_overdue(now, outside);
+            self.drop_log(outside);
+        }
+    }
+
+    fn log_event(&mut self, now: Time, event: LogEvent) {
+        match event {
+            LogEvent::Durable { generation, index, queued, sync, .. } => {
+                self.step(now, Input::Durable { generation, index, disk: queued, sync });
+            }
+            LogEvent::Truncated { .. } | LogEvent::Dropped { .. } => {}
+            LogEvent::Failed(error) => {
+                self.error.get_or_insert(error.into());
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Time, output: Output, outside: &mut impl Outside) -> Result<(), NodeError> {
+        match output {
+            Output::Promise(promise) => outside.store_promise(promise)?,
+            Output::Append { generation, first, last, commit, entries } => {
+                self.lag.appended(last, now);
+                outside.log(LogCommand::Append { generation, first, last, commit, entries });
+            }
+            Output::Truncate { generation, after } => {
+                tracing::info!(after, "removing entries that were never committed");
+                outside.log(LogCommand::Truncate { generation, after });
+            }
+            Output::Send { to, message } => outside.send(to, &message.to_wire()),
+            Output::ReadLog { to, from, bytes_max } => outside.read_log(to, from, bytes_max),
+            Output::Apply(entries) => self.apply(&entries, outside)?,
+            Output::Report(report) => tracing::warn!("{report}"),
+            Output::Stop(reason) => return Err(NodeError::Rule(reason)),
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entries: &[u8], outside: &mut impl Outside) -> Result<(), NodeError> {
+        for entry in entry::iterate(entries) {
+            let damaged = |error: &dyn std::fmt::Display| {
+                NodeError::Rule(format!("a committed entry is damaged: {error}"))
+            };
+            let entry = entry.map_err(|error| damaged(&error))?;
+            match entry.payload().map_err(|error| damaged(&error))? {
+                Payload::Noop => {}
+                Payload::Write { write, .. } => {
+                    let result = self.store.apply(entry.index, &write);
+                    self.answer(&entry, result, outside);
+                }
+            }
+            if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
+                self.begin_checkpoint(&entry, outside);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the client that waits for an entry, if there is one.
+    fn answer(&mut self, entry: &entry::Entry<'_>, result: WriteResult, outside: &mut impl Outside) {
+        let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index == entry.index) else { return };
+        let outcome = Outcome::Written { receipt: self.receipt(entry.index), result };
+        outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+    }
+
+    fn receipt(&self, index: Index) -> Receipt {
+        let replica = self.replica.as_ref().expect("only a replica applies entries");
+        let (identity, holders) = (self.formation.identity(), replica.holders(index));
+        Receipt {
+            term: replica.term(),
+            index,
+            holders,
+            durability: identity.durability,
+            survives_failover: true, // Committed: every election quorum meets n (R1).
+            survivable_losses: identity.quorums.survivable_losses(holders.len() as u8),
+        }
+    }
+
+    /// Tells the clients whose deadline has passed what is known: the write may still be committed (R20).
+    fn answer_overdue(&mut self, now: Time, outside: &mut impl Outside) {
+        let Some(replica) = &self.replica else { return };
+        self.waiting.retain(|waiting| {
+            if waiting.deadline.is_none_or(|deadline| now < deadline) {
+                return true;
+            }
+            let copies = replica.holders(waiting.index).len() as u8;
+            let outcome = Outcome::Unknown { index: waiting.index, copies };
+            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+            false
+        });
+    }
+
+    fn begin_checkpoint(&mut self, entry: &entry::Entry<'_>, outside: &mut impl Outside) {
+        let replica = self.replica.as_ref().expect("only a replica applies entries");
+        let cluster = self.formation.identity().cluster_id().expect("only a formed cluster has entries");
+        let terms = replica.terms().starts(entry.index).to_vec();
+        self.store.begin_snapshot();
+        outside.begin_checkpoint(CheckpointHeader { index: entry.index, term: entry.term, cluster, terms });
+    }
+
+    fn checkpoint_event(&mut self, event: CheckpointEvent, outside: &mut impl Outside) {
+        match event {
+            CheckpointEvent::WantsBlock => {
+                if self.checkpoints.is_taking() {
+                    let (records, is_last) = self.snapshot_block();
+                    outside.checkpoint_block(records, is_last);
+                }
+            }
+            CheckpointEvent::Written(info) => {
+                tracing::info!(
+                    index = info.index,
+                    keys = info.keys,
+                    bytes = info.bytes,
+                    "checkpoint written"
+                );
+                self.checkpoints.written(info.index);
+                self.drop_log(outside);
+            }
+            CheckpointEvent::Failed(error) => {
+                self.checkpoints.failed();
+                self.store.end_snapshot();
+                match error {
+                    // What the disk holds is not known any more.
+                    CheckpointError::Sync { .. } => {
+                        self.error.get_or_insert(error.into());
+                    }
+                    // The log stays until one succeeds.
+                    _ => tracing::error!("no checkpoint this time, the log is kept: {error}"),
+                }
+            }
+        }
+    }
+
+    fn snapshot_block(&mut self) -> (Vec<u8>, bool) {
+        let mut records = Vec::with_capacity(checkpoint::BLOCK_BYTES + limits::KEY_BYTES_MAX);
+        let more = self.store.read_snapshot(|key, revision, value| {
+            checkpoint::encode_record(key, revision, value, &mut records);
+            records.len() < checkpoint::BLOCK_BYTES
+        });
+        if !more {
+            self.store.end_snapshot();
+        }
+        (records, !more)
+    }
+
+    /// Lets the log go up to what both checkpoints cover and every follower holds.
+    fn drop_log(&mut self, outside: &mut impl Outside) {
+        let before = self.checkpoints.covered().min(self.lowest_needed_by_followers());
+        if before > self.dropped_before {
+            self.dropped_before = before;
+            outside.log(LogCommand::DropBefore(before));
+        }
+    }
+
+    /// The first entry that some follower may still lack.
+    fn lowest_needed_by_followers(&self) -> Index {
+        let followers = self.replica.iter().flat_map(Replica::followers);
+        followers.map(|(_, progress)| progress.durable + 1).min().unwrap_or(Index::MAX)
+    }
+}

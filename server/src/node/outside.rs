@@ -1,0 +1,47 @@
+//! What a turn may do to the world.
+
+use bytes::Bytes;
+use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::response::Response;
+use quorate_protocol::{Index, NodeId};
+
+use crate::checkpoint::CheckpointHeader;
+use crate::directory::{DirectoryError, Identity};
+use crate::log::LogCommand;
+use crate::replica::Promise;
+
+/// A client connection, as the caller numbers it; never used again.
+pub type ClientId = u64;
+
+/// What a turn may do to the world. Production joins sockets and threads to it, a simulator its own.
+///
+/// All but the two that store are hand-overs: nothing waits, and what comes of them returns as an
+/// [`Event`](super::Event).
+pub trait Outside {
+    /// Sends to another replica, if the link is up.
+    fn send(&mut self, to: NodeId, message: &PeerMessage<'_>);
+
+    /// Answers a client, if it is still there.
+    fn respond(&mut self, to: ClientId, response: &Response<'_>);
+
+    /// Gives the log something to do. Comes back as [`Event::Log`](super::Event::Log).
+    fn log(&mut self, command: LogCommand);
+
+    /// Reads entries from the log's files. Comes back as [`Event::LogRead`](super::Event::LogRead).
+    fn read_log(&mut self, to: NodeId, from: Index, bytes_max: usize);
+
+    /// Makes the promise durable before it returns (R5).
+    fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError>;
+
+    /// Makes the identity durable before it returns.
+    fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError>;
+
+    /// Begins to write a checkpoint. Comes back as [`Event::Checkpoint`](super::Event::Checkpoint).
+    fn begin_checkpoint(&mut self, header: CheckpointHeader);
+
+    /// Gives the checkpoint its next block of records, and says whether it was the last.
+    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool);
+}
+
+/// Entries read from the log for a follower; none if they cannot be read.
+pub type LogRead = Option<Bytes>;

@@ -1,0 +1,215 @@
+//! From a data directory to a node's state: lock, identity, vote, newest valid checkpoint, the log from there.
+//!
+//! Entries that are known to have been committed are applied at once; what lies above is "maybe", and waits
+//! for a leader to commit past it (R17).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::{Incarnation, Index, limits};
+use thiserror::Error;
+
+use crate::checkpoint::{self, CheckpointError, Loaded};
+use crate::directory::{
+    DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings, Identity, VoteFile,
+};
+use crate::disk::Disk;
+use crate::log::{Log, LogError, LogReader, LogSettings, ReadError};
+use crate::replica::{Recovered, Tail, Terms};
+use crate::store::Store;
+
+/// Bytes of log read at a time.
+const READ_BYTES: usize = 4 << 20;
+
+/// A data directory, opened.
+pub struct Opened {
+    /// Held for as long as the directory is used.
+    pub lock: DirectoryLock,
+    /// Where promises go.
+    pub vote: VoteFile,
+    /// Where entries go.
+    pub log: Log,
+    /// What a node begins with.
+    pub state: State,
+}
+
+/// What a node begins with.
+pub struct State {
+    /// Whose directory it is.
+    pub identity: Identity,
+    /// Where entries come from.
+    pub reader: LogReader,
+    /// The store with everything known to be committed.
+    pub store: Store,
+    /// What the replica begins with.
+    pub recovered: Recovered,
+    /// The indexes of the newest and the previous checkpoint; 0 for none.
+    pub checkpoints: (Index, Index),
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, Error)]
+pub enum RecoveryError {
+    /// Lock, identity or vote.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log cannot be read back.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log does not reach back to the checkpoint.
+    #[error(
+        "the log in {directory} begins at entry {first}, but the newest usable checkpoint ends at {checkpoint}"
+    )]
+    Gap {
+        /// The log's directory.
+        directory: PathBuf,
+        /// Its first entry.
+        first: Index,
+        /// The checkpoint's index.
+        checkpoint: Index,
+    },
+    /// An entry in the log is not one.
+    #[error("entry {index} in the log cannot be read: {reason}")]
+    Entry {
+        /// The entry.
+        index: Index,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl RecoveryError {
+    /// Whether data is damaged: the operator has to restore it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Directory(error) => error.kind() == DirectoryErrorKind::Damaged,
+            Self::Checkpoint(error) => {
+                matches!(error, CheckpointError::AllDamaged(_) | CheckpointError::Changed { .. })
+            }
+            Self::Log(error) => matches!(error, LogError::Damaged { .. }),
+            Self::Read(error) => matches!(error, ReadError::Damaged { .. }),
+            Self::Gap { .. } | Self::Entry { .. } => true,
+        }
+    }
+}
+
+/// Opens a node's data directory, creating it if it is new.
+pub fn open(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    settings: &DirectorySettings,
+    fresh: Incarnation,
+    segment_bytes: u64,
+) -> Result<Opened, RecoveryError> {
+    let began = Instant::now();
+    let directory = DataDirectory::open(&**disk, path, settings, fresh)?;
+    if let Some(damaged) = &directory.damaged_vote {
+        tracing::warn!("one of the two copies of the vote was damaged and has been written again: {damaged}");
+    }
+    let mut store = Store::default();
+    let cluster = directory.identity.cluster_id();
+    let loaded =
+        checkpoint::load_newest(&**disk, &directory.checkpoint(), cluster, |key, revision, value| {
+            store.restore(key, revision, value);
+        })?;
+    let (base, terms) = match &loaded {
+        Some(Loaded { header, .. }) => (header.index, Terms::from_starts(header.terms.clone(), header.index)),
+        None => (0, Terms::default()),
+    };
+    let settings = LogSettings { segment_bytes, durability: directory.identity.durability, salt_seed: None };
+    let (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
+    if recovery.first > base + 1 {
+        let (directory, first) = (directory.log(), recovery.first);
+        return Err(RecoveryError::Gap { directory, first, checkpoint: base });
+    }
+    for skipped in loaded.iter().flat_map(|loaded| &loaded.skipped) {
+        tracing::error!("a checkpoint is damaged, the one before it is used: {skipped}");
+    }
+    if let Some(loaded) = &loaded {
+        checkpoint::remove_skipped(&**disk, &directory.checkpoint(), &loaded.skipped)?;
+    }
+    let reader = log.reader();
+    let mut replay =
+        Replay { store, terms, tail: Tail::default(), applied: base, committed: recovery.committed };
+    replay.read(&reader, base, recovery.last)?;
+
+    let previous = previous_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    if let Some(torn) = &recovery.torn {
+        tracing::warn!("cut a write that a crash had torn: {torn:?}");
+    }
+    tracing::info!(
+        node = %directory.identity.node, checkpoint = base, first = recovery.first, last = recovery.last,
+        applied = replay.applied, keys = replay.store.keys(), rewritten_bytes = recovery.rewritten_bytes,
+        milliseconds = began.elapsed().as_millis() as u64, "recovered"
+    );
+    let Replay { store, terms, tail, applied, .. } = replay;
+    let DataDirectory { identity, vote, lock, .. } = directory;
+    let recovered = Recovered { promise: vote.promise(), terms, applied, tail };
+    let state = State { identity, reader, store, recovered, checkpoints: (base, previous) };
+    Ok(Opened { lock, vote, log, state })
+}
+
+/// The log on its way into memory.
+struct Replay {
+    store: Store,
+    terms: Terms,
+    tail: Tail,
+    applied: Index,
+    committed: Index,
+}
+
+impl Replay {
+    fn read(&mut self, reader: &LogReader, base: Index, last: Index) -> Result<(), RecoveryError> {
+        let mut next = base + 1;
+        while next <= last {
+            let entries = reader.read(next, READ_BYTES)?;
+            let first_maybe = self.take(&entries, &mut next)?;
+            let maybe = entries.slice(first_maybe..);
+            if !maybe.is_empty() {
+                self.tail.push(self.tail.last().unwrap_or(self.applied) + 1, next - 1, maybe);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies what is known to be committed, and returns where in `entries` the rest begins.
+    fn take(&mut self, entries: &[u8], next: &mut Index) -> Result<usize, RecoveryError> {
+        let mut applied_bytes = 0;
+        for found in entry::iterate(entries) {
+            let wrong = |reason: String| RecoveryError::Entry { index: *next, reason };
+            let found = found.map_err(|error| wrong(error.to_string()))?;
+            if found.index != *next || found.term < self.terms.last_term() {
+                return Err(wrong(format!(
+                    "it says that it is entry {} of term {}",
+                    found.index, found.term
+                )));
+            }
+            self.terms.push(found.index, found.term);
+            if found.index <= self.committed {
+                let payload = found.payload().map_err(|error| wrong(error.to_string()))?;
+                if let Payload::Write { write, .. } = payload {
+                    self.store.apply(found.index, &write);
+                }
+                self.applied = found.index;
+                applied_bytes += found.bytes.len();
+            }
+            *next += 1;
+        }
+        Ok(applied_bytes)
+    }
+}
+
+fn previous_checkpoint(disk: &dyn Disk, directory: &Path, newest: Index) -> Result<Index, CheckpointError> {
+    let older = checkpoint::list(disk, directory)?.into_iter().filter(|index| *index < newest);
+    Ok(older.max().unwrap_or(0))
+}
+
+const _: () = assert!(READ_BYTES >= limits::ENTRY_BYTES_MAX);

@@ -1,0 +1,154 @@
+//! What only a follower does: taking its leader's entries, and nobody else's.
+
+use std::time::Duration;
+
+use quorate_protocol::entry::{self, Entry};
+use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
+use quorate_protocol::{Index, NodeId};
+
+use super::{Output, Promise, Replica, Role};
+
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// The last index known to equal this term's leader's log; 0 until its first append.
+    matched: Index,
+    /// What the leader has committed, as far as it is known to match (R16).
+    pub(super) commit: Index,
+    /// What is due to be acknowledged: nothing, a sync (round 0), or a round.
+    ack_round: Option<u64>,
+    disk: Duration,
+    sync: Duration,
+}
+
+impl Follower {
+    pub(super) fn synced(&mut self, disk: Duration, sync: Duration) {
+        self.ack_round = self.ack_round.max(Some(0));
+        (self.disk, self.sync) = (disk, sync);
+    }
+}
+
+impl Replica {
+    pub(super) fn receive_append(&mut self, from: NodeId, append: &Append<'_>) {
+        if let Err(reason) = self.check_sender(from, append) {
+            self.report(format!("refused an append of node {from} in term {}: {reason:?}", append.term));
+            return self.reject(from, append.previous_index, reason);
+        }
+        if append.term > self.promise.term {
+            self.promise(Promise { term: append.term, voted_for: None });
+            self.role = Role::Follower(Follower::default());
+        }
+        if self.terms.term(append.previous_index) != Some(append.previous_term) {
+            let hint = self.last_possible_match(append.previous_index);
+            return self.reject(from, append.previous_index, RejectReason::Mismatch { hint });
+        }
+        let Some(matched) = self.take_entries(from, append) else { return };
+        let Role::Follower(follower) = &mut self.role else { return };
+        follower.matched = follower.matched.max(matched);
+        follower.commit = follower.commit.max(append.commit.min(follower.matched));
+        if append.round > 0 {
+            follower.ack_round = follower.ack_round.max(Some(append.round));
+        }
+    }
+
+    /// Only the leader of the cluster, in its own term, may append (R7).
+    fn check_sender(&self, from: NodeId, append: &Append<'_>) -> Result<(), RejectReason> {
+        if self.is_leader() || from != self.leader() {
+            return Err(RejectReason::NotLeader);
+        }
+        if append.term < self.promise.term {
+            return Err(RejectReason::StaleTerm);
+        }
+        Ok(())
+    }
+
+    /// After a mismatch at `previous`: the last index that can match. A whole term is skipped at once.
+    fn last_possible_match(&self, previous: Index) -> Index {
+        if previous > self.last {
+            return self.last;
+        }
+        self.terms.first_of_same_term(previous).saturating_sub(1).max(self.commit.min(previous - 1))
+    }
+
+    /// Appends the entries that are not there yet, and returns the index of the last one; none if the append
+    /// is malformed or breaks a rule, and nothing of it was taken from there on.
+    fn take_entries(&mut self, from: NodeId, append: &Append<'_>) -> Option<Index> {
+        let mut index = append.previous_index;
+        let mut term = append.previous_term;
+        for entry in entry::iterate(append.entries) {
+            let entry = match entry {
+                Ok(entry) if entry.index == index + 1 && entry.term >= term && entry.term <= append.term => {
+                    entry
+                }
+                other => {
+                    self.report(format!(
+                        "an append of node {from} is malformed after entry {index}: {other:?}"
+                    ));
+                    return None;
+                }
+            };
+            if !self.take_entry(&entry) {
+                return None;
+            }
+            (index, term) = (entry.index, entry.term);
+        }
+        Some(index)
+    }
+
+    /// Returns whether the entry is in the log now.
+    fn take_entry(&mut self, entry: &Entry<'_>) -> bool {
+        match self.terms.term(entry.index) {
+            Some(term) if term == entry.term => return true, // Sent twice: nothing changes.
+            Some(term) if entry.index <= self.commit => {
+                let Entry { index, term: other, .. } = entry;
+                self.outputs.push(Output::Stop(format!(
+                    "entry {index} is committed with term {term}, but the leader sent it with term {other}"
+                )));
+                return false; // R16
+            }
+            Some(_) => self.truncate(entry.index - 1),
+            None => {}
+        }
+        debug_assert_eq!(entry.index, self.last + 1);
+        self.batch.extend_from_slice(entry.bytes);
+        self.last = entry.index;
+        self.terms.push(entry.index, entry.term);
+        true
+    }
+
+    /// Removes what was never committed (R16): syncs under way no longer count.
+    fn truncate(&mut self, after: Index) {
+        assert!(after >= self.commit, "entry {after} is below the commit index {}", self.commit);
+        self.cut_batch();
+        self.generation += 1;
+        self.tail.truncate(after);
+        self.terms.truncate(after);
+        self.last = after;
+        self.batch_first = after + 1;
+        self.durable = self.durable.min(after);
+        if let Role::Follower(follower) = &mut self.role {
+            follower.matched = follower.matched.min(after);
+        }
+        self.outputs.push(Output::Truncate { generation: self.generation, after });
+    }
+
+    /// Tells the leader what is durable, once a turn.
+    pub(super) fn acknowledge(&mut self) {
+        let (term, durable, applied) = (self.promise.term, self.durable, self.applied);
+        let leader = self.leader();
+        let Role::Follower(follower) = &mut self.role else { return };
+        let Some(round) = follower.ack_round.take() else { return };
+        let ack = Ack {
+            term,
+            durable: durable.min(follower.matched), // R12
+            applied,
+            round,
+            disk_us: micros(follower.disk),
+            sync_us: micros(follower.sync),
+        };
+        self.send_small(leader, PeerMessage::Ack(ack));
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    duration.as_micros().try_into().unwrap_or(u32::MAX)
+}

@@ -1,0 +1,236 @@
+//! What only a leader does: feeding its followers, counting their acknowledgements.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocol::entry::Payload;
+use quorate_protocol::peer::{Ack, Append, Reject, RejectReason};
+use quorate_protocol::{Index, NodeId, Term, limits};
+
+use super::tail::longest_prefix;
+use super::{Flow, Message, Output, Progress, Promise, Replica, Role, Tail, Terms, Time, nth_highest};
+
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// The index of its no-op (R15).
+    pub(super) first_of_term: Index,
+    pub(super) followers: BTreeMap<NodeId, Progress>,
+    /// Counts heartbeats, from 1.
+    round: u64,
+    round_began: Option<Time>,
+}
+
+impl Leader {
+    /// Begins a round of heartbeats if the last one is long enough ago.
+    pub(super) fn begin_round_if_due(&mut self, now: Time, heartbeat: Duration) {
+        if self.round_began.is_none_or(|began| now.saturating_sub(began) >= heartbeat) {
+            self.round += 1;
+            self.round_began = Some(now);
+        }
+    }
+}
+
+/// What every append of this turn says.
+struct Head {
+    term: Term,
+    last: Index,
+    commit: Index,
+    window_bytes_max: usize,
+}
+
+impl Replica {
+    /// Takes office in a new term: what the last term sent it may never have stored (R11).
+    pub(super) fn lead(&mut self) {
+        self.promise(Promise { term: self.promise.term + 1, voted_for: Some(self.settings.node) });
+        let others = self.settings.nodes.iter().filter(|node| *node != self.settings.node);
+        let followers = others.map(|node| (node, Progress::new(self.last + 1))).collect();
+        let first_of_term = self.append(&Payload::Noop); // R15
+        self.role = Role::Leader(Leader { first_of_term, followers, round: 1, round_began: None });
+    }
+
+    pub(super) fn with_progress(&mut self, node: NodeId, change: impl FnOnce(&mut Progress)) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.followers.get_mut(&node)
+        {
+            change(progress);
+        }
+    }
+
+    /// The highest index of the leader's own term that n replicas hold, the leader among them (R13, R14).
+    pub(super) fn committed_by_counting(&self, leader: &Leader) -> Index {
+        let others = leader.followers.values().map(|progress| progress.durable);
+        let held = nth_highest(others.chain([self.durable]), self.settings.quorums.quorum());
+        let held = held.min(self.durable);
+        if held >= leader.first_of_term { held } else { 0 }
+    }
+
+    pub(super) fn receive_ack(&mut self, now: Time, from: NodeId, ack: &Ack) {
+        let last = self.last;
+        let Some(progress) = self.current_follower(from, ack.term) else { return };
+        if ack.durable > last {
+            return self.report(format!(
+                "node {from} acknowledged entry {}, but the last one is {last}",
+                ack.durable
+            ));
+        }
+        progress.heard = Some(now);
+        progress.applied = progress.applied.max(ack.applied);
+        progress.acknowledged(ack.durable);
+        if let Flow::Probing { round } = progress.flow
+            && round != 0
+            && ack.round >= round
+        {
+            progress.flow = Flow::Streaming;
+        }
+    }
+
+    pub(super) fn receive_reject(&mut self, now: Time, from: NodeId, reject: &Reject) {
+        let Some(progress) = self.current_follower(from, reject.term) else { return };
+        progress.heard = Some(now);
+        match reject.reason {
+            RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
+                progress.next = hint.min(reject.previous_index.saturating_sub(1)) + 1;
+                progress.probe();
+                let held = progress.durable;
+                if hint < held {
+                    self.report(format!(
+                        "node {from} acknowledged entry {held}, but its log matches up to {hint}"
+                    ));
+                }
+            }
+            RejectReason::Mismatch { .. } => {} // The answer to an append before the last probe.
+            RejectReason::DiskFull => progress.probe(),
+            RejectReason::StaleTerm | RejectReason::NotLeader => {
+                self.report(format!(
+                    "node {from} does not take this node for the leader: {:?}",
+                    reject.reason
+                ));
+            }
+        }
+    }
+
+    /// The follower that a message of this term comes from. A message of an older term says nothing about
+    /// what is held in this one (R12); one of a newer term cannot be, as only this node raises it.
+    fn current_follower(&mut self, from: NodeId, term: Term) -> Option<&mut Progress> {
+        if term > self.promise.term {
+            let own = self.promise.term;
+            self.report(format!(
+                "node {from} has promised term {term}, but its configured leader is in term {own}"
+            ));
+            return None;
+        }
+        match &mut self.role {
+            Role::Leader(leader) if term == self.promise.term => leader.followers.get_mut(&from),
+            _ => None,
+        }
+    }
+
+    pub(super) fn log_read(&mut self, to: NodeId, entries: Option<Bytes>) {
+        let head = self.head();
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.followers.get_mut(&to) else { return };
+        if progress.flow != (Flow::Reading { pending: true }) {
+            return; // The link was lost meanwhile; it is probed anew.
+        }
+        let Some(entries) = entries else {
+            progress.probe(); // Asks again after a round trip.
+            return self.report(format!("the log cannot be read for node {to}"));
+        };
+        progress.flow = Flow::Reading { pending: false };
+        let (last, length) = longest_prefix(&entries, progress.next, limits::APPEND_BYTES_MAX);
+        let message = head.append(&self.terms, progress, 0, entries.slice(..length));
+        progress.sent(last, length);
+        self.outputs.push(Output::Send { to, message });
+    }
+
+    /// Sends every follower what it has not been sent yet, as far as its window goes.
+    pub(super) fn feed_followers(&mut self) {
+        let head = self.head();
+        let Role::Leader(leader) = &mut self.role else { return };
+        // A probe is answered in a round of its own, so that no earlier answer is taken for it.
+        leader.round += u64::from(leader.followers.values().any(Progress::wants_probe));
+        for (to, progress) in leader.followers.iter_mut().filter(|(_, progress)| progress.connected) {
+            head.feed(*to, progress, leader.round, &self.terms, &self.tail, &mut self.outputs);
+        }
+    }
+
+    fn head(&self) -> Head {
+        Head {
+            term: self.promise.term,
+            last: self.last,
+            commit: self.commit,
+            window_bytes_max: self.settings.window_bytes_max,
+        }
+    }
+}
+
+impl Head {
+    fn feed(
+        &self,
+        to: NodeId,
+        progress: &mut Progress,
+        round: u64,
+        terms: &Terms,
+        tail: &Tail,
+        outputs: &mut Vec<Output>,
+    ) {
+        if progress.wants_probe() {
+            progress.flow = Flow::Probing { round };
+        }
+        if !matches!(progress.flow, Flow::Probing { .. }) {
+            self.feed_entries(to, progress, terms, tail, outputs);
+        }
+        // A new round asks for an answer; and an idle follower learns the commit index at once.
+        let new_round = progress.round_sent < round;
+        let new_commit =
+            progress.commit_sent < self.commit && progress.is_idle() && progress.flow == Flow::Streaming;
+        if new_round || new_commit {
+            progress.round_sent = round;
+            let asked = if new_round { round } else { 0 };
+            let message = self.append(terms, progress, asked, Bytes::new());
+            outputs.push(Output::Send { to, message });
+        }
+    }
+
+    fn feed_entries(
+        &self,
+        to: NodeId,
+        progress: &mut Progress,
+        terms: &Terms,
+        tail: &Tail,
+        outputs: &mut Vec<Output>,
+    ) {
+        // One source at a time: what is being read comes first.
+        while progress.next <= self.last
+            && progress.room(self.window_bytes_max) > 0
+            && progress.flow != (Flow::Reading { pending: true })
+        {
+            let Some((last, entries)) = tail.run(progress.next, limits::APPEND_BYTES_MAX) else {
+                progress.flow = Flow::Reading { pending: true };
+                let bytes_max = limits::APPEND_BYTES_MAX;
+                return outputs.push(Output::ReadLog { to, from: progress.next, bytes_max });
+            };
+            progress.flow = Flow::Streaming;
+            let bytes = entries.len();
+            let message = self.append(terms, progress, 0, entries);
+            progress.sent(last, bytes);
+            outputs.push(Output::Send { to, message });
+        }
+    }
+
+    fn append(&self, terms: &Terms, progress: &mut Progress, round: u64, entries: Bytes) -> Message {
+        let previous_index = progress.next - 1;
+        let previous_term = terms.term(previous_index).expect("nothing beyond the last entry is sent");
+        progress.commit_sent = self.commit;
+        let head = Append {
+            term: self.term,
+            previous_index,
+            previous_term,
+            commit: self.commit,
+            round,
+            entries: &[],
+        };
+        Message::Append { head, entries }
+    }
+}

@@ -1,0 +1,514 @@
+//! The replication core: every decision about terms, appends, acknowledgements and commit.
+//!
+//! A plain state machine. Inputs come in with [`Replica::step`] and [`Replica::propose`]; what must happen
+//! comes out of [`Replica::finish_turn`] as [`Output`]s, to be carried out in order. Time is an argument.
+//! No socket, file, clock, randomness or thread, so that tests, models and simulators drive exactly what
+//! production runs.
+//!
+//! # Invariants
+//!
+//! - `applied ≤ commit ≤ last`, and `durable ≤ last`; commit never goes back (R16).
+//! - The tail holds every entry above `applied`, and every entry that is not durable here.
+//! - A follower's `matched` is the last index known to equal this term's leader's log; it acknowledges
+//!   `min(durable, matched)` and nothing else (R12).
+//! - A sync's completion counts only in the generation that it was submitted in; truncation begins a new
+//!   one (R12).
+//! - The leader's own disk is always among the n (R13, configured leader).
+//!
+//! # Omissions
+//!
+//! The leader is configured: no elections, so a vote is asked of nobody and given to nobody. A follower
+//! that lacks entries which the leader's log no longer holds cannot be served; the node keeps the log
+//! that a follower still lacks.
+
+mod follower;
+mod leader;
+mod progress;
+mod quorum;
+mod tail;
+mod terms;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocol::entry;
+use quorate_protocol::entry::Payload;
+use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason, Vote};
+use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
+use thiserror::Error;
+
+pub use progress::{Flow, Progress};
+pub use quorum::nth_highest;
+pub use tail::Tail;
+pub use terms::Terms;
+
+use follower::Follower;
+use leader::Leader;
+
+/// Monotonic time since an origin of the caller's choice.
+pub type Time = Duration;
+
+/// What a replica is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its number.
+    pub node: NodeId,
+    /// All m replicas.
+    pub nodes: NodeSet,
+    /// m and n.
+    pub quorums: Quorums,
+    /// Who leads.
+    pub leadership: Leadership,
+    /// How often a leader is heard when it has nothing to say.
+    pub heartbeat: Duration,
+    /// A follower that has not answered for so long is not reachable.
+    pub election_timeout: Duration,
+    /// Bytes of entries that are appended but not committed, beyond which writes are refused.
+    pub uncommitted_bytes_max: usize,
+    /// Bytes sent to one follower and not acknowledged, beyond which it gets no more until it answers.
+    pub window_bytes_max: usize,
+    /// Bytes of applied entries that a leader keeps in memory for its followers.
+    pub tail_bytes_max: usize,
+}
+
+/// A durable promise: the highest term seen, and who got this node's vote in it (R5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Promise {
+    /// No message of a lower term is obeyed.
+    pub term: Term,
+    /// Cleared only when the term rises (R6).
+    pub voted_for: Option<NodeId>,
+}
+
+impl Promise {
+    /// Whether this promise may follow `earlier` (R6).
+    pub fn may_follow(&self, earlier: &Self) -> bool {
+        self.term > earlier.term
+            || self.term == earlier.term
+                && (earlier.voted_for.is_none() || self.voted_for == earlier.voted_for)
+    }
+}
+
+/// What a data directory held when the node started.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The stored promise.
+    pub promise: Promise,
+    /// Where each term of log and checkpoint begins.
+    pub terms: Terms,
+    /// The store holds the entries up to here; all of them were committed.
+    pub applied: Index,
+    /// The entries above `applied`, all durable, maybe committed (R17).
+    pub tail: Tail,
+}
+
+/// What happens to a replica.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// Time has passed.
+    Tick,
+    /// The link on which this node sends to `0` is up.
+    Connected(NodeId),
+    /// The link on which this node sends to `0` is down; what was sent on it may be lost.
+    Disconnected(NodeId),
+    /// A message from a replica of this cluster, by its link's identity.
+    Message {
+        /// Who sent it.
+        from: NodeId,
+        /// What it says.
+        message: &'a PeerMessage<'a>,
+    },
+    /// The log has synced.
+    Durable {
+        /// Of the appends that it was for.
+        generation: u64,
+        /// Everything up to here is durable.
+        index: Index,
+        /// From the receipt of the batch's first entry to now.
+        disk: Duration,
+        /// Of that, in write and sync.
+        sync: Duration,
+    },
+    /// The answer to [`Output::ReadLog`].
+    LogRead {
+        /// Whom it was read for.
+        to: NodeId,
+        /// Whole entries from the asked index on; none if they cannot be read.
+        entries: Option<Bytes>,
+    },
+}
+
+/// What must happen, in this order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Make the promise durable before anything that comes after.
+    Promise(Promise),
+    /// Give entries to the log; answer with [`Input::Durable`].
+    Append {
+        /// To come back in the answer.
+        generation: u64,
+        /// Of the first entry.
+        first: Index,
+        /// Of the last entry.
+        last: Index,
+        /// What is known to be committed.
+        commit: Index,
+        /// Whole entries.
+        entries: Bytes,
+    },
+    /// Remove the entries after `after` from the log, after all appends given before.
+    Truncate {
+        /// The generation that begins.
+        generation: u64,
+        /// The last entry that stays.
+        after: Index,
+    },
+    /// Send a message; it may get lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Read entries from the log; answer with [`Input::LogRead`].
+    ReadLog {
+        /// For whom.
+        to: NodeId,
+        /// The first entry.
+        from: Index,
+        /// Bytes after which to stop, with at least one entry.
+        bytes_max: usize,
+    },
+    /// Apply committed entries, the first of which follows what was applied before.
+    Apply(Bytes),
+    /// Another replica has broken a rule: tell the operator.
+    Report(String),
+    /// Going on would break a rule: stop the node, its files untouched.
+    Stop(String),
+}
+
+/// A message that owns or shares its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Entries, shared with the log and the other followers.
+    Append {
+        /// Everything else; its own entries are empty.
+        head: Append<'static>,
+        /// Whole entries.
+        entries: Bytes,
+    },
+    /// Everything else.
+    Small(PeerMessage<'static>),
+}
+
+impl Message {
+    /// The message as it goes over the wire.
+    pub fn to_wire(&self) -> PeerMessage<'_> {
+        match self {
+            Self::Append { head, entries } => PeerMessage::Append(Append { entries, ..head.clone() }),
+            Self::Small(message) => message.clone(),
+        }
+    }
+}
+
+/// Why a write was not appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum ProposeError {
+    /// This node does not lead.
+    #[error("not the leader")]
+    NotLeader,
+    /// Too few replicas can be reached.
+    #[error("{have} of {need} replicas reachable")]
+    NoQuorum {
+        /// Reachable, this node included.
+        have: u8,
+        /// n
+        need: u8,
+    },
+    /// As much is uncommitted as may be.
+    #[error("too many bytes are not committed yet")]
+    Overloaded,
+}
+
+/// One replica's state.
+#[derive(Debug)]
+pub struct Replica {
+    settings: Settings,
+    promise: Promise,
+    role: Role,
+    terms: Terms,
+    tail: Tail,
+    last: Index,
+    durable: Index,
+    commit: Index,
+    applied: Index,
+    generation: u64,
+    /// As of the end of the last turn.
+    uncommitted_bytes: usize,
+    /// This turn's entries: the batch that goes to the log.
+    batch: Vec<u8>,
+    batch_first: Index,
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug)]
+enum Role {
+    Leader(Leader),
+    Follower(Follower),
+}
+
+impl Replica {
+    /// Starts a replica. A configured leader begins a new term at once (R11); the outputs are due at the
+    /// end of the first turn.
+    pub fn new(settings: Settings, recovered: Recovered) -> Self {
+        let last = recovered.tail.last().unwrap_or(recovered.applied);
+        let mut replica = Self {
+            promise: recovered.promise,
+            role: Role::Follower(Follower::default()),
+            terms: recovered.terms,
+            tail: recovered.tail,
+            last,
+            durable: last,
+            commit: recovered.applied,
+            applied: recovered.applied,
+            generation: 0,
+            uncommitted_bytes: 0,
+            batch: Vec::new(),
+            batch_first: last + 1,
+            outputs: Vec::new(),
+            settings,
+        };
+        if replica.settings.leadership == Leadership::Configured(replica.settings.node) {
+            replica.lead();
+        }
+        replica
+    }
+
+    /// Takes an input.
+    pub fn step(&mut self, now: Time, input: Input<'_>) {
+        match input {
+            Input::Tick => self.tick(now),
+            Input::Connected(node) => self.with_progress(node, |progress| progress.connect()),
+            Input::Disconnected(node) => self.with_progress(node, |progress| progress.disconnect()),
+            Input::Message { from, message } => self.receive(now, from, message),
+            Input::Durable { generation, index, disk, sync } => self.synced(generation, index, disk, sync),
+            Input::LogRead { to, entries } => self.log_read(to, entries),
+        }
+    }
+
+    /// Appends a write, to be sent and logged at the end of the turn.
+    pub fn propose(&mut self, now: Time, payload: &Payload<'_>) -> Result<Index, ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader);
+        }
+        let (have, need) = (self.reachable(now), self.settings.quorums.quorum());
+        if have < need {
+            return Err(ProposeError::NoQuorum { have, need });
+        }
+        if self.uncommitted_bytes + self.batch.len() >= self.settings.uncommitted_bytes_max {
+            return Err(ProposeError::Overloaded);
+        }
+        Ok(self.append(payload))
+    }
+
+    /// Ends a turn: everything pending goes out at once, into the empty `outputs`. Carry them out in order.
+    pub fn finish_turn(&mut self, outputs: &mut Vec<Output>) {
+        debug_assert!(outputs.is_empty());
+        self.cut_batch();
+        self.advance();
+        match self.role {
+            Role::Leader(_) => self.feed_followers(),
+            Role::Follower(_) => self.acknowledge(),
+        }
+        self.forget_tail();
+        self.uncommitted_bytes = self.tail.bytes_above(self.commit);
+        assert!(self.applied <= self.commit && self.commit <= self.last && self.durable <= self.last);
+        std::mem::swap(&mut self.outputs, outputs);
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> NodeId {
+        let Leadership::Configured(node) = self.settings.leadership;
+        node
+    }
+
+    /// The promised term.
+    pub fn term(&self) -> Term {
+        self.promise.term
+    }
+
+    /// The last entry, durable or not.
+    pub fn last(&self) -> Index {
+        self.last
+    }
+
+    /// The last entry that is durable on this node's disk.
+    pub fn durable(&self) -> Index {
+        self.durable
+    }
+
+    /// The last entry known to be committed.
+    pub fn commit(&self) -> Index {
+        self.commit
+    }
+
+    /// The last entry handed over to be applied.
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Where each term begins.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Whether a linearizable read may be answered from memory: this node leads, and the first entry of its
+    /// term is applied (R15). With a configured leader nobody else can lead, so there is nothing to confirm.
+    pub fn may_read(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => self.applied >= leader.first_of_term,
+            Role::Follower(_) => false,
+        }
+    }
+
+    /// The replicas known to hold an entry durably, this node among them.
+    pub fn holders(&self, index: Index) -> NodeSet {
+        let own = (self.durable >= index).then_some(self.settings.node);
+        let others = self.followers().filter(|(_, progress)| progress.durable >= index);
+        others.map(|(node, _)| node).chain(own).collect()
+    }
+
+    /// What a leader knows of its followers; nothing on a follower.
+    pub fn followers(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.followers.iter().map(|(node, progress)| (*node, progress))),
+            Role::Follower(_) => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// Replicas that would store a write now, this node included: heard in this term within the election
+    /// timeout, and fed from memory.
+    pub fn reachable(&self, now: Time) -> u8 {
+        let timeout = self.settings.election_timeout;
+        1 + self.followers().filter(|(_, progress)| progress.is_reachable(now, timeout)).count() as u8
+    }
+
+    /// The first entry that is in memory.
+    pub fn tail_first(&self) -> Option<Index> {
+        self.tail.first()
+    }
+
+    /// Bytes of the entries after `index`, as far as they are in memory.
+    pub fn bytes_above(&self, index: Index) -> usize {
+        self.tail.bytes_above(index)
+    }
+
+    fn tick(&mut self, now: Time) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.begin_round_if_due(now, self.settings.heartbeat);
+        }
+    }
+
+    fn receive(&mut self, now: Time, from: NodeId, message: &PeerMessage<'_>) {
+        match message {
+            PeerMessage::Append(append) => self.receive_append(from, append),
+            PeerMessage::Ack(ack) => self.receive_ack(now, from, ack),
+            PeerMessage::Reject(reject) => self.receive_reject(now, from, reject),
+            PeerMessage::RequestVote(request) => self.send_small(
+                from,
+                PeerMessage::Vote(Vote {
+                    term: self.promise.term,
+                    pre_vote: request.pre_vote,
+                    granted: false,
+                }),
+            ),
+            // Nobody asks for votes, and how a cluster forms is the node's business.
+            PeerMessage::Vote(_) | PeerMessage::Stored(_) => {}
+        }
+    }
+
+    fn synced(&mut self, generation: u64, index: Index, disk: Duration, sync: Duration) {
+        if generation != self.generation {
+            return; // R12: what was synced has been cut since.
+        }
+        assert!(index <= self.last, "the log synced entry {index}, but the last one is {}", self.last);
+        self.durable = self.durable.max(index);
+        if let Role::Follower(follower) = &mut self.role {
+            follower.synced(disk, sync);
+        }
+    }
+
+    /// Encodes an entry into this turn's batch.
+    fn append(&mut self, payload: &Payload<'_>) -> Index {
+        self.last += 1;
+        entry::encode(self.promise.term, self.last, payload, &mut self.batch);
+        self.terms.push(self.last, self.promise.term);
+        self.last
+    }
+
+    /// Turns this turn's entries into one batch, shared by tail, log and links.
+    fn cut_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let capacity = self.batch.len();
+        let entries = Bytes::from(std::mem::replace(&mut self.batch, Vec::with_capacity(capacity)));
+        let (first, last) = (self.batch_first, self.last);
+        self.batch_first = last + 1;
+        self.tail.push(first, last, entries.clone());
+        self.outputs.push(Output::Append {
+            generation: self.generation,
+            first,
+            last,
+            commit: self.commit,
+            entries,
+        });
+    }
+
+    /// Raises the commit index if it may, and hands over what is committed.
+    fn advance(&mut self) {
+        let committed = match &self.role {
+            Role::Leader(leader) => self.committed_by_counting(leader),
+            Role::Follower(follower) => follower.commit.min(self.last),
+        };
+        self.commit = self.commit.max(committed);
+        for entries in self.tail.range(self.applied, self.commit) {
+            self.outputs.push(Output::Apply(entries));
+        }
+        self.applied = self.commit;
+    }
+
+    fn forget_tail(&mut self) {
+        let keep_bytes = if self.is_leader() { self.settings.tail_bytes_max } else { 0 };
+        self.tail.forget(self.applied.min(self.durable), keep_bytes);
+    }
+
+    /// Promises a higher term. Only a promise that is durable counts, so it is the first output that matters.
+    fn promise(&mut self, promise: Promise) {
+        debug_assert!(promise.term > self.promise.term);
+        self.promise = promise;
+        self.outputs.push(Output::Promise(promise));
+    }
+
+    fn send_small(&mut self, to: NodeId, message: PeerMessage<'static>) {
+        self.outputs.push(Output::Send { to, message: Message::Small(message) });
+    }
+
+    fn reject(&mut self, to: NodeId, previous_index: Index, reason: RejectReason) {
+        self.send_small(to, PeerMessage::Reject(Reject { term: self.promise.term, previous_index, reason }));
+    }
+
+    fn report(&mut self, report: String) {
+        self.outputs.push(Output::Report(report));
+    }
+}

@@ -1,0 +1,134 @@
+//! What a leader knows of one follower.
+
+use std::collections::VecDeque;
+
+use quorate_protocol::Index;
+
+use super::Time;
+
+/// What a leader knows of one follower.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Whether the link to it is up.
+    pub connected: bool,
+    /// How it is fed.
+    pub flow: Flow,
+    /// It holds everything up to here durably: acknowledged in this term.
+    pub durable: Index,
+    /// It has applied everything up to here.
+    pub applied: Index,
+    /// When it last answered in this term.
+    pub heard: Option<Time>,
+    /// The next entry to send.
+    pub(super) next: Index,
+    /// The commit index it was last sent.
+    pub(super) commit_sent: Index,
+    /// The round that it was last asked in.
+    pub(super) round_sent: u64,
+    /// (last index, bytes) of the appends sent and not acknowledged.
+    in_flight: VecDeque<(Index, usize)>,
+    in_flight_bytes: usize,
+}
+
+/// How a follower is fed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// Where its log matches is not known: an empty append asks, in this round (0: not asked yet).
+    Probing {
+        /// The round of the question.
+        round: u64,
+    },
+    /// From memory, as entries come.
+    Streaming,
+    /// From the log files: it is further behind than memory reaches. One read at a time.
+    Reading {
+        /// Whether a read is under way.
+        pending: bool,
+    },
+}
+
+impl Progress {
+    pub(super) fn new(next: Index) -> Self {
+        Self {
+            connected: false,
+            flow: Flow::Probing { round: 0 },
+            durable: 0,
+            applied: 0,
+            heard: None,
+            next,
+            commit_sent: 0,
+            round_sent: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Whether it would store a write now.
+    pub fn is_reachable(&self, now: Time, timeout: Time) -> bool {
+        self.is_heard(now, timeout) && self.flow == Flow::Streaming
+    }
+
+    /// Whether it has answered lately.
+    pub fn is_heard(&self, now: Time, timeout: Time) -> bool {
+        self.connected && self.heard.is_some_and(|heard| now.saturating_sub(heard) < timeout)
+    }
+
+    pub(super) fn connect(&mut self) {
+        self.connected = true;
+        self.probe();
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        self.connected = false;
+        self.heard = None;
+        self.probe();
+    }
+
+    /// What was sent and not acknowledged may be lost: ask again where the logs match.
+    pub(super) fn probe(&mut self) {
+        self.flow = Flow::Probing { round: 0 };
+        self.commit_sent = 0;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+
+    /// Whether it is to be asked where its log matches.
+    pub(super) fn wants_probe(&self) -> bool {
+        self.connected && self.flow == Flow::Probing { round: 0 }
+    }
+
+    /// Whether a mismatch at `previous` answers what was sent last.
+    pub(super) fn awaits(&self, previous: Index) -> bool {
+        match self.flow {
+            Flow::Probing { round: 0 } => false,
+            Flow::Probing { .. } => previous + 1 == self.next,
+            Flow::Streaming | Flow::Reading { .. } => previous < self.next,
+        }
+    }
+
+    pub(super) fn sent(&mut self, last: Index, bytes: usize) {
+        self.next = last + 1;
+        self.in_flight.push_back((last, bytes));
+        self.in_flight_bytes += bytes;
+    }
+
+    pub(super) fn acknowledged(&mut self, durable: Index) {
+        self.durable = self.durable.max(durable);
+        while let Some((last, bytes)) = self.in_flight.front()
+            && *last <= self.durable
+        {
+            self.in_flight_bytes -= bytes;
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// Bytes that may be sent now.
+    pub(super) fn room(&self, window_bytes_max: usize) -> usize {
+        window_bytes_max.saturating_sub(self.in_flight_bytes)
+    }
+
+    /// Whether everything sent is acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+}

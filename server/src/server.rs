@@ -1,0 +1,209 @@
+//! A replica as a whole: from settings to a running node, and to its end.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::future;
+use quorate_protocol::NodeId;
+use smol::{Async, LocalExecutor, Timer};
+use thiserror::Error;
+
+use crate::directory::{self, DirectoryLock, DirectorySettings};
+use crate::disk::{Disk, RealDisk};
+use crate::log::{LogThread, LogThreadSettings};
+use crate::net::stream::{Stream, StreamError};
+use crate::net::{self, client, peer};
+use crate::node::{self, Node, NodeError, NodeSettings, RecoveryError};
+use crate::shell::{Inbox, Places, Shell};
+
+/// How long nothing is accepted after accepting has failed, for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a replica is started with.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Whose data directory it must be, or becomes.
+    pub identity: DirectorySettings,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Peer addresses of the other replicas, `HOST:PORT`.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Everything about replication.
+    pub node: NodeSettings,
+    /// Bytes of one log segment.
+    pub segment_bytes: u64,
+    /// Bytes written for a checkpoint in a second, at most; 0 for no bound.
+    pub checkpoint_bytes_per_second: u64,
+    /// Connections of clients and replicas, all in all.
+    pub connections_max: usize,
+}
+
+/// The sockets that a replica listens on.
+pub struct Listeners {
+    /// For clients.
+    pub clients: Async<TcpListener>,
+    /// For the other replicas; none in a cluster of one.
+    pub peers: Option<Async<TcpListener>>,
+}
+
+impl Listeners {
+    /// Listens on `HOST:PORT` each; port 0 takes a free one.
+    pub fn bind(clients: &str, peers: Option<&str>) -> Result<Self, ServerError> {
+        let listen = |address: &str| {
+            net::listen(address).map_err(|error| ServerError::Listen { address: address.to_owned(), error })
+        };
+        Ok(Self { clients: listen(clients)?, peers: peers.map(listen).transpose()? })
+    }
+
+    /// Where clients connect.
+    pub fn client_address(&self) -> io::Result<SocketAddr> {
+        self.clients.get_ref().local_addr()
+    }
+
+    /// Where replicas connect.
+    pub fn peer_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.peers.as_ref().map(|listener| listener.get_ref().local_addr()).transpose()
+    }
+}
+
+/// Why a replica could not start, or had to stop.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// An address is taken or not this machine's.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// `HOST:PORT`.
+        address: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The node had to stop.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The system has no randomness to name a new data directory by.
+    #[error("no random numbers can be had: {0}")]
+    Random(io::Error),
+}
+
+/// Runs a replica in this thread until `shutdown` is ready or the node must stop.
+///
+/// # Errors
+///
+/// [`ServerError::Recovery`] before anything is accepted, [`ServerError::Node`] if the disk or a rule stops it.
+pub fn run(
+    settings: ServerSettings,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let executor = Rc::new(LocalExecutor::new());
+    smol::block_on(executor.run(serve(&executor, settings, listeners, shutdown)))
+}
+
+async fn serve(
+    executor: &Rc<LocalExecutor<'static>>,
+    settings: ServerSettings,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let (shell, _lock) = open(&settings)?;
+    // Everything that waits for sockets is a task of its own: this future is polled on every wake.
+    let spawn_listener =
+        |listener, accepts| executor.spawn(accept(executor.clone(), shell.clone(), listener, accepts));
+    let mut tasks = vec![spawn_listener(listeners.clients, Accepts::Clients)];
+    tasks.extend(listeners.peers.map(|listener| spawn_listener(listener, Accepts::Replicas)));
+    for (node, address) in settings.peers {
+        tasks.push(executor.spawn(peer::keep_link(shell.clone(), node, address)));
+    }
+    let ticking = shell.clone();
+    tasks.push(executor.spawn(async move { ticking.tick().await }));
+    let turning = shell.clone();
+    let turns = executor.spawn(async move { turning.run_turns().await });
+
+    let stop = async {
+        shutdown.await;
+        tracing::info!("stopping");
+        shell.drain().await;
+        Ok(())
+    };
+    future::or(async { Err(turns.await.into()) }, stop).await
+}
+
+/// Recovers the node from its directory, and starts its log thread.
+fn open(settings: &ServerSettings) -> Result<(Rc<Shell>, DirectoryLock), ServerError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
+    let opened = node::open(&disk, &settings.data, &settings.identity, fresh, settings.segment_bytes)?;
+    let inbox = Arc::new(Inbox::default());
+    let report = inbox.clone();
+    let log = LogThread::start(opened.log, LogThreadSettings::default(), move |event| report.log(event))
+        .map_err(NodeError::Log)?;
+    let counters = log.counters().clone();
+    let places = Places {
+        disk,
+        directory: settings.data.clone(),
+        vote: opened.vote,
+        log,
+        reader: opened.state.reader.clone(),
+        checkpoint_bytes_per_second: settings.checkpoint_bytes_per_second,
+    };
+    let in_flight_max = settings.node.in_flight_max;
+    let node = Node::new(settings.node.clone(), opened.state, counters);
+    Ok((Shell::new(node, places, inbox, settings.connections_max, in_flight_max), opened.lock))
+}
+
+/// Who connects to a listener.
+#[derive(Clone, Copy)]
+enum Accepts {
+    Clients,
+    Replicas,
+}
+
+/// Accepts connections, each served by a task of its own. Never ends.
+async fn accept(
+    executor: Rc<LocalExecutor<'static>>,
+    shell: Rc<Shell>,
+    listener: Async<TcpListener>,
+    accepts: Accepts,
+) {
+    loop {
+        match listener.accept().await.and_then(|(socket, _)| Stream::new(socket)) {
+            Ok(stream) => {
+                let shell = shell.clone();
+                let serving = async move { connection(&shell, Rc::new(stream), accepts).await };
+                executor.spawn(serving).detach();
+            }
+            // The connection was gone before it was accepted.
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                tracing::error!("cannot accept connections, trying again: {error}");
+                Timer::after(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected | InvalidInput)
+}
+
+async fn connection(shell: &Rc<Shell>, stream: Rc<Stream>, accepts: Accepts) {
+    let remote = stream.remote;
+    let error = match accepts {
+        Accepts::Clients => client::serve(shell, stream.clone()).await,
+        Accepts::Replicas => peer::serve(shell, stream.clone()).await,
+    };
+    stream.close();
+    if !matches!(error, StreamError::Closed) {
+        tracing::debug!(%remote, "a connection ended: {error}");
+    }
+}

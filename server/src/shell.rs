@@ -1,0 +1,391 @@
+//! The event loop around a node: sockets and threads joined to its events and its [`Outside`].
+//!
+//! One thread runs everything here. Connection tasks hand what they read to the node at once and wake the
+//! turn; the turn runs when every task that was ready has had its say, so one turn ends many requests. What
+//! threads have to say (log, checkpoint, reads) comes through the [`Inbox`], with one wake for any number.
+//!
+//! # Invariants
+//!
+//! - Nothing is awaited while the node or the world is borrowed.
+//! - Bytes leave at the end of a turn, one send for each connection that has some.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use event_listener::Event as Signal;
+use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity, Welcome};
+use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::response::Response;
+use quorate_protocol::{Index, NodeId, frame};
+use smol::Timer;
+
+use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
+use crate::directory::{DirectoryError, Identity, VoteFile};
+use crate::disk::Disk;
+use crate::log::{LogCommand, LogEvent, LogReader, LogThread};
+use crate::net::LINK_BYTES_MAX;
+use crate::net::client::ClientLink;
+use crate::net::guard::Guard;
+use crate::net::stream::{Stream, shared_buffer};
+use crate::node::{ClientId, Event, LogRead, Node, NodeError, Outside};
+use crate::replica::{Promise, Time};
+
+/// How often time passes for a node: the resolution of its deadlines.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How often connections are looked through for missed deadlines.
+const SWEEP_TICKS: u64 = 50;
+
+/// How long a stopping node waits for the writes that it has appended.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What comes from other threads.
+enum Arrival {
+    Log(LogEvent),
+    LogRead { to: NodeId, entries: LogRead },
+    Checkpoint(CheckpointEvent),
+}
+
+/// Where other threads leave what they have to say, and the loop's wake-up.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    arrivals: Mutex<Vec<Arrival>>,
+    is_awake: AtomicBool,
+    wake: Signal,
+}
+
+impl Inbox {
+    /// Leaves what a log thread reports.
+    pub(crate) fn log(&self, event: LogEvent) {
+        self.push(Arrival::Log(event));
+    }
+
+    fn push(&self, arrival: Arrival) {
+        self.arrivals.lock().expect("nobody panics while holding it").push(arrival);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if !self.is_awake.swap(true, Ordering::AcqRel) {
+            self.wake.notify(1);
+        }
+    }
+
+    async fn woken(&self) {
+        while !self.is_awake.swap(false, Ordering::AcqRel) {
+            let wake = self.wake.listen();
+            if !self.is_awake.load(Ordering::Acquire) {
+                wake.await;
+            }
+        }
+    }
+
+    fn take(&self, into: &mut Vec<Arrival>) {
+        std::mem::swap(into, &mut self.arrivals.lock().expect("nobody panics while holding it"));
+    }
+}
+
+/// Where a node's promises, identity and checkpoints go.
+pub(crate) struct Places {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) directory: PathBuf,
+    pub(crate) vote: VoteFile,
+    pub(crate) log: LogThread,
+    pub(crate) reader: LogReader,
+    pub(crate) checkpoint_bytes_per_second: u64,
+}
+
+/// The world, as far as a node acts on it.
+struct World {
+    places: Places,
+    inbox: Arc<Inbox>,
+    clients: HashMap<ClientId, Rc<ClientLink>>,
+    touched: Vec<Rc<ClientLink>>,
+    peers: BTreeMap<NodeId, Rc<Stream>>,
+    accepted: BTreeMap<NodeId, Rc<Stream>>,
+    checkpoint: Option<CheckpointThread>,
+}
+
+/// The loop's state, shared by its tasks.
+pub(crate) struct Shell {
+    node: RefCell<Node>,
+    world: RefCell<World>,
+    inbox: Arc<Inbox>,
+    started: Instant,
+    pub(crate) guard: Rc<Guard>,
+    pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
+    in_flight_max: u32,
+    is_stopping: Cell<bool>,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        node: Node,
+        places: Places,
+        inbox: Arc<Inbox>,
+        connections_max: usize,
+        in_flight_max: u32,
+    ) -> Rc<Self> {
+        let world = World {
+            places,
+            inbox: inbox.clone(),
+            clients: HashMap::new(),
+            touched: Vec::new(),
+            peers: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            checkpoint: None,
+        };
+        Rc::new(Self {
+            node: RefCell::new(node),
+            world: RefCell::new(world),
+            inbox,
+            started: Instant::now(),
+            guard: Rc::new(Guard::new(connections_max)),
+            buffer: shared_buffer(),
+            in_flight_max,
+            is_stopping: Cell::new(false),
+        })
+    }
+
+    /// Ends turns until the node must stop.
+    pub(crate) async fn run_turns(&self) -> NodeError {
+        let mut arrivals = Vec::new();
+        // The first turn is the node's own: a leader begins its term.
+        self.wake();
+        loop {
+            self.inbox.woken().await;
+            self.inbox.take(&mut arrivals);
+            for arrival in arrivals.drain(..) {
+                self.handle_arrival(arrival);
+            }
+            let now = self.now();
+            let mut world = self.world.borrow_mut();
+            let result = self.node.borrow_mut().finish_turn(now, &mut *world);
+            world.flush(now);
+            if let Err(error) = result {
+                return error;
+            }
+        }
+    }
+
+    /// Lets time pass. Never ends.
+    pub(crate) async fn tick(&self) {
+        let mut ticks: u64 = 0;
+        loop {
+            Timer::after(TICK).await;
+            ticks += 1;
+            self.handle(Event::Tick);
+            self.wake();
+            if ticks.is_multiple_of(SWEEP_TICKS) {
+                self.guard.sweep(self.now());
+            }
+        }
+    }
+
+    /// Takes no more requests, and waits until those appended are answered, or long enough.
+    pub(crate) async fn drain(&self) {
+        self.is_stopping.set(true);
+        let deadline = self.now() + DRAIN_DEADLINE;
+        self.node.borrow_mut().stop();
+        while self.node.borrow().has_waiting() && self.now() < deadline {
+            Timer::after(TICK).await;
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+
+    /// Hands an event to the node. What it brings about happens in the next turn: see [`Shell::wake`].
+    pub(crate) fn handle(&self, event: Event<'_>) {
+        self.node.borrow_mut().handle(self.now(), event, &mut *self.world.borrow_mut());
+    }
+
+    /// Makes the turn run when the tasks that are ready now have run.
+    pub(crate) fn wake(&self) {
+        self.inbox.wake();
+    }
+
+    /// Monotonic time since the loop's beginning.
+    pub(crate) fn now(&self) -> Time {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn in_flight_max(&self) -> u32 {
+        self.in_flight_max
+    }
+
+    pub(crate) fn cluster(&self) -> String {
+        self.node.borrow().cluster().to_owned()
+    }
+
+    pub(crate) fn introduction(&self) -> ReplicaIdentity {
+        self.node.borrow().introduction()
+    }
+
+    /// Welcomes a client that asked for a cluster, or for any with an empty name.
+    pub(crate) fn welcome_client(&self, cluster: &str) -> Result<Welcome, HelloRefusal> {
+        let node = self.node.borrow();
+        if self.is_stopping() {
+            return Err(HelloRefusal::Stopping);
+        }
+        if !cluster.is_empty() && cluster != node.cluster() {
+            return Err(HelloRefusal::OtherCluster(node.cluster().to_owned()));
+        }
+        Ok(node.welcome(false))
+    }
+
+    pub(crate) fn welcome_replica(&self) -> Welcome {
+        self.node.borrow().welcome(true)
+    }
+
+    pub(crate) fn meet(&self, peer: &ReplicaIdentity) -> Result<(), HelloRefusal> {
+        let result = self.node.borrow_mut().meet(peer, &mut *self.world.borrow_mut());
+        self.wake();
+        result
+    }
+
+    pub(crate) fn add_client(&self, client: ClientId, link: Rc<ClientLink>) {
+        self.world.borrow_mut().clients.insert(client, link);
+    }
+
+    pub(crate) fn remove_client(&self, client: ClientId) {
+        self.world.borrow_mut().clients.remove(&client);
+    }
+
+    /// Has a client's answers sent at the end of the turn.
+    pub(crate) fn touch(&self, client: ClientId) {
+        self.world.borrow_mut().touch(client);
+    }
+
+    pub(crate) fn add_peer(&self, node: NodeId, stream: Rc<Stream>) {
+        self.world.borrow_mut().peers.insert(node, stream);
+        self.handle(Event::Connected(node));
+        self.wake();
+    }
+
+    pub(crate) fn remove_peer(&self, node: NodeId) {
+        if let Some(stream) = self.world.borrow_mut().peers.remove(&node) {
+            stream.close();
+        }
+        self.handle(Event::Disconnected(node));
+        self.wake();
+    }
+
+    /// A replica has a new link to us: the old one goes.
+    pub(crate) fn accepted_from(&self, node: NodeId, stream: &Rc<Stream>) {
+        if let Some(old) = self.world.borrow_mut().accepted.insert(node, stream.clone()) {
+            old.close();
+        }
+    }
+
+    fn handle_arrival(&self, arrival: Arrival) {
+        match arrival {
+            Arrival::Log(event) => self.handle(Event::Log(event)),
+            Arrival::LogRead { to, entries } => self.handle(Event::LogRead { to, entries }),
+            Arrival::Checkpoint(CheckpointEvent::WantsBlock) => {
+                while self.world.borrow().checkpoint.as_ref().is_some_and(CheckpointThread::wants_block) {
+                    self.handle(Event::Checkpoint(CheckpointEvent::WantsBlock));
+                }
+            }
+            Arrival::Checkpoint(last) => {
+                self.handle(Event::Checkpoint(last));
+                self.world.borrow_mut().checkpoint = None;
+            }
+        }
+    }
+}
+
+impl World {
+    fn touch(&mut self, client: ClientId) {
+        if let Some(link) = self.clients.get(&client)
+            && !link.is_touched.replace(true)
+        {
+            self.touched.push(link.clone());
+        }
+    }
+
+    fn flush(&mut self, now: Time) {
+        for stream in self.peers.values() {
+            stream.flush(now);
+        }
+        for link in self.touched.drain(..) {
+            link.is_touched.set(false);
+            link.stream.flush(now);
+        }
+    }
+}
+
+impl Outside for World {
+    fn send(&mut self, to: NodeId, message: &PeerMessage<'_>) {
+        let Some(stream) = self.peers.get(&to) else { return };
+        stream.push(|out| frame::encode(message, out));
+        if stream.waiting() > LINK_BYTES_MAX {
+            stream.close();
+        }
+    }
+
+    fn respond(&mut self, to: ClientId, response: &Response<'_>) {
+        if let Some(link) = self.clients.get(&to) {
+            link.answer(response);
+            if !link.is_touched.replace(true) {
+                self.touched.push(link.clone());
+            }
+        }
+    }
+
+    fn log(&mut self, command: LogCommand) {
+        self.places.log.submit(command);
+    }
+
+    fn read_log(&mut self, to: NodeId, from: Index, bytes_max: usize) {
+        let (reader, inbox) = (self.places.reader.clone(), self.inbox.clone());
+        smol::unblock(move || {
+            let entries = reader.read(from, bytes_max);
+            if let Err(error) = &entries {
+                tracing::error!(%to, from, "the log cannot be read for a follower: {error}");
+            }
+            inbox.push(Arrival::LogRead { to, entries: entries.ok() });
+        })
+        .detach();
+    }
+
+    fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
+        self.places.vote.store(promise)
+    }
+
+    fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
+        identity.store(&*self.places.disk, &self.places.directory)
+    }
+
+    fn begin_checkpoint(&mut self, header: CheckpointHeader) {
+        let (inbox, directory) = (self.inbox.clone(), self.places.directory.join("checkpoint"));
+        let rate = self.places.checkpoint_bytes_per_second;
+        let report = move |event| inbox.push(Arrival::Checkpoint(event));
+        match CheckpointThread::start(self.places.disk.clone(), directory.clone(), header, rate, report) {
+            Ok(thread) => {
+                self.checkpoint = Some(thread);
+                self.inbox.push(Arrival::Checkpoint(CheckpointEvent::WantsBlock));
+            }
+            Err(source) => {
+                let error = CheckpointError::Io { doing: "start a thread for", path: directory, source };
+                self.inbox.push(Arrival::Checkpoint(CheckpointEvent::Failed(error)));
+            }
+        }
+    }
+
+    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
+        let Some(thread) = &self.checkpoint else { return };
+        if !records.is_empty() {
+            thread.block(records);
+        }
+        if is_last {
+            thread.complete();
+        }
+    }
+}

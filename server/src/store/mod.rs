@@ -1,0 +1,221 @@
+//! The memory store: every key with its value and revision, in order.
+//!
+//! [`Store::apply`] is total and deterministic: the same entries give the same store and the same results
+//! on every replica.
+//!
+//! A checkpoint is taken while entries go on being applied ([`Store::begin_snapshot`]): a cursor walks the
+//! map in key order, block by block, and whoever changes a key that the cursor has not reached puts what it
+//! was aside first. So the snapshot is the state at one index, costs nothing to begin, and holds in memory
+//! only what changed meanwhile.
+//!
+//! # Invariants
+//!
+//! - A key's revision is the index of the entry that last wrote it.
+//! - A batch changes everything or nothing; its conditions are those of the state before it.
+//!
+//! # Omissions
+//!
+//! No client sessions yet: an entry that names one is refused before it is appended.
+
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use quorate_protocol::Index;
+use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, Write};
+use quorate_protocol::response::{Item, Versioned, WriteResult};
+
+use snapshot::Snapshot;
+
+/// Every key with its value and revision.
+#[derive(Debug, Default)]
+pub struct Store {
+    map: BTreeMap<Box<[u8]>, Stored>,
+    bytes: u64,
+    snapshot: Option<Snapshot>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Stored {
+    revision: Index,
+    value: Box<[u8]>,
+}
+
+impl Stored {
+    fn versioned(&self) -> Versioned<'_> {
+        Versioned { revision: self.revision, value: &self.value }
+    }
+}
+
+impl Store {
+    /// Applies the write of entry `index`.
+    pub fn apply(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
+        for (at, mutation) in (0..).zip(write.mutations()) {
+            if let Err(revision) = self.check(mutation) {
+                return WriteResult::ConditionFailed { mutation: at, revision };
+            }
+        }
+        let existed = write.mutations().iter().map(|mutation| u32::from(self.mutate(index, mutation))).sum();
+        WriteResult::Applied { existed }
+    }
+
+    /// Puts a key of a checkpoint in.
+    pub fn restore(&mut self, key: &[u8], revision: Index, value: &[u8]) {
+        self.put(key, revision, value);
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Option<Versioned<'_>> {
+        self.map.get(key).map(Stored::versioned)
+    }
+
+    /// The keys of a range, in order.
+    pub fn scan<'a>(&'a self, range: &Range<'a>) -> impl Iterator<Item = Item<'a>> {
+        let RangeEnd::Prefix(prefix) = range.end else { return self.scan_from(range.start, range.end) };
+        // A prefix's keys are one run, which nothing below the prefix belongs to.
+        self.scan_from(range.start.max(prefix), range.end)
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn scan_from<'a>(&'a self, start: &[u8], end: RangeEnd<'a>) -> impl Iterator<Item = Item<'a>> + use<'a> {
+        let from = self.map.range::<[u8], _>((Bound::Included(start), Bound::Unbounded));
+        from.take_while(move |(key, _)| end.includes(key))
+            .map(|(key, stored)| Item { key, versioned: stored.versioned() })
+    }
+
+    fn check(&self, mutation: &Mutation<'_>) -> Result<(), Option<Index>> {
+        let Mutation::CompareAndSet { key, expected, .. } = mutation else { return Ok(()) };
+        let present = self.map.get(*key).map(|stored| stored.revision);
+        let wanted = match expected {
+            Expected::Absent => None,
+            Expected::Revision(revision) => Some(*revision),
+        };
+        if present == wanted { Ok(()) } else { Err(present) }
+    }
+
+    /// Returns whether the key existed.
+    fn mutate(&mut self, index: Index, mutation: &Mutation<'_>) -> bool {
+        match mutation {
+            Mutation::Set { key, value } | Mutation::CompareAndSet { key, value, .. } => {
+                self.put(key, index, value)
+            }
+            Mutation::Delete { key } => self.remove(key),
+        }
+    }
+
+    fn put(&mut self, key: &[u8], revision: Index, value: &[u8]) -> bool {
+        let new = Stored { revision, value: value.into() };
+        self.bytes += value.len() as u64;
+        let Some(stored) = self.map.get_mut(key) else {
+            self.set_aside(key, None);
+            self.bytes += key.len() as u64;
+            self.map.insert(key.into(), new);
+            return false;
+        };
+        let old = std::mem::replace(stored, new);
+        self.bytes -= old.value.len() as u64;
+        self.set_aside(key, Some(old));
+        true
+    }
+
+    fn remove(&mut self, key: &[u8]) -> bool {
+        let Some(old) = self.map.remove(key) else { return false };
+        self.bytes -= (key.len() + old.value.len()) as u64;
+        self.set_aside(key, Some(old));
+        true
+    }
+
+    fn set_aside(&mut self, key: &[u8], old: Option<Stored>) {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.set_aside(key, old);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set<'a>(key: &'a str, value: &'a str) -> Mutation<'a> {
+        Mutation::Set { key: key.as_bytes(), value: value.as_bytes() }
+    }
+
+    fn cas<'a>(key: &'a str, expected: Expected) -> Mutation<'a> {
+        Mutation::CompareAndSet { key: key.as_bytes(), expected, value: b"new" }
+    }
+
+    fn value(store: &Store, key: &str) -> Option<(Index, String)> {
+        store.get(key.as_bytes()).map(|v| (v.revision, String::from_utf8_lossy(v.value).into_owned()))
+    }
+
+    #[test]
+    fn a_set_replaces_the_value_and_takes_the_entrys_index_as_revision() {
+        let mut store = Store::default();
+        assert_eq!(store.apply(5, &Write::One(set("a", "1"))), WriteResult::Applied { existed: 0 });
+        assert_eq!(store.apply(6, &Write::One(set("a", "22"))), WriteResult::Applied { existed: 1 });
+        assert_eq!(value(&store, "a"), Some((6, "22".into())));
+        assert_eq!((store.keys(), store.bytes()), (1, 3));
+    }
+
+    #[test]
+    fn a_deleted_key_is_absent_and_its_bytes_are_freed() {
+        let mut store = Store::default();
+        store.apply(1, &Write::One(set("a", "1")));
+        let delete = Write::One(Mutation::Delete { key: b"a" });
+        assert_eq!(store.apply(2, &delete), WriteResult::Applied { existed: 1 });
+        assert_eq!(store.apply(3, &delete), WriteResult::Applied { existed: 0 });
+        assert_eq!((value(&store, "a"), store.keys(), store.bytes()), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_compare_and_set_tells_the_revision_that_stood_in_its_way() {
+        let mut store = Store::default();
+        store.apply(1, &Write::One(set("a", "1")));
+        let failed = |revision| WriteResult::ConditionFailed { mutation: 0, revision };
+        assert_eq!(store.apply(2, &Write::One(cas("a", Expected::Absent))), failed(Some(1)));
+        assert_eq!(store.apply(3, &Write::One(cas("a", Expected::Revision(2)))), failed(Some(1)));
+        assert_eq!(store.apply(4, &Write::One(cas("b", Expected::Revision(1)))), failed(None));
+        let done = WriteResult::Applied { existed: 1 };
+        assert_eq!(store.apply(5, &Write::One(cas("a", Expected::Revision(1)))), done);
+        assert_eq!(value(&store, "a"), Some((5, "new".into())));
+    }
+
+    #[test]
+    fn a_batch_with_a_failed_condition_changes_nothing() {
+        let mut store = Store::default();
+        store.apply(1, &Write::One(set("a", "1")));
+        let batch = Write::Batch(vec![set("a", "2"), set("b", "2"), cas("c", Expected::Revision(9))]);
+        let failed = WriteResult::ConditionFailed { mutation: 2, revision: None };
+        assert_eq!(store.apply(2, &batch), failed);
+        assert_eq!((value(&store, "a"), value(&store, "b")), (Some((1, "1".into())), None));
+    }
+
+    #[test]
+    fn a_scan_gives_exactly_the_keys_of_its_range_in_order() {
+        let mut store = Store::default();
+        for key in ["b", "a", "ab", "ac", "c", "ad"] {
+            store.apply(1, &Write::One(set(key, "")));
+        }
+        let scan = |start: &str, end| {
+            let range = Range { start: start.as_bytes(), end };
+            let keys = store.scan(&range).map(|item| String::from_utf8_lossy(item.key).into_owned());
+            keys.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(scan("", RangeEnd::Open), "a ab ac ad b c");
+        assert_eq!(scan("ab", RangeEnd::Before(b"b")), "ab ac ad");
+        assert_eq!(scan("", RangeEnd::Prefix(b"a")), "a ab ac ad");
+        assert_eq!(scan("", RangeEnd::Prefix(b"ab")), "ab");
+        assert_eq!(scan("ac", RangeEnd::Prefix(b"a")), "ac ad");
+        assert_eq!(scan("d", RangeEnd::Open), "");
+    }
+}
