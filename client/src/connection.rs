@@ -171,7 +171,8 @@ impl<'a> Connection<'a> {
         let mut state = self.shared.lock();
         loop {
             let rest = &self.input[used..self.filled];
-            let decoded = frame::decode(rest, limits::RESPONSE_BYTES_MAX).map_err(|error| error.to_string())?;
+            let decoded =
+                frame::decode(rest, limits::RESPONSE_BYTES_MAX).map_err(|error| error.to_string())?;
             let Some(frame) = decoded else { break };
             used += frame.bytes;
             let response: Response<'_> = parse(frame.body).map_err(|error| error.to_string())?;

@@ -57,8 +57,7 @@ fn refused(shared: &Shared, server: &Arc<str>, error: &ConnectError, route: &mut
             route.refusals += 1;
             if route.refusals >= route.servers.len() {
                 state.slots.answer_all(&mut wakers, |phase, _| {
-                    let answer =
-                        || Answer::HelloRefused { server: server.clone(), refusal: refusal.clone() };
+                    let answer = || Answer::HelloRefused { server: server.clone(), refusal: refusal.clone() };
                     matches!(phase, Phase::Waiting).then(answer)
                 });
             }
@@ -153,7 +152,8 @@ impl Watch {
             return Noticed::Finished;
         }
         let mut silent = false;
-        if state.due != self.armed && self.armed.is_none_or(|armed| state.due.is_some_and(|due| due < armed)) {
+        if state.due != self.armed && self.armed.is_none_or(|armed| state.due.is_some_and(|due| due < armed))
+        {
             self.armed = state.due;
             self.timer.set_at(state.due.expect("differs from None, or is earlier than another"));
         }

@@ -38,10 +38,10 @@
 
 mod backoff;
 mod builder;
-mod client;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod client;
 mod connection;
 mod driver;
 mod error;

@@ -108,9 +108,8 @@ impl State {
     /// Lets the calls that wait for the link or for room in the output be sent.
     pub(crate) fn release_waiting(&mut self, wakers: &mut Vec<Waker>) {
         if self.slots.waiting() > 0 {
-            self.slots.answer_all(wakers, |phase, _| {
-                matches!(phase, Phase::Waiting).then_some(Answer::Proceed)
-            });
+            self.slots
+                .answer_all(wakers, |phase, _| matches!(phase, Phase::Waiting).then_some(Answer::Proceed));
         }
     }
 

@@ -211,7 +211,9 @@ mod tests {
         slots.queue(answered, 5, 0);
         slots.answer(answered, Answer::Closed, &mut wakers);
         assert_eq!((slots.len(), slots.waiting(), slots.queued()), (3, 1, 1));
-        [waiting, queued, answered].map(|id| slots.remove(id));
+        for id in [waiting, queued, answered] {
+            slots.remove(id);
+        }
         assert_eq!((slots.len(), slots.waiting(), slots.queued()), (0, 0, 0));
     }
 }
