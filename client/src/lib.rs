@@ -1,1 +1,61 @@
-//! Client of Quorate.
+//! Client of Quorate, a small replicated key-value store.
+//!
+//! ```no_run
+//! use quorate_client::Client;
+//!
+//! fn main() -> Result<(), quorate_client::Error> {
+//!     smol::block_on(async {
+//!         let client = Client::connect(["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"])?;
+//!         let written = client.set("greeting", "hello").await?;
+//!         println!("revision {}, on {} replicas", written.revision(), written.receipt.holders.len());
+//!         if let Some(found) = client.get("greeting").await?.value {
+//!             println!("{}", String::from_utf8_lossy(&found.value));
+//!         }
+//!         client.close().await;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! # What it promises
+//!
+//! - Every call ends within its deadline, with a result or with an error that says what may be done
+//!   ([`Error::kind`]).
+//! - A write is sent once. It is sent again only when nothing of it was done: it was refused, or no byte of
+//!   it had left. A write that may have happened is [`Error::OutcomeUnknown`], never a failure.
+//! - Reads are tried again until their deadline.
+//! - The leader is followed, and servers are tried in turn.
+//!
+//! # What it does not
+//!
+//! - It does not repeat a write whose outcome is unknown: the caller reads, and decides.
+//! - It does not carry session tokens from call to call: every result holds its token, for
+//!   [`Client::with_consistency`].
+//!
+//! # Features
+//!
+//! `load`: closed-loop load generation with latency histograms. `cli`: the command line `quorate`.
+
+mod backoff;
+mod builder;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+mod client;
+mod connection;
+mod driver;
+mod error;
+mod handshake;
+#[cfg(feature = "load")]
+pub mod load;
+mod reply;
+mod shared;
+mod slots;
+
+pub use builder::{Builder, Driver};
+pub use client::{Client, Pages, prefix};
+pub use error::{Error, ErrorKind, Unknown};
+pub use quorate_protocol::request::{Consistency, Expected, Mutation, Range, RangeEnd, Token};
+pub use quorate_protocol::response::{Receipt, Refusal, Role, WriteResult};
+pub use quorate_protocol::{Durability, NodeId, NodeSet};
+pub use reply::{KeyValue, Lookup, NodeStatus, Page, Value, Written};

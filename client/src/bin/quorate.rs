@@ -1,2 +1,5 @@
-//! The command line of Quorate.
-fn main() {}
+//! The command line of Quorate: see `quorate --help`.
+
+fn main() -> std::process::ExitCode {
+    quorate_client::cli::main()
+}

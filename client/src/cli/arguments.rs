@@ -1,0 +1,178 @@
+//! What the command line may say.
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{Expected, Token};
+
+/// Talks to a Quorate cluster.
+#[derive(Parser, Debug)]
+#[command(
+    name = "quorate",
+    version,
+    after_help = "Exit codes: 0 done, 1 refused, 2 wrong use, 3 key absent, 4 not reachable or no quorum, \
+                  5 outcome unknown.\nIn JSON, a key or value that is no UTF-8 is null, and its bytes are in \
+                  key_hex or value_hex."
+)]
+pub(super) struct Arguments {
+    /// The nodes, tried in turn; the leader is followed. `status` asks each of them
+    #[arg(
+        long,
+        env = "QUORATE_SERVERS",
+        default_value = "127.0.0.1:7401",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,…",
+        value_parser = server,
+        global = true
+    )]
+    pub(super) servers: Vec<String>,
+
+    /// How long the command may take, for example 500ms, 2s, 1m
+    #[arg(long, default_value = "2s", value_parser = duration, global = true)]
+    pub(super) timeout: Duration,
+
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    pub(super) format: Format,
+
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Format {
+    /// For people and line tools
+    Text,
+    /// For programs; one object a line
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Give a key a value, and print how safe the write is
+    Set {
+        /// 1 to 4096 bytes
+        key: String,
+        /// Up to 1 MiB; `-` reads it from standard input
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Print the value of a key and a newline; exit code 3 if the key is absent
+    Get {
+        /// 1 to 4096 bytes
+        key: String,
+        /// How fresh the value must be
+        #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
+        read: ReadConsistency,
+        /// For `--read session`: term and index of a write that must be seen
+        #[arg(long, value_name = "TERM:INDEX", value_parser = token)]
+        token: Option<Token>,
+    },
+    /// Remove a key; no error if it is absent
+    Delete {
+        /// 1 to 4096 bytes
+        key: String,
+    },
+    /// Give a key a value if it is as expected; exit code 1 if it is not
+    Cas {
+        /// 1 to 4096 bytes
+        key: String,
+        /// Up to 1 MiB; `-` reads it from standard input
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// The revision that the key must have, or `absent`
+        #[arg(long, value_name = "R|absent", value_parser = expected)]
+        revision: Expected,
+    },
+    /// Print the keys that begin with PREFIX, in order: key, tab, value
+    Scan {
+        /// Nothing for all keys
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Print at most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        /// How fresh the values must be
+        #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
+        read: ReadConsistency,
+        /// For `--read session`: term and index of a write that must be seen
+        #[arg(long, value_name = "TERM:INDEX", value_parser = token)]
+        token: Option<Token>,
+    },
+    /// Print how each of the nodes named is, and how far the leader's followers are
+    Status,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum ReadConsistency {
+    /// Sees every write committed before the read began
+    Linearizable,
+    /// Sees the write that `--token` names
+    Session,
+    /// Sees some committed prefix, at once, from any node
+    Local,
+}
+
+fn server(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
+        _ => Err("expected HOST:PORT, for example 127.0.0.1:7401".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a number and a unit, for example 500ms, 2s or 1m".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+    match duration {
+        Duration::ZERO => Err("it must be more than 0".into()),
+        duration if duration > Duration::from_secs(24 * 3600) => Err("it must be at most 24h".into()),
+        duration => Ok(duration),
+    }
+}
+
+fn expected(text: &str) -> Result<Expected, String> {
+    match text {
+        "absent" => Ok(Expected::Absent),
+        revision => match revision.parse() {
+            Ok(revision) => Ok(Expected::Revision(revision)),
+            Err(_) => Err("expected a revision, as `get --format json` prints it, or `absent`".into()),
+        },
+    }
+}
+
+fn token(text: &str) -> Result<Token, String> {
+    let parse = || {
+        let (term, index) = text.split_once(':')?;
+        Some(Token { term: term.parse().ok()?, index: index.parse().ok()? })
+    };
+    parse().ok_or_else(|| "expected TERM:INDEX, as `set --format json` prints them".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit_and_a_bound() {
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
+        assert!(["2", "s", "0s", "-1s", "2 s", "2days", "25h"].iter().all(|text| duration(text).is_err()));
+    }
+}

@@ -1,0 +1,176 @@
+//! The command line `quorate`.
+//!
+//! Results go to standard output, one-line errors to standard error; the exit code says which kind of error
+//! ([`Exit`]). Text output escapes what a terminal would not show, except that `get` prints the value as it
+//! is. In JSON a key or value that is no UTF-8 is null, and its bytes are in `key_hex` or `value_hex`.
+
+mod arguments;
+mod output;
+mod status;
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::arguments::{Arguments, Command, Format, ReadConsistency};
+use crate::{Client, Consistency, Error, Expected, Refusal, Token, WriteResult, Written, prefix};
+
+/// Items of one page of a scan.
+const SCAN_PAGE_ITEMS: usize = 1000;
+
+/// The exit codes; 0 is for done, and 2 (wrong use) is clap's too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exit {
+    Refused = 1,
+    WrongUse = 2,
+    Absent = 3,
+    Unreachable = 4,
+    Unknown = 5,
+}
+
+/// Why a command did not do what was asked; the message is one line.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = exit_of(&error);
+        let advice = match exit {
+            Exit::Unknown => "; read the key before writing again",
+            Exit::Unreachable if matches!(error, Error::Unreachable(_)) => {
+                "; check --servers, and that the nodes run"
+            }
+            _ => "",
+        };
+        Self { exit, message: format!("{error}{advice}") }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self { exit: Exit::Refused, message: format!("cannot read or write the command's data: {error}") }
+    }
+}
+
+fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::NoServers | Error::Invalid(_) | Error::RequestTooLong(_) => Exit::WrongUse,
+        Error::Unreachable(_) | Error::Deadline | Error::InFlight => Exit::Unreachable,
+        Error::Refused(
+            Refusal::NoQuorum { .. } | Refusal::NotReady(_) | Refusal::NotLeader { .. } | Refusal::Stopping,
+        ) => Exit::Unreachable,
+        Error::OutcomeUnknown(_) => Exit::Unknown,
+        Error::Refused(_) | Error::HelloRefused { .. } | Error::BadAnswer | Error::Closed => Exit::Refused,
+    }
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let done = smol::block_on(run(&arguments, &mut out)).and_then(|()| Ok(out.flush()?));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // What was printed before the failure stands.
+            let _ = out.flush();
+            eprintln!("quorate: {}", failure.message);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure> {
+    if matches!(arguments.command, Command::Status) {
+        return status::run(arguments, out).await;
+    }
+    let client = Client::builder().servers(&arguments.servers).deadline(arguments.timeout).connect()?;
+    let format = arguments.format;
+    match &arguments.command {
+        Command::Set { key, value } => {
+            let written = client.set(key, input(value)?).await?;
+            Ok(output::written(out, format, &written)?)
+        }
+        Command::Get { key, read, token } => {
+            get(&client.with_consistency(consistency(*read, *token)), key, format, out).await
+        }
+        Command::Delete { key } => Ok(output::written(out, format, &client.delete(key).await?)?),
+        Command::Cas { key, value, revision } => {
+            let written = client.compare_and_set(key, *revision, input(value)?).await?;
+            output::written(out, format, &written)?;
+            condition(&written, *revision)
+        }
+        Command::Scan { prefix, limit, read, token } => {
+            let client = client.with_consistency(consistency(*read, *token));
+            scan(&client, prefix, *limit, format, out).await
+        }
+        Command::Status => unreachable!("done above"),
+    }
+}
+
+/// A value of the command line; `-` is all of standard input.
+fn input(value: &str) -> Result<Vec<u8>, Failure> {
+    if value != "-" {
+        return Ok(value.into());
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed: the client says what is wrong with it.
+    io::stdin().lock().take(quorate_protocol::limits::VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn consistency(read: ReadConsistency, token: Option<Token>) -> Consistency {
+    match read {
+        ReadConsistency::Linearizable => Consistency::Linearizable,
+        ReadConsistency::Session => Consistency::Session(token.unwrap_or_default()),
+        ReadConsistency::Local => Consistency::Local,
+    }
+}
+
+async fn get(client: &Client, key: &str, format: Format, out: &mut impl Write) -> Result<(), Failure> {
+    let value = client.get(key).await?.value;
+    output::value(out, format, key.as_bytes(), value.as_ref())?;
+    match value {
+        Some(_) => Ok(()),
+        None => Err(Failure { exit: Exit::Absent, message: "the key is absent".into() }),
+    }
+}
+
+fn condition(written: &Written, expected: Expected) -> Result<(), Failure> {
+    let WriteResult::ConditionFailed { revision, .. } = written.result else { return Ok(()) };
+    let present = match revision {
+        Some(revision) => format!("is at revision {revision}"),
+        None => "is absent".into(),
+    };
+    let expected = match expected {
+        Expected::Absent => "absent".into(),
+        Expected::Revision(revision) => format!("revision {revision}"),
+    };
+    let message = format!("not set: the key {present}, expected {expected}; read it and decide again");
+    Err(Failure { exit: Exit::Refused, message })
+}
+
+async fn scan(
+    client: &Client,
+    start: &str,
+    limit: Option<u64>,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    let page_items = usize::try_from(left).unwrap_or(usize::MAX).min(SCAN_PAGE_ITEMS);
+    let mut pages = client.scan_pages(prefix(start.as_bytes()), page_items);
+    while left > 0
+        && let Some(page) = pages.next().await
+    {
+        for item in page?.items.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            output::item(out, format, &item)?;
+            left -= 1;
+        }
+    }
+    Ok(())
+}

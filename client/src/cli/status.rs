@@ -1,0 +1,174 @@
+//! `quorate status`: each node asked for itself.
+
+use std::io::Write;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use quorate_protocol::response::{FollowerStatus, Status};
+use serde_json::{Value as Json, json};
+
+use super::arguments::{Arguments, Format};
+use super::{Exit, Failure};
+use crate::{Client, Error, NodeStatus, Role};
+
+/// What a node said, or why it said nothing.
+type Asked = (String, Result<NodeStatus, Error>);
+
+/// Asks all nodes at once, and prints what each said.
+pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure> {
+    let asking: Vec<_> =
+        arguments.servers.iter().map(|server| smol::spawn(ask(server.clone(), arguments.timeout))).collect();
+    let mut nodes = Vec::new();
+    for answer in asking {
+        nodes.push(answer.await);
+    }
+    match arguments.format {
+        Format::Text => write!(out, "{}", text(&nodes))?,
+        Format::Json => match nodes.as_slice() {
+            [node] => writeln!(out, "{}", node_json(node))?,
+            nodes => writeln!(out, "{}", Json::from_iter(nodes.iter().map(node_json)))?,
+        },
+    }
+    match nodes.into_iter().find_map(|(_, answer)| answer.is_ok().then_some(())) {
+        Some(()) => Ok(()),
+        None => {
+            let message = "none of the nodes could be asked; check --servers, and that they run".into();
+            Err(Failure { exit: Exit::Unreachable, message })
+        }
+    }
+}
+
+async fn ask(server: String, timeout: std::time::Duration) -> Asked {
+    let answer = async {
+        let client =
+            Client::builder().servers([&server]).deadline(timeout).connect_timeout(timeout).connect()?;
+        client.status(false).await
+    };
+    let answer = answer.await;
+    (server, answer)
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+    }
+}
+
+fn text(nodes: &[Asked]) -> String {
+    let mut table = new_table([
+        "server", "node", "role", "term", "leader", "quorum", "last", "durable", "commit", "applied", "keys",
+    ]);
+    for (server, answer) in nodes {
+        match answer {
+            Ok(status) => table.add_row(row(server, &status.view())),
+            Err(_) => table.add_row([server.as_str(), "", "not reached"]),
+        };
+    }
+    let mut text = format!("{table}\n");
+    for (server, answer) in nodes {
+        match answer {
+            Ok(status) if !status.view().followers.is_empty() => {
+                let status = status.view();
+                let followers = followers_table(&status.followers);
+                text += &format!("followers, as node {} sees them\n{followers}\n", status.node);
+            }
+            Ok(_) => {}
+            Err(error) => text += &format!("{server}: {error}\n"),
+        }
+    }
+    text
+}
+
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
+    table
+}
+
+fn row(server: &str, status: &Status<'_>) -> [String; 11] {
+    let quorums = status.quorums;
+    let formed = if status.formed { "" } else { ", not formed" };
+    [
+        server.into(),
+        status.node.to_string(),
+        format!("{}{formed}", role(status.role)),
+        status.term.to_string(),
+        status.leader.as_ref().map_or("unknown".into(), |leader| leader.node.to_string()),
+        format!("{} of {}", quorums.quorum(), quorums.replicas()),
+        status.last.to_string(),
+        status.durable.to_string(),
+        status.commit.to_string(),
+        status.applied.to_string(),
+        status.keys.to_string(),
+    ]
+}
+
+fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
+    let mut table = new_table(["node", "reachable", "durable", "applied", "entries behind", "bytes behind"]);
+    for follower in followers {
+        table.add_row([
+            follower.node.to_string(),
+            if follower.reachable { "yes" } else { "no" }.into(),
+            follower.durable.to_string(),
+            follower.applied.to_string(),
+            follower.entries_behind.to_string(),
+            follower.bytes_behind.to_string(),
+        ]);
+    }
+    table
+}
+
+fn node_json((server, answer): &Asked) -> Json {
+    match answer {
+        Ok(status) => status_json(server, &status.view()),
+        Err(error) => json!({ "server": server, "reached": false, "error": error.to_string() }),
+    }
+}
+
+fn status_json(server: &str, status: &Status<'_>) -> Json {
+    json!({
+        "server": server,
+        "reached": true,
+        "node": status.node.get(),
+        "cluster": status.cluster,
+        "formed": status.formed,
+        "role": role(status.role),
+        "term": status.term,
+        "leader": status.leader.as_ref().map(|leader| leader.node.get()),
+        "leader_address": status.leader.as_ref().map(|leader| leader.address.as_str()),
+        "replicas": status.quorums.replicas(),
+        "quorum": status.quorums.quorum(),
+        "election_quorum": status.quorums.election_quorum(),
+        "durability": status.durability.to_string(),
+        "last": status.last,
+        "durable": status.durable,
+        "commit": status.commit,
+        "applied": status.applied,
+        "checkpoint": status.checkpoint,
+        "log_first": status.log_first,
+        "log_bytes": status.log_bytes,
+        "log_bytes_held": status.log_bytes_held,
+        "keys": status.keys,
+        "store_bytes": status.store_bytes,
+        "disk": {
+            "syncs": status.disk.syncs,
+            "entries": status.disk.entries,
+            "bytes": status.disk.bytes,
+            "busy_us": status.disk.busy_us,
+        },
+        "followers": status.followers.iter().map(follower_json).collect::<Vec<_>>(),
+    })
+}
+
+fn follower_json(follower: &FollowerStatus<'_>) -> Json {
+    json!({
+        "node": follower.node.get(),
+        "reachable": follower.reachable,
+        "durable": follower.durable,
+        "applied": follower.applied,
+        "entries_behind": follower.entries_behind,
+        "bytes_behind": follower.bytes_behind,
+    })
+}

@@ -1,0 +1,127 @@
+//! What can go wrong with a call, told apart by what the caller may do next.
+
+use std::sync::Arc;
+
+use quorate_protocol::handshake::HelloRefusal;
+use quorate_protocol::request::InvalidRequest;
+use quorate_protocol::response::Refusal;
+use quorate_protocol::{Index, limits};
+use thiserror::Error;
+
+/// Why a call has no result.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Error {
+    /// A client without servers.
+    #[error("no server is named: give at least one HOST:PORT")]
+    NoServers,
+    /// The request breaks a limit; it was not sent.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// The request is over [`limits::REQUEST_BYTES_MAX`] as a whole; it was not sent.
+    #[error("a request of {0} bytes is over the limit of {max}: split it", max = limits::REQUEST_BYTES_MAX)]
+    RequestTooLong(usize),
+    /// The server refused the request, and did nothing. Refusals that pass by themselves were tried again
+    /// until the deadline.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Every server refused the connection.
+    #[error("{server} refused the connection: {refusal}")]
+    HelloRefused {
+        /// The last server asked.
+        server: Arc<str>,
+        /// Its reason.
+        refusal: HelloRefusal,
+    },
+    /// No connection was had before the deadline; nothing was sent. Says what the last attempt met.
+    #[error("no server could be reached within the deadline: {0}")]
+    Unreachable(Arc<str>),
+    /// As many requests as allowed were in flight until the deadline; nothing was sent.
+    #[error("the bound on requests in flight was reached until the deadline: send less or wait longer")]
+    InFlight,
+    /// A read was not answered before its deadline.
+    #[error("no answer within the deadline")]
+    Deadline,
+    /// The write may have happened, may happen yet, or never: read before writing again.
+    #[error("the outcome is unknown: {0}")]
+    OutcomeUnknown(Unknown),
+    /// The answer does not fit what was asked.
+    #[error("the server's answer does not fit the request: client and server do not match")]
+    BadAnswer,
+    /// [`Client::close`](crate::Client::close) was called, or the driver was dropped.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// What is known of a write whose outcome is not.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Unknown {
+    /// The connection ended after the write was sent. Says how.
+    #[error("the connection was lost after the write was sent: {0}")]
+    ConnectionLost(Arc<str>),
+    /// No answer came.
+    #[error("no answer within the deadline")]
+    Deadline,
+    /// The leader has it in its log, and a later leader may keep or drop it.
+    #[error("appended at index {index}, known on {copies} replicas at the deadline, not committed")]
+    Uncommitted {
+        /// Where it was appended.
+        index: Index,
+        /// Replicas known to hold it durably.
+        copies: u8,
+    },
+}
+
+/// What a caller may do about an [`Error`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// Nothing happened; the same call may succeed later.
+    Retryable,
+    /// Nothing happened, nor will it until somebody changes what the message names.
+    Refused,
+    /// A write that may have happened.
+    OutcomeUnknown,
+}
+
+impl Error {
+    /// What the caller may do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unreachable(_) | Self::InFlight | Self::Deadline => ErrorKind::Retryable,
+            Self::Refused(Refusal::NoQuorum { .. }) => ErrorKind::Retryable,
+            Self::Refused(refusal) if passes(refusal) => ErrorKind::Retryable,
+            Self::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
+            Self::HelloRefused { refusal, .. } if !is_permanent(refusal) => ErrorKind::Retryable,
+            Self::NoServers
+            | Self::Invalid(_)
+            | Self::RequestTooLong(_)
+            | Self::Refused(_)
+            | Self::HelloRefused { .. }
+            | Self::BadAnswer
+            | Self::Closed => ErrorKind::Refused,
+        }
+    }
+}
+
+/// Whether a refusal is of the moment, so that the client tries again by itself.
+///
+/// Not [`Refusal::NoQuorum`]: replicas do not come back within a call, and who waits wants to know.
+pub(crate) fn passes(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::NotLeader { .. }
+        | Refusal::NotReady(_)
+        | Refusal::Overloaded(_)
+        | Refusal::Behind { .. }
+        | Refusal::Stopping => true,
+        Refusal::NoQuorum { .. }
+        | Refusal::BadRequest(_)
+        | Refusal::Unsupported(_)
+        | Refusal::DiskFull
+        | Refusal::TokenLost
+        | Refusal::BadFrame(_) => false,
+    }
+}
+
+/// Whether a server will refuse the next connection for the same reason.
+pub(crate) fn is_permanent(refusal: &HelloRefusal) -> bool {
+    !matches!(refusal, HelloRefusal::TooManyConnections | HelloRefusal::Stopping)
+}

@@ -1,0 +1,219 @@
+//! The calls in flight: a slab whose places are used again, so that a call costs no allocation.
+//!
+//! A call is *waiting* (no byte of it exists), *queued* (its frame is in the stream of the connection), or
+//! *done*. A request's id is the place and a generation that rises with each use: an answer to a call that
+//! was given up finds another generation and is dropped.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use quorate_protocol::handshake::HelloRefusal;
+
+use crate::reply::Reply;
+
+/// What ends the wait of a call.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The server's.
+    Reply(Reply),
+    /// It was waiting, and may be sent now.
+    Proceed,
+    /// The connection ended before a byte of it was given to the socket. Says how.
+    Unsent(Arc<str>),
+    /// The connection ended with (some of) it sent. Says how.
+    Lost(Arc<str>),
+    /// The deadline passed while it was waiting. Says why there was no connection.
+    LateUnsent(Arc<str>),
+    /// The deadline passed after it was queued.
+    LateSent,
+    /// Every server refused the connection.
+    HelloRefused { server: Arc<str>, refusal: HelloRefusal },
+    /// There is no driver any more; nothing was sent.
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Free,
+    Waiting,
+    Queued {
+        /// Position of the frame's first byte in all that was ever queued.
+        start: u64,
+        /// Responses that had been received by then.
+        heard: u64,
+    },
+    Done(Answer),
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    phase: Phase,
+    deadline: Instant,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    waiting: usize,
+    queued: usize,
+}
+
+fn split(id: u64) -> (usize, u32) {
+    (id as u32 as usize, (id >> 32) as u32)
+}
+
+impl Slots {
+    /// Calls that have not taken their answer yet.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Adds a waiting call, and returns its id, which is never 0.
+    pub(crate) fn insert(&mut self, deadline: Instant) -> u64 {
+        self.waiting += 1;
+        if let Some(index) = self.free.pop() {
+            let slot = &mut self.slots[index as usize];
+            slot.phase = Phase::Waiting;
+            slot.deadline = deadline;
+            return u64::from(slot.generation) << 32 | u64::from(index);
+        }
+        let index = self.slots.len() as u64;
+        self.slots.push(Slot { generation: 1, phase: Phase::Waiting, deadline, waker: None });
+        1 << 32 | index
+    }
+
+    /// A waiting call's frame is in the stream.
+    pub(crate) fn queue(&mut self, id: u64, start: u64, heard: u64) {
+        let slot = &mut self.slots[split(id).0];
+        debug_assert!(matches!(slot.phase, Phase::Waiting));
+        slot.phase = Phase::Queued { start, heard };
+        self.waiting -= 1;
+        self.queued += 1;
+    }
+
+    /// Frees a call's place, answered or not.
+    pub(crate) fn remove(&mut self, id: u64) {
+        let (index, generation) = split(id);
+        let slot = &mut self.slots[index];
+        debug_assert_eq!(slot.generation, generation);
+        match slot.phase {
+            Phase::Waiting => self.waiting -= 1,
+            Phase::Queued { .. } => self.queued -= 1,
+            Phase::Done(_) => {}
+            Phase::Free => unreachable!("a call is removed once"),
+        }
+        slot.phase = Phase::Free;
+        slot.waker = None;
+        slot.generation = slot.generation.wrapping_add(1).max(1);
+        self.free.push(index as u32);
+    }
+
+    /// The answer, if it is there; otherwise `waker` is woken when it is.
+    pub(crate) fn take(&mut self, id: u64, waker: &Waker) -> Option<Answer> {
+        let slot = &mut self.slots[split(id).0];
+        if matches!(slot.phase, Phase::Done(_)) {
+            let Phase::Done(answer) = std::mem::replace(&mut slot.phase, Phase::Done(Answer::Proceed)) else {
+                unreachable!("just matched")
+            };
+            return Some(answer);
+        }
+        match &mut slot.waker {
+            Some(present) => present.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        None
+    }
+
+    /// Whether this id was ever given out.
+    pub(crate) fn is_known(&self, id: u64) -> bool {
+        split(id).0 < self.slots.len()
+    }
+
+    /// Answers a queued call, unless it was given up. Whom to wake goes to `wakers`.
+    pub(crate) fn answer(&mut self, id: u64, answer: Answer, wakers: &mut Vec<Waker>) {
+        let (index, generation) = split(id);
+        let slot = &self.slots[index];
+        if slot.generation == generation && matches!(slot.phase, Phase::Queued { .. }) {
+            self.finish(index, answer, wakers);
+        }
+    }
+
+    /// Ends the wait of every open call for which `judge` has an answer.
+    pub(crate) fn answer_all(
+        &mut self,
+        wakers: &mut Vec<Waker>,
+        mut judge: impl FnMut(&Phase, Instant) -> Option<Answer>,
+    ) {
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index];
+            if matches!(slot.phase, Phase::Free | Phase::Done(_)) {
+                continue;
+            }
+            if let Some(answer) = judge(&slot.phase, slot.deadline) {
+                self.finish(index, answer, wakers);
+            }
+        }
+    }
+
+    fn finish(&mut self, index: usize, answer: Answer, wakers: &mut Vec<Waker>) {
+        let slot = &mut self.slots[index];
+        match slot.phase {
+            Phase::Waiting => self.waiting -= 1,
+            _ => self.queued -= 1,
+        }
+        slot.phase = Phase::Done(answer);
+        wakers.extend(slot.waker.take());
+    }
+
+    /// The earliest deadline of the open calls.
+    pub(crate) fn earliest_deadline(&self) -> Option<Instant> {
+        let open = |slot: &&Slot| matches!(slot.phase, Phase::Waiting | Phase::Queued { .. });
+        self.slots.iter().filter(open).map(|slot| slot.deadline).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_a_call_given_up_does_not_reach_the_next_in_its_place() {
+        let (mut slots, mut wakers) = (Slots::default(), Vec::new());
+        let first = slots.insert(Instant::now());
+        slots.queue(first, 0, 0);
+        slots.remove(first);
+        let second = slots.insert(Instant::now());
+        slots.queue(second, 10, 0);
+        slots.answer(first, Answer::Closed, &mut wakers);
+        assert!(slots.take(second, Waker::noop()).is_none());
+        slots.answer(second, Answer::Closed, &mut wakers);
+        assert!(matches!(slots.take(second, Waker::noop()), Some(Answer::Closed)));
+        assert_eq!(wakers.len(), 1);
+    }
+
+    #[test]
+    fn counts_follow_every_way_a_call_can_end() {
+        let (mut slots, mut wakers) = (Slots::default(), Vec::new());
+        let [waiting, queued, answered] = [(); 3].map(|()| slots.insert(Instant::now()));
+        slots.queue(queued, 0, 0);
+        slots.queue(answered, 5, 0);
+        slots.answer(answered, Answer::Closed, &mut wakers);
+        assert_eq!((slots.len(), slots.waiting(), slots.queued()), (3, 1, 1));
+        for id in [waiting, queued, answered] {
+            slots.remove(id);
+        }
+        assert_eq!((slots.len(), slots.waiting(), slots.queued()), (0, 0, 0));
+    }
+}

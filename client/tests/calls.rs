@@ -1,0 +1,351 @@
+//! Calls against servers that answer, refuse, vanish and lie.
+
+mod fake;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fake::{Fake, always, nobody, not_leader, refusing, store, value, written};
+use futures_lite::future::{block_on, or, poll_once, zip};
+use quorate_client::{
+    Client, Error, ErrorKind, Expected, Mutation, Refusal, Role, Unknown, WriteResult, prefix,
+};
+use quorate_protocol::handshake::HelloRefusal;
+use quorate_protocol::response::Outcome;
+
+fn client<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Client {
+    Client::builder().servers(servers).deadline(Duration::from_secs(10)).connect().unwrap()
+}
+
+fn brief(client: &Client) -> Client {
+    client.with_deadline(Duration::from_millis(150))
+}
+
+#[test]
+fn every_operation_has_its_result() {
+    let client = client([store()]);
+    block_on(async {
+        assert_eq!(client.get("a").await.unwrap().value, None);
+        let first = client.set("a", "1").await.unwrap();
+        assert_eq!(first.result, WriteResult::Applied { existed: 0 });
+        let found = client.get("a").await.unwrap();
+        assert_eq!((found.token, found.value.unwrap().value), (first.token(), b"1".to_vec()));
+        assert!(!client.compare_and_set("a", Expected::Absent, "2").await.unwrap().applied());
+        let expected = Expected::Revision(first.revision());
+        assert!(client.compare_and_set("a", expected, "2").await.unwrap().applied());
+        let set = |key, value| Mutation::Set { key, value };
+        client.batch(vec![set(b"b", b"3"), set(b"c", b"4")]).await.unwrap();
+        assert_eq!(client.delete("c").await.unwrap().result, WriteResult::Applied { existed: 1 });
+        assert_eq!(client.status(false).await.unwrap().view().role, Role::Leader);
+        client.ping().await.unwrap();
+        client.close().await;
+        assert_eq!(client.ping().await, Err(Error::Closed));
+    });
+}
+
+#[test]
+fn a_scan_goes_through_all_pages() {
+    let client = client([store()]);
+    block_on(async {
+        for key in ["a1", "b1", "b2", "b3", "b4", "b5", "c1"] {
+            client.set(key, key).await.unwrap();
+        }
+        let range = prefix(b"b");
+        let mut pages = client.scan_pages(range, 2);
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            keys.push(page.unwrap().items.into_iter().map(|item| item.key).collect::<Vec<_>>());
+        }
+        assert_eq!(keys, [vec![b"b1", b"b2"], vec![b"b3", b"b4"], vec![b"b5"]]);
+    });
+}
+
+#[test]
+fn the_leader_is_followed() {
+    let follower = Fake::start();
+    let leader = store();
+    let client = client([&follower.address]);
+    let script = thread::spawn(move || {
+        let mut peer = follower.peer();
+        let id = peer.id();
+        peer.answer(id, not_leader(Some(&leader)));
+        assert_eq!(peer.frame(), None, "the follower is left");
+    });
+    block_on(client.set("a", "1")).unwrap();
+    script.join().unwrap();
+    assert!(block_on(client.get("a")).unwrap().value.is_some());
+}
+
+#[test]
+fn what_is_in_flight_is_answered_before_a_follower_is_left() {
+    let (follower, leader) = (Fake::start(), Fake::start());
+    let client = client([&follower.address]);
+    let script = thread::spawn(move || {
+        let mut peer = follower.peer();
+        let (first, second) = (peer.id(), peer.id());
+        peer.answer(second, not_leader(Some(&leader.address)));
+        peer.answer(first, written(7));
+        let mut peer = leader.peer();
+        let id = peer.id();
+        peer.answer(id, written(8));
+    });
+    let (first, second) = block_on(zip(client.set("a", "1"), client.set("b", "2")));
+    assert_eq!((first.unwrap().revision(), second.unwrap().revision()), (7, 8));
+    script.join().unwrap();
+}
+
+#[test]
+fn the_next_server_is_tried_when_one_is_not_there() {
+    let client = client([nobody(), store()]);
+    block_on(client.set("a", "1")).unwrap();
+}
+
+#[test]
+fn not_ready_is_tried_again_until_it_is() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        for _ in 0..3 {
+            let id = peer.id();
+            peer.answer(id, Outcome::Refused(Refusal::NotReady("forming".into())));
+        }
+        let id = peer.id();
+        peer.answer(id, written(1));
+    });
+    block_on(client.set("a", "1")).unwrap();
+    script.join().unwrap();
+}
+
+#[test]
+fn not_ready_is_returned_at_the_deadline() {
+    let (address, refused) = always(Refusal::NotReady("forming".into()));
+    let client = brief(&client([address]));
+    let error = block_on(client.set("a", "1")).unwrap_err();
+    assert_eq!(error, Error::Refused(Refusal::NotReady("forming".into())));
+    assert_eq!(error.kind(), ErrorKind::Retryable);
+    assert!(refused.try_iter().count() > 1);
+}
+
+#[test]
+fn no_quorum_is_returned_at_once() {
+    let (address, refused) = always(Refusal::NoQuorum { have: 1, need: 2 });
+    let client = client([address]);
+    let error = block_on(client.set("a", "1")).unwrap_err();
+    assert_eq!(error, Error::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+    assert_eq!(refused.try_iter().count(), 1);
+}
+
+#[test]
+fn a_write_whose_connection_dies_has_an_unknown_outcome() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        peer.id();
+        peer.close();
+    });
+    let error = block_on(client.set("a", "1")).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(Unknown::ConnectionLost(_))), "{error}");
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    script.join().unwrap();
+}
+
+#[test]
+fn an_uncommitted_write_has_an_unknown_outcome() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, Outcome::Unknown { index: 5, copies: 1 });
+    });
+    let error = block_on(client.set("a", "1")).unwrap_err();
+    assert_eq!(error, Error::OutcomeUnknown(Unknown::Uncommitted { index: 5, copies: 1 }));
+    script.join().unwrap();
+}
+
+#[test]
+fn a_read_is_tried_again_on_a_new_connection() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        peer.id();
+        peer.close();
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, value(4, b"v"));
+    });
+    assert_eq!(block_on(client.get("a")).unwrap().value.unwrap().revision, 4);
+    script.join().unwrap();
+}
+
+#[test]
+fn answers_in_any_order_find_their_calls() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let ids: Vec<_> = (0..3).map(|_| peer.id()).collect();
+        for (revision, id) in ids.into_iter().enumerate().rev() {
+            peer.answer(id, written(revision as u64 + 1));
+        }
+    });
+    let calls = zip(zip(client.set("a", "1"), client.set("b", "2")), client.set("c", "3"));
+    let ((a, b), c) = block_on(calls);
+    assert_eq!([a, b, c].map(|written| written.unwrap().revision()), [1, 2, 3]);
+    script.join().unwrap();
+}
+
+#[test]
+fn the_deadline_makes_a_write_unknown_and_a_read_late() {
+    let server = Fake::start();
+    let client = brief(&client([&server.address]));
+    let began = Instant::now();
+    let (write, read) = block_on(zip(client.set("a", "1"), client.get("a")));
+    assert_eq!(write, Err(Error::OutcomeUnknown(Unknown::Deadline)));
+    assert_eq!(read, Err(Error::Deadline));
+    assert!(began.elapsed() >= Duration::from_millis(150));
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_replaced() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    assert_eq!(block_on(brief(&client).get("a")), Err(Error::Deadline));
+    let mut silent = server.peer();
+    silent.id();
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, value(4, b"v"));
+    });
+    block_on(client.get("a")).unwrap();
+    script.join().unwrap();
+    assert_eq!(silent.frame(), None);
+}
+
+#[test]
+fn nobody_there_is_an_error_that_says_what_was_met() {
+    let address = nobody();
+    let error = block_on(brief(&client([&address])).set("a", "1")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retryable);
+    assert!(error.to_string().contains(&address), "{error}");
+}
+
+#[test]
+fn a_server_of_another_cluster_is_an_error_at_once() {
+    let address = refusing(HelloRefusal::OtherCluster("other".into()));
+    let error = block_on(client([&address]).set("a", "1")).unwrap_err();
+    let refusal = HelloRefusal::OtherCluster("other".into());
+    assert_eq!(error, Error::HelloRefused { server: address.as_str().into(), refusal });
+}
+
+#[test]
+fn garbage_from_the_server_ends_the_connection() {
+    let server = Fake::start();
+    let client = client([&server.address]);
+    let script = thread::spawn(move || {
+        for garbage in [&[0xff; 64][..], &[4, 0, 0, 0, 9, 9, 9, 9, 1, 2, 3, 4]] {
+            let mut peer = server.peer();
+            peer.id();
+            peer.raw(garbage);
+            assert_eq!(peer.frame(), None);
+        }
+        let mut peer = server.peer();
+        peer.id();
+        peer.answer(u64::from(u32::MAX), Outcome::Pong);
+        assert_eq!(peer.frame(), None, "an answer that nobody asked for");
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, value(1, b"v"));
+    });
+    block_on(client.get("a")).unwrap();
+    script.join().unwrap();
+}
+
+#[test]
+fn calls_above_the_bound_wait_for_a_place() {
+    let server = Fake::with_in_flight_max(2);
+    let client = client([&server.address]);
+    block_on(async {
+        // The server's bound is known once it is connected.
+        let script = smol::unblock(move || {
+            let mut peer = server.peer();
+            let id = peer.id();
+            peer.answer(id, Outcome::Pong);
+            peer
+        });
+        let (peer, pong) = zip(script, client.ping()).await;
+        pong.unwrap();
+        let mut peer = peer;
+        let mut calls = Box::pin(zip(zip(client.set("a", "1"), client.set("b", "2")), client.set("c", "3")));
+        assert!(poll_once(calls.as_mut()).await.is_none());
+        let late = brief(&client);
+        assert_eq!(late.set("d", "4").await, Err(Error::InFlight));
+        let script = smol::unblock(move || {
+            let (first, second) = (peer.id(), peer.id());
+            peer.answer(second, written(2));
+            let third = peer.id();
+            peer.answer(third, written(3));
+            peer.answer(first, written(1));
+        });
+        let (((a, b), c), ()) = zip(calls, script).await;
+        assert_eq!([a, b, c].map(|written| written.unwrap().revision()), [1, 2, 3]);
+    });
+}
+
+#[test]
+fn a_call_that_was_given_up_leaves_its_place() {
+    let server = Fake::with_in_flight_max(1);
+    let client = client([&server.address]);
+    block_on(async {
+        let received = smol::unblock(move || {
+            let mut peer = server.peer();
+            let id = peer.id();
+            (peer, id)
+        });
+        let call = async { Err(client.set("a", "1").await) };
+        let (mut peer, given_up) = or(call, async { Ok(received.await) }).await.unwrap();
+        let script = smol::unblock(move || {
+            let next = peer.id();
+            peer.answer(given_up, written(1));
+            peer.answer(next, written(2));
+        });
+        let (next, ()) = zip(client.set("b", "2"), script).await;
+        assert_eq!(next.unwrap().revision(), 2);
+    });
+}
+
+#[test]
+fn a_dropped_driver_ends_its_calls() {
+    let (client, driver) = Client::builder().servers([nobody()]).build().unwrap();
+    let mut call = Box::pin(client.set("a", "1"));
+    assert!(block_on(poll_once(call.as_mut())).is_none());
+    drop(driver);
+    assert_eq!(block_on(call), Err(Error::Closed));
+}
+
+#[test]
+fn a_value_longer_than_the_buffers_comes_whole() {
+    let client = client([store()]);
+    let long: Vec<u8> = (0..1 << 20).map(|i: u32| i as u8).collect();
+    block_on(async {
+        client.set("a", &long).await.unwrap();
+        assert_eq!(client.get("a").await.unwrap().value.unwrap().value, long);
+    });
+}
+
+#[test]
+fn what_breaks_a_limit_is_not_sent() {
+    let client = client([nobody()]);
+    let error = block_on(client.set("", "1")).unwrap_err();
+    assert_eq!(error.to_string(), "a key must have at least one byte");
+    let value = vec![0; 1 << 20];
+    let mutations = vec![Mutation::Set { key: b"a", value: &value }; 3];
+    let client = self::client([store()]);
+    block_on(client.ping()).unwrap();
+    assert!(matches!(block_on(client.batch(mutations)), Err(Error::RequestTooLong(_))));
+    block_on(client.ping()).unwrap();
+}

@@ -1,0 +1,114 @@
+//! `quorate`: what it prints, and what it exits with.
+
+mod fake;
+
+use assert_cmd::Command;
+use assert_cmd::assert::Assert;
+use fake::{Fake, always, nobody, store};
+use quorate_protocol::response::Refusal;
+
+fn quorate(server: &str, arguments: &[&str]) -> Assert {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.env("QUORATE_SERVERS", server).args(["--timeout", "10s"]).args(arguments).assert()
+}
+
+fn stdout(assert: Assert) -> String {
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+/// The one line on standard error.
+fn error(assert: &Assert) -> String {
+    let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn set_get_delete_and_get_again() {
+    let server = store();
+    let text = stdout(quorate(&server, &["set", "a", "1"]).success());
+    assert_eq!(
+        text,
+        "done, the key was absent: index 1, fsync on nodes 1 2, survives a failover, 1 may be lost\n"
+    );
+    assert_eq!(stdout(quorate(&server, &["get", "a"]).success()), "1\n");
+    quorate(&server, &["delete", "a"]).success();
+    let absent = quorate(&server, &["get", "a"]).code(3).stdout("");
+    assert_eq!(error(&absent), "quorate: the key is absent\n");
+    quorate(&server, &["delete", "a"]).success();
+}
+
+#[test]
+fn values_are_any_bytes() {
+    let server = store();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(["--servers", &server, "set", "a", "-"]).write_stdin(&b"\xff\x00\n"[..]).assert().success();
+    quorate(&server, &["get", "a"]).success().stdout(&b"\xff\x00\n\n"[..]);
+    let json = stdout(quorate(&server, &["get", "a", "--format", "json"]).success());
+    assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":null,\"value_hex\":\"ff000a\"}\n");
+}
+
+#[test]
+fn a_compare_and_set_that_fails_says_what_is_there() {
+    let server = store();
+    quorate(&server, &["cas", "a", "1", "--revision", "absent"]).success();
+    let failed = quorate(&server, &["cas", "a", "2", "--revision", "absent"]).code(1);
+    assert!(error(&failed).contains("the key is at revision 1, expected absent"));
+    let failed = quorate(&server, &["cas", "a", "2", "--revision", "7", "--format", "json"]).code(1);
+    assert!(stdout(failed).contains("\"revision\":1"));
+    quorate(&server, &["cas", "a", "2", "--revision", "1"]).success();
+}
+
+#[test]
+fn a_scan_prints_a_prefix_up_to_a_limit() {
+    let server = store();
+    for (key, value) in [("a", "0"), ("b1", "x"), ("b2", "tab\there"), ("b3", "z")] {
+        quorate(&server, &["set", key, value]).success();
+    }
+    assert_eq!(stdout(quorate(&server, &["scan", "b", "--limit", "2"])), "b1\tx\nb2\ttab\\there\n");
+    let json = stdout(quorate(&server, &["scan", "a", "--format", "json"]));
+    assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":\"0\"}\n");
+    assert_eq!(stdout(quorate(&server, &["scan"])).lines().count(), 4);
+}
+
+#[test]
+fn status_of_one_node_is_an_object() {
+    let one = stdout(quorate(&store(), &["status", "--format", "json"]).success());
+    let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+    assert_eq!((&one["role"], &one["election_quorum"]), (&"leader".into(), &2.into()));
+    assert_eq!(one["followers"][0]["entries_behind"], 1);
+}
+
+#[test]
+fn status_of_several_nodes_is_an_array_that_shows_who_cannot_be_reached() {
+    let (server, gone) = (store(), nobody());
+    let ask = |servers: &str, format: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["--servers", servers, "--timeout", "300ms", "status", "--format", format]).assert()
+    };
+    let both = format!("{server},{gone}");
+    let json: serde_json::Value = serde_json::from_str(&stdout(ask(&both, "json").success())).unwrap();
+    assert_eq!((&json[0]["reached"], &json[1]["reached"]), (&true.into(), &false.into()));
+    let text = stdout(ask(&both, "text").success());
+    assert!(text.contains("2 of 3") && text.contains("not reached"), "{text}");
+    ask(&gone, "json").code(4);
+}
+
+#[test]
+fn exit_codes_tell_errors_apart() {
+    let brief = |server: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["--servers", server, "--timeout", "300ms"]).args(arguments).assert()
+    };
+    let gone = nobody();
+    assert!(error(&brief(&gone, &["get", "a"]).code(4)).contains(&gone));
+    let (no_quorum, _refused) = always(Refusal::NoQuorum { have: 1, need: 2 });
+    assert!(error(&brief(&no_quorum, &["set", "a", "1"]).code(4)).contains("1 of the 2 replicas"));
+    let (full, _refused) = always(Refusal::DiskFull);
+    brief(&full, &["set", "a", "1"]).code(1);
+    let silent = Fake::start();
+    assert!(error(&brief(&silent.address, &["set", "a", "1"]).code(5)).contains("outcome is unknown"));
+    brief(&gone, &["get"]).code(2);
+    brief(&gone, &["get", ""]).code(2);
+    brief("no-port", &["get", "a"]).code(2);
+}
