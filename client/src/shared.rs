@@ -29,6 +29,9 @@ const DEADLINE_GRAIN: Duration = Duration::from_millis(5);
 /// knows more than the client, shall still arrive in time.
 const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(20);
 
+/// The longest deadline; a longer one is cut to it. Keeps clock arithmetic far from its limits.
+const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Whether frames may be queued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
@@ -318,6 +321,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     pub(crate) fn after(left: Duration) -> Self {
+        let left = left.min(DEADLINE_MAX);
         Self { at: Instant::now() + left, left }
     }
 
