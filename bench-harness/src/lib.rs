@@ -1,1 +1,33 @@
-//! The harness of Quorate.
+//! The harness of Quorate: starts a real cluster, loads it, and shows what its quorum costs.
+//!
+//! Four nouns, in the order they happen:
+//!
+//! - command line: [`options`], humane [`units`];
+//! - [`plan`]: the cases that will be measured, decided before anything starts;
+//! - run: [`session`] takes the cases one by one, [`run`] measures one with a [`cluster`] of real
+//!   processes, the client crate's load, [`lag`] and [`verify`];
+//! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`].
+//!
+//! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
+//! standard output and nothing else does; progress, warnings and errors go to standard error.
+//!
+//! # What it does not
+//!
+//! One closed loop, uniform keys, writes only; one machine; no faults during a run; no repeats. Tests use
+//! [`cluster`] to break things.
+
+pub mod cluster;
+pub mod environment;
+pub mod failure;
+pub mod interrupt;
+pub mod lag;
+pub mod node;
+pub mod options;
+pub mod place;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod session;
+pub mod units;
+pub mod verify;

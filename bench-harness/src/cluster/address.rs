@@ -1,0 +1,115 @@
+//! Addresses that do not race: each cluster has a loopback address of its own.
+//!
+//! Ports picked as "free a moment ago" are taken by somebody else now and then, and a node that restarts
+//! needs the one it had. So a cluster takes an address out of 127.0.0.0/8, all of which Linux serves on
+//! loopback, and holds it by listening on a fixed port there; node ports on it are fixed numbers below the
+//! range that outgoing connections draw theirs from.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::bail;
+
+/// Held by the cluster itself.
+const RESERVATION_PORT: u16 = 7400;
+
+/// Node i takes clients at this port plus i.
+const CLIENT_PORT_BASE: u16 = 7400;
+
+/// Node i meets its peers at this port plus i.
+const PEER_PORT_BASE: u16 = 7500;
+
+/// Addresses that are tried before giving up.
+const ATTEMPTS: u32 = 100;
+
+const _: () = assert!(CLIENT_PORT_BASE + (quorate_protocol::limits::REPLICAS_MAX as u16) < PEER_PORT_BASE);
+
+/// A loopback address that is ours until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    address: Ipv4Addr,
+    /// Nobody ever connects to it: it only holds the address.
+    _listener: TcpListener,
+}
+
+impl Reservation {
+    /// Takes an address on which the ports of `replicas` nodes are free.
+    pub(super) fn take(replicas: u8) -> anyhow::Result<Self> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match Self::try_take(random_address(), replicas) {
+                Ok(reservation) => return Ok(reservation),
+                Err(error) => last = Some(error),
+            }
+        }
+        let Some(error) = last else { bail!("no loopback address was tried") };
+        bail!(
+            "no loopback address is free for a cluster ({error}): stop whatever listens on all addresses at \
+             ports {RESERVATION_PORT} to {}",
+            PEER_PORT_BASE + u16::from(replicas)
+        )
+    }
+
+    fn try_take(address: Ipv4Addr, replicas: u8) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, RESERVATION_PORT))?;
+        let reservation = Self { address, _listener: listener };
+        for node in 1..=replicas {
+            TcpListener::bind(reservation.client(node))?;
+            TcpListener::bind(reservation.peer(node))?;
+        }
+        Ok(reservation)
+    }
+
+    /// Where clients reach a node.
+    pub(super) fn client(&self, node: u8) -> SocketAddr {
+        (self.address, CLIENT_PORT_BASE + u16::from(node)).into()
+    }
+
+    /// Where peers reach a node.
+    pub(super) fn peer(&self, node: u8) -> SocketAddr {
+        (self.address, PEER_PORT_BASE + u16::from(node)).into()
+    }
+}
+
+/// Different for each process and each call; 127.0.x.x is left to people.
+fn random_address() -> Ipv4Addr {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = (std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
+    let [a, b, c, ..] = RandomState::new().hash_one(call).to_le_bytes();
+    Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_nobody_elses_while_it_is_held() {
+        let first = Reservation::take(3).unwrap();
+        assert!(Reservation::try_take(first.address, 3).is_err());
+        let second = Reservation::take(3).unwrap();
+        assert_ne!(first.address, second.address);
+        let address = first.address;
+        drop(first);
+        assert!(Reservation::try_take(address, 3).is_ok());
+    }
+
+    #[test]
+    fn an_address_with_a_taken_node_port_is_not_used() {
+        let address = Reservation::take(3).unwrap().address;
+        let _somebody = TcpListener::bind((address, PEER_PORT_BASE + 3)).unwrap();
+        assert!(Reservation::try_take(address, 3).is_err());
+        assert!(Reservation::try_take(address, 2).is_ok());
+    }
+
+    #[test]
+    fn addresses_are_loopback_and_leave_the_usual_one_alone() {
+        for _ in 0..1000 {
+            let address = random_address();
+            assert!(address.is_loopback() && address.octets()[1] != 0, "{address}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Waiting by asking: until a cluster takes writes, and until its followers have what the leader has.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use quorate_client::{Client, NodeStatus, Role};
+use quorate_protocol::Index;
+use smol::Timer;
+
+use super::Cluster;
+use crate::units::format_duration;
+
+/// How often is asked.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long one answer may take; nodes that start refuse connections at once.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    /// Waits until the cluster is formed, its leader has committed its first entry, and every follower
+    /// that was started is reachable from it. Fails as soon as a node ends, or when the time is up.
+    pub async fn wait_ready(&mut self, time_max: Duration) -> anyhow::Result<()> {
+        let client = self.client(self.leader())?.with_deadline(ANSWER_TIME_MAX);
+        let running: Vec<_> = self.followers().filter(|node| self.process_id(*node).is_some()).collect();
+        let deadline = Instant::now() + time_max;
+        loop {
+            self.check_running()?;
+            let Err(reason) = leader_is_ready(&client, &running).await else { return Ok(()) };
+            if Instant::now() >= deadline {
+                let logs = self.directory().display();
+                bail!(
+                    "the cluster was not ready within {}: {reason}; the nodes' logs are in {logs}",
+                    format_duration(time_max)
+                );
+            }
+            Timer::after(POLL).await;
+        }
+    }
+
+    /// Waits until a node has applied everything up to `index`. Fails as soon as a node ends, or when the
+    /// time is up.
+    pub async fn wait_applied(&mut self, node: u8, index: Index, time_max: Duration) -> anyhow::Result<()> {
+        let client = self.client(node)?.with_deadline(ANSWER_TIME_MAX);
+        let deadline = Instant::now() + time_max;
+        loop {
+            self.check_running()?;
+            let reason = match client.status(false).await {
+                Ok(status) if status.view().applied >= index => return Ok(()),
+                Ok(status) => format!("it has applied {} of {index} entries", status.view().applied),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= deadline {
+                let within = format_duration(time_max);
+                bail!("node {node} did not catch up within {within}: {reason}{}", self.log_words(node));
+            }
+            Timer::after(POLL).await;
+        }
+    }
+}
+
+/// An error says what is missing.
+async fn leader_is_ready(client: &Client, followers: &[u8]) -> Result<(), String> {
+    match client.status(false).await {
+        Ok(status) => judge(&status, followers),
+        Err(error) => Err(format!("the leader does not answer ({error})")),
+    }
+}
+
+fn judge(status: &NodeStatus, followers: &[u8]) -> Result<(), String> {
+    let status = status.view();
+    if !status.formed {
+        return Err("the leader has not met every replica yet".to_owned());
+    }
+    if status.role != Role::Leader || status.commit == 0 {
+        return Err("the leader has not committed its first entry".to_owned());
+    }
+    let is_reachable = |node: &u8| {
+        status.followers.iter().any(|follower| follower.node.get() == *node && follower.reachable)
+    };
+    match followers.iter().find(|node| !is_reachable(node)) {
+        Some(node) => Err(format!("the leader does not reach node {node}")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,123 @@
+//! Replication lag of one measured window, from what the leader says of its followers.
+//!
+//! The leader keeps, since it started, a histogram per follower of the time from an entry's append to that
+//! follower's acknowledgement, on its own clock. Two of its states, one at each end of the window, give the
+//! window's own histogram by subtraction. A leader that has restarted in between counts from zero: then the
+//! later state alone is what is known.
+
+use std::io::Cursor;
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use quorate_client::NodeStatus;
+use serde::{Deserialize, Serialize};
+
+/// How far a follower was behind the leader during a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FollowerLag {
+    /// The follower.
+    pub node: u8,
+    /// From an entry's append at the leader to this follower's acknowledgement, in microseconds on the
+    /// leader's clock.
+    pub lag_us: LagTimes,
+    /// The most entries that it was behind when one of its acknowledgements came.
+    pub lag_entries_max: u64,
+}
+
+/// A distribution of lag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LagTimes {
+    /// Median.
+    pub p50: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// Longest.
+    pub max: u64,
+}
+
+/// The lag of every follower between two states of the leader, asked for with histograms.
+pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<FollowerLag>> {
+    let (begin, end) = (begin.view(), end.view());
+    end.followers
+        .iter()
+        .map(|after| {
+            let before = begin.followers.iter().find(|follower| follower.node == after.node);
+            let times = window(before.map_or(&[], |follower| follower.lag_us), after.lag_us)
+                .with_context(|| format!("the lag of node {} as the leader tells it", after.node))?;
+            let entries = window(before.map_or(&[], |follower| follower.lag_entries), after.lag_entries)
+                .with_context(|| {
+                    format!("the entries behind of node {} as the leader tells them", after.node)
+                })?;
+            let lag_us = LagTimes {
+                p50: times.value_at_quantile(0.5),
+                p99: times.value_at_quantile(0.99),
+                max: times.max(),
+            };
+            Ok(FollowerLag { node: after.node.get(), lag_us, lag_entries_max: entries.max() })
+        })
+        .collect()
+}
+
+/// What was recorded between two states of one histogram, each in HDR's V2 serialisation or empty.
+fn window(before: &[u8], after: &[u8]) -> anyhow::Result<Histogram<u64>> {
+    let (before, mut after) = (read(before)?, read(after)?);
+    // A difference that is not possible means that counting began anew.
+    let unchanged = after.clone();
+    if after.subtract(&before).is_err() {
+        after = unchanged;
+    }
+    Ok(after)
+}
+
+fn read(serialised: &[u8]) -> anyhow::Result<Histogram<u64>> {
+    match serialised {
+        [] => Histogram::new(3).context("no histogram can be made"),
+        _ => Deserializer::new()
+            .deserialize(&mut Cursor::new(serialised))
+            .map_err(|error| anyhow::anyhow!("not an HDR histogram: {error:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::serialization::{Serializer, V2Serializer};
+
+    use super::*;
+
+    fn serialised(values: impl IntoIterator<Item = u64>) -> Vec<u8> {
+        let mut histogram = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3).unwrap();
+        values.into_iter().for_each(|value| histogram.record(value).unwrap());
+        let mut bytes = Vec::new();
+        V2Serializer::new().serialize(&histogram, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_came_before_the_window_is_not_in_it() {
+        let before = serialised([50_000_000]);
+        let after = serialised([50_000_000].into_iter().chain(1..=1000));
+        let window = window(&before, &after).unwrap();
+        assert_eq!((window.len(), window.value_at_quantile(0.5), window.max()), (1000, 500, 1000));
+    }
+
+    #[test]
+    fn an_idle_window_has_no_lag() {
+        let state = serialised([50_000_000]);
+        let window = window(&state, &state).unwrap();
+        assert_eq!((window.len(), window.value_at_quantile(0.99), window.max()), (0, 0, 0));
+        assert_eq!(super::window(&[], &[]).unwrap().max(), 0);
+    }
+
+    #[test]
+    fn after_a_restart_of_the_leader_the_later_state_counts() {
+        let window = window(&serialised([7, 7, 9]), &serialised([7, 100])).unwrap();
+        assert_eq!((window.len(), window.max()), (2, 100));
+    }
+
+    #[test]
+    fn bytes_that_are_no_histogram_are_an_error() {
+        let error = window(&[], b"hello").unwrap_err().to_string();
+        assert!(error.starts_with("not an HDR histogram"), "{error}");
+    }
+}

@@ -1,0 +1,206 @@
+//! The program as its users run it: real processes, real files, exit codes.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bench_harness::report::{Report, State};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_bench-harness");
+
+/// Longest time that anything here may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn harness(directory: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--output").arg(directory.join("out")).arg("--data-dir").arg(directory.join("data"));
+    command.args(arguments.split_whitespace());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn saved(directory: &Path) -> Report {
+    let json = std::fs::read_to_string(directory.join("out/report.json")).unwrap();
+    serde_json::from_str(&json).unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The processes whose command line has this in it: the nodes of the harness that keeps its data there.
+fn nodes_of(directory: &Path) -> Vec<u32> {
+    let data = directory.join("data").display().to_string();
+    let mut nodes = Vec::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let arguments: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        if arguments.get(1).is_some_and(|first| first == "node")
+            && arguments.iter().any(|argument| argument.contains(&data))
+        {
+            nodes.push(id);
+        }
+    }
+    nodes
+}
+
+/// Reads the harness's plain progress lines until one has these words.
+fn wait_for_progress(child: &mut Child, words: &str) {
+    let errors = child.stderr.as_mut().unwrap();
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(words) {
+        let read = errors.read(&mut byte).unwrap();
+        assert!(read > 0, "the harness ended before {words:?}: {}", String::from_utf8_lossy(&seen));
+        seen.push(byte[0]);
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+fn wait_until_gone(directory: &Path) {
+    let deadline = Instant::now() + DEADLINE;
+    while !nodes_of(directory).is_empty() {
+        assert!(Instant::now() < deadline, "nodes are left: {:?}", nodes_of(directory));
+        std::thread::yield_now();
+    }
+}
+
+fn assert_wrong_use(output: &Output, advice: &str) {
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains(advice), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
+fn wrong_use_ends_with_one_sentence_and_code_2_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    for (arguments, advice) in [
+        ("--replicas 3 --quorum 4", "choose --quorum from 1 to 3"),
+        ("--clients 0", "--clients 0 is out of range"),
+        ("--duration soon", "write a number and a unit"),
+        ("--format xml", "possible values: table, json"),
+        ("--quroum 2", "--help explains"),
+        ("surplus", "--help explains"),
+    ] {
+        let output = harness(directory.path(), arguments).output().unwrap();
+        assert_wrong_use(&output, advice);
+        assert!(!directory.path().join("out").exists(), "{arguments}");
+    }
+}
+
+#[test]
+fn directories_that_cannot_be_written_are_wrong_use() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("out"), "a file").unwrap();
+    assert_wrong_use(&harness(directory.path(), "").output().unwrap(), "choose another --output");
+    std::fs::remove_file(directory.path().join("out")).unwrap();
+    std::fs::write(directory.path().join("data"), "a file").unwrap();
+    assert_wrong_use(&harness(directory.path(), "").output().unwrap(), "--data-dir");
+}
+
+#[test]
+fn help_goes_to_standard_output_and_is_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = harness(directory.path(), "--help").output().unwrap();
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    assert!(help.contains("--quorum") && help.contains("Exit codes") && !help.contains("PARENT"), "{help}");
+}
+
+#[test]
+fn a_node_that_no_harness_started_refuses_to_serve() {
+    for arguments in [&["node", "1", "--id", "1"][..], &["node", "x"], &["node"]] {
+        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
+        assert!(!output.status.success());
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_short_run_measures_two_followers_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = "--duration 1s --warmup 200ms --clients 8 --keys 1000 --format json";
+    let output = harness(directory.path(), arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report = saved(directory.path());
+    assert_eq!(serde_json::from_slice::<Report>(&output.stdout).unwrap(), report);
+    assert_eq!((report.state, report.runs.len()), (State::Complete, 1));
+    let run = &report.runs[0];
+    assert!(run.writes.acknowledged > 0 && run.writes.per_second > 0.0, "{run:?}");
+    assert_eq!((run.writes.refused, run.writes.unknown), (0, 0));
+    let latency = run.writes.latency_us;
+    assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{run:?}");
+    assert_eq!(run.followers.iter().map(|follower| follower.node).collect::<Vec<_>>(), [2, 3]);
+    assert!(run.followers.iter().all(|follower| follower.lag_us.max > 0), "{run:?}");
+    assert!(run.verified.is_clean() && (1..=1000).contains(&run.verified.keys), "{run:?}");
+    assert_eq!(std::fs::read_dir(directory.path().join("data")).unwrap().count(), 0, "data is removed");
+    assert!(nodes_of(directory.path()).is_empty());
+}
+
+#[test]
+fn every_quorum_is_a_row_of_the_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = "--quorum all --duration 300ms --warmup 0s --clients 4 --durability os";
+    let output = harness(directory.path(), arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let quorums: Vec<_> = saved(directory.path()).runs.iter().map(|run| run.quorum).collect();
+    assert_eq!(quorums, [1, 2, 3]);
+    let table = text(&output.stdout);
+    assert!(table.contains("verified") && table.lines().all(|line| line.chars().count() <= 120), "{table}");
+}
+
+#[test]
+fn an_interrupt_ends_with_130_saves_what_was_measured_and_leaves_no_node() {
+    for asked in [Signal::INT, Signal::TERM] {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = "--duration 60s --warmup 0s --clients 4";
+        let mut child = harness(directory.path(), arguments).spawn().unwrap();
+        wait_for_progress(&mut child, "measuring");
+        assert_eq!(nodes_of(directory.path()).len(), 3);
+        signal(&child, asked);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+        assert!(nodes_of(directory.path()).is_empty());
+        let report = saved(directory.path());
+        assert_eq!((report.state, report.runs.len()), (State::Interrupted, 1));
+        let run = &report.runs[0];
+        assert!(run.interrupted && run.duration_s < 60.0 && run.writes.acknowledged > 0, "{run:?}");
+    }
+}
+
+#[test]
+fn a_killed_harness_leaves_no_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = harness(directory.path(), "--duration 60s --warmup 0s --clients 4").spawn().unwrap();
+    wait_for_progress(&mut child, "measuring");
+    assert_eq!(nodes_of(directory.path()).len(), 3);
+    signal(&child, Signal::KILL);
+    child.wait().unwrap();
+    wait_until_gone(directory.path());
+    assert_eq!(saved(directory.path()).state, State::Running);
+}
+
+#[test]
+fn a_node_that_dies_fails_the_run_and_its_log_is_shown_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = harness(directory.path(), "--duration 60s --warmup 0s --clients 4").spawn().unwrap();
+    wait_for_progress(&mut child, "measuring");
+    let node = *nodes_of(directory.path()).first().unwrap();
+    kill_process(Pid::from_raw(node as i32).unwrap(), Signal::KILL).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("ended by itself") && errors.contains("are kept in"), "{errors}");
+    assert!(nodes_of(directory.path()).is_empty());
+    assert_eq!(saved(directory.path()).state, State::Failed);
+    let kept = std::fs::read_dir(directory.path().join("data")).unwrap().next().unwrap().unwrap().path();
+    assert!(kept.join("node-1.log").exists() && kept.join("node-1").is_dir());
+}
