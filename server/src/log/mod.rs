@@ -78,6 +78,8 @@ mod segment;
 mod thread;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -129,9 +129,12 @@ impl Log {
     }
 }
 
+/// A segment's file and what it says about itself.
+type Listed = (PathBuf, SegmentHeader);
+
 /// The files of a directory that are segments, with headers that can be read.
 struct Found {
-    segments: Vec<(PathBuf, SegmentHeader)>,
+    segments: Vec<Listed>,
     temporary: Vec<PathBuf>,
 }
 
@@ -156,7 +159,7 @@ impl Found {
 
     /// The segments that hold something above `base` or are the newest, and before them those that came back
     /// after they had been dropped.
-    fn split_at_base(&self, base: Index) -> Result<(Vec<(PathBuf, SegmentHeader)>, Vec<PathBuf>), LogError> {
+    fn split_at_base(&self, base: Index) -> Result<(Vec<Listed>, Vec<PathBuf>), LogError> {
         let reaching = self.segments.partition_point(|(_, header)| header.first <= base + 1);
         if reaching == 0
             && let Some((path, header)) = self.segments.first()
@@ -176,12 +179,10 @@ impl Found {
 fn read_header(disk: &dyn Disk, path: &Path) -> Result<SegmentHeader, LogError> {
     let file = disk.open(path).map_err(LogError::io("open", path))?;
     let mut block = [0; SEGMENT_HEADER_BYTES];
-    match file.read_exact_at(&mut block, 0) {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            return Err(LogError::io("read", path)(error));
-        }
-        _ => {}
-    }
+    file.read_exact_at(&mut block, 0).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(path, 0, "the file ends in its header".to_owned()),
+        _ => LogError::io("read", path)(error),
+    })?;
     SegmentHeader::decode(&block).map_err(|error| match error {
         SegmentHeaderError::Version(version) => LogError::Version { file: path.to_owned(), version },
         // Headers are synced before a segment gets its name, so no crash leaves this.
@@ -254,15 +255,21 @@ impl Scan {
     fn segment(
         &mut self,
         disk: &dyn Disk,
-        (path, header): (PathBuf, SegmentHeader),
+        (path, header): Listed,
         next: Option<SegmentHeader>,
     ) -> Result<(), LogError> {
         let file = disk.open(&path).map_err(LogError::io("open", &path))?;
         self.bytes = file.read_all(FILE_BYTES_MAX).map_err(LogError::io("read", &path))?;
-        if header.size > FILE_BYTES_MAX as u64 {
+        if !(SEGMENT_HEADER_BYTES as u64..=FILE_BYTES_MAX as u64).contains(&header.size) {
             return Err(damaged(&path, 16, format!("a segment of {} bytes", header.size)));
         }
-        self.segments.push_back(Segment::new(path, file, header, self.bytes.len() as u64));
+        let length = self.bytes.len() as u64;
+        // The length is synced with the header, so no crash leaves less.
+        if length < header.size {
+            let what = format!("the file ends here, but has {} bytes by its header", header.size);
+            return Err(damaged(&path, length, what));
+        }
+        self.segments.push_back(Segment::new(path, file, header, length));
         while let Some((batch, checksum)) = self.next_batch() {
             self.apply(batch, checksum)?;
         }

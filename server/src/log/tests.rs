@@ -194,7 +194,8 @@ fn damage_before_a_good_batch_is_refused_with_file_and_offset() {
 fn no_flipped_bit_changes_or_shortens_the_log_silently() {
     let directory = tempfile::tempdir().unwrap();
     let (file, whole, _, end) = three_batches(directory.path());
-    for bit in (0..64 * 8).chain(SEGMENT_HEADER_BYTES * 8..end * 8) {
+    let batches = (SEGMENT_HEADER_BYTES * 8..end * 8).step_by(29);
+    for bit in (0..64 * 8).step_by(5).chain(batches) {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         fs::write(&file, &bytes).unwrap();
@@ -202,6 +203,29 @@ fn no_flipped_bit_changes_or_shortens_the_log_silently() {
             Err(LogError::Damaged { .. }) => {}
             other => panic!("bit {bit}: {:?}", other.map(|(_, recovery)| recovery)),
         }
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_short_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, whole, ..) = three_batches(directory.path());
+    for length in (0..whole.len()).step_by(501) {
+        fs::write(&file, &whole[..length]).unwrap();
+        assert!(matches!(open_at(directory.path(), 0), Err(LogError::Damaged { .. })), "{length} bytes");
+    }
+}
+
+#[test]
+fn a_recovery_that_was_cut_short_is_done_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, mut bytes, starts, end) = three_batches(directory.path());
+    bytes[end - 8..end].fill(0); // torn
+    bytes[starts[2] + BATCH_HEADER_BYTES - 1] = 0; // the first step of the repair
+    for cleared in starts[2]..end {
+        bytes[cleared] = 0;
+        fs::write(&file, &bytes).unwrap();
+        assert_eq!(open(directory.path()).1.last, 6, "cleared up to {cleared}");
     }
 }
 
