@@ -30,7 +30,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         eprintln!("the node cannot be tied to the harness that started it: {error}");
         return ExitCode::FAILURE;
     }
-    serve(std::iter::once(OsString::from("quorate-server")).chain(arguments.iter().cloned()))
+    quorate_server::cli::run(std::iter::once("quorate-server".into()).chain(arguments.iter().cloned()))
 }
 
 fn end_with(parent: &OsStr) -> Result<(), String> {
@@ -41,10 +41,4 @@ fn end_with(parent: &OsStr) -> Result<(), String> {
         Some(expected) if now == Some(expected) => Ok(()),
         _ => Err(format!("process {} is not its parent", parent.to_string_lossy())),
     }
-}
-
-/// The server itself.
-fn serve(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    eprintln!("no server in this build: {:?}", arguments.collect::<Vec<_>>());
-    ExitCode::FAILURE
 }

@@ -125,7 +125,13 @@ pub fn open(
         None => (0, Terms::default()),
     };
     let settings = LogSettings { segment_bytes, durability: directory.identity.durability, salt_seed: None };
-    let (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
+    // The log is kept from the older checkpoint on, so that it can be gone back to.
+    let previous = previous_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, previous)?;
+    if recovery.last < base {
+        drop(log);
+        (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
+    }
     if recovery.first > base + 1 {
         let (directory, first) = (directory.log(), recovery.first);
         return Err(RecoveryError::Gap { directory, first, checkpoint: base });
@@ -141,7 +147,6 @@ pub fn open(
         Replay { store, terms, tail: Tail::default(), applied: base, committed: recovery.committed };
     replay.read(&reader, base, recovery.last)?;
 
-    let previous = previous_checkpoint(&**disk, &directory.checkpoint(), base)?;
     if let Some(torn) = &recovery.torn {
         tracing::warn!("cut a write that a crash had torn: {torn:?}");
     }
