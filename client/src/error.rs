@@ -71,7 +71,7 @@ pub enum Unknown {
     },
 }
 
-/// What a caller may do about an [`Error`].
+/// What a caller may do about an [`Error`](enum@Error).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
     /// Nothing happened; the same call may succeed later.

@@ -22,12 +22,15 @@ use crate::slots::{Answer, Phase, Slots};
 /// Bytes of queued frames above which further calls wait for the socket.
 const OUTPUT_BYTES_MAX: usize = 8 << 20;
 
-/// How exactly deadlines are kept: calls that end within the same few milliseconds end together.
+/// How late a deadline may be noticed, so that calls made together end together.
 const DEADLINE_GRAIN: Duration = Duration::from_millis(5);
 
 /// The server is told this much less than the caller's deadline (or an eighth of it): its answer, which
 /// knows more than the client, shall still arrive in time.
 const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(20);
+
+/// The longest deadline; a longer one is cut to it. Keeps clock arithmetic far from its limits.
+const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Whether frames may be queued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,8 +134,9 @@ impl State {
             Link::Leaving(at) => Some(at),
             Link::Down | Link::Open => None,
         };
-        let due = self.slots.earliest_deadline().into_iter().chain(leave).min();
-        self.due = due.map(|due| due.max(now + DEADLINE_GRAIN));
+        let deadline = self.slots.earliest_deadline().map(|deadline| deadline + DEADLINE_GRAIN);
+        // The time to leave may be past, when only the driver has yet to see it.
+        self.due = deadline.into_iter().chain(leave.map(|at| at.max(now + DEADLINE_GRAIN))).min();
         silent
     }
 
@@ -203,8 +207,9 @@ impl Shared {
             state.slots.remove(id);
             return Err(NotBegun::Never(error));
         }
-        if state.due.is_none_or(|due| deadline.at < due) {
-            state.due = Some(deadline.at);
+        let due = deadline.at + DEADLINE_GRAIN;
+        if state.due.is_none_or(|present| due < present) {
+            state.due = Some(due);
         }
         let waker = state.notify();
         drop(state);
@@ -318,6 +323,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     pub(crate) fn after(left: Duration) -> Self {
+        let left = left.min(DEADLINE_MAX);
         Self { at: Instant::now() + left, left }
     }
 

@@ -82,6 +82,7 @@ fn what_is_in_flight_is_answered_before_a_follower_is_left() {
     let client = client([&follower.address]);
     let script = thread::spawn(move || {
         let mut peer = follower.peer();
+        peer.pong();
         let (first, second) = (peer.id(), peer.id());
         peer.answer(second, not_leader(Some(&leader.address)));
         peer.answer(first, written(7));
@@ -89,6 +90,8 @@ fn what_is_in_flight_is_answered_before_a_follower_is_left() {
         let id = peer.id();
         peer.answer(id, written(8));
     });
+    // Calls that find a connection go out in the order in which they were made.
+    block_on(client.ping()).unwrap();
     let (first, second) = block_on(zip(client.set("a", "1"), client.set("b", "2")));
     assert_eq!((first.unwrap().revision(), second.unwrap().revision()), (7, 8));
     script.join().unwrap();
@@ -187,11 +190,13 @@ fn answers_in_any_order_find_their_calls() {
     let client = client([&server.address]);
     let script = thread::spawn(move || {
         let mut peer = server.peer();
+        peer.pong();
         let ids: Vec<_> = (0..3).map(|_| peer.id()).collect();
         for (revision, id) in ids.into_iter().enumerate().rev() {
             peer.answer(id, written(revision as u64 + 1));
         }
     });
+    block_on(client.ping()).unwrap();
     let calls = zip(zip(client.set("a", "1"), client.set("b", "2")), client.set("c", "3"));
     let ((a, b), c) = block_on(calls);
     assert_eq!([a, b, c].map(|written| written.unwrap().revision()), [1, 2, 3]);
@@ -273,8 +278,7 @@ fn calls_above_the_bound_wait_for_a_place() {
         // The server's bound is known once it is connected.
         let script = smol::unblock(move || {
             let mut peer = server.peer();
-            let id = peer.id();
-            peer.answer(id, Outcome::Pong);
+            peer.pong();
             peer
         });
         let (peer, pong) = zip(script, client.ping()).await;

@@ -81,6 +81,12 @@ impl Peer {
         parse::<Request<'_>>(&body).unwrap().id
     }
 
+    /// Answers a ping.
+    pub(crate) fn pong(&mut self) {
+        let id = self.id();
+        self.answer(id, Outcome::Pong);
+    }
+
     pub(crate) fn answer(&mut self, id: u64, outcome: Outcome<'_>) {
         let mut out = Vec::new();
         frame::encode(&Response { id, outcome }, &mut out);
