@@ -15,11 +15,11 @@ use crate::failure::Failure;
 use crate::plan::{Case, Load, Plan, durability_text};
 use crate::units::{parse_bytes, parse_duration};
 
-/// Clients of one run: each is a TCP connection of the harness and of the leader.
-const CLIENTS_MAX: usize = 10_000;
+/// Clients of one run: each is a TCP connection, of which a server takes 4,096 at once.
+const CLIENTS_MAX: usize = 4_000;
 
-/// Unanswered writes of one client.
-const IN_FLIGHT_MAX: usize = 100_000;
+/// Unanswered writes of one client: as many as a server takes from one connection.
+const IN_FLIGHT_MAX: usize = 16 << 10;
 
 /// Different keys of one run: the harness remembers what it wrote to each.
 const KEYS_MAX: u64 = 100_000_000;
@@ -98,7 +98,7 @@ pub struct Options {
     #[arg(long, value_name = "S", default_value_t = 1, help_heading = "Load")]
     pub seed: u64,
 
-    /// Where report.json goes; a report that is there is replaced [default: ./results/<time>]
+    /// Where report.json goes; a report that is there is replaced [default: a new one in ./results]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
