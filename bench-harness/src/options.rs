@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
+use quorate_client::load::VALUE_BYTES_MIN;
 use quorate_protocol::{Durability, Quorums, limits};
 
 use crate::failure::Failure;
 use crate::plan::{Case, Load, Plan, durability_text};
 use crate::units::{parse_bytes, parse_duration};
 
-/// Clients of one run: each is a TCP connection of the harness and of the leader.
-const CLIENTS_MAX: usize = 10_000;
+/// Clients of one run: each is a TCP connection, of which a server takes 4,096 at once.
+const CLIENTS_MAX: usize = 4_000;
 
-/// Unanswered writes of one client.
-const IN_FLIGHT_MAX: usize = 100_000;
+/// Unanswered writes of one client: as many as a server takes from one connection.
+const IN_FLIGHT_MAX: usize = 16 << 10;
 
 /// Different keys of one run: the harness remembers what it wrote to each.
 const KEYS_MAX: u64 = 100_000_000;
@@ -77,7 +78,7 @@ pub struct Options {
     #[arg(long, value_name = "K", default_value_t = 1, help_heading = "Load")]
     pub in_flight: usize,
 
-    /// Size of each value: 100B, 1KiB
+    /// Size of each value, at least 12B, which say who wrote it: 100B, 1KiB
     #[arg(long, value_name = "B", default_value = "100B", value_parser = parse_bytes, help_heading = "Load")]
     pub value_size: u64,
 
@@ -97,7 +98,7 @@ pub struct Options {
     #[arg(long, value_name = "S", default_value_t = 1, help_heading = "Load")]
     pub seed: u64,
 
-    /// Where report.json goes; a report that is there is replaced [default: ./results/<time>]
+    /// Where report.json goes; a report that is there is replaced [default: a new one in ./results]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
@@ -178,15 +179,15 @@ impl Options {
     }
 
     fn check_numbers(&self) -> Result<(), String> {
-        let whole = |name, number: u64, max: u64| match (1..=max).contains(&number) {
+        let range = |name, number: u64, min: u64, max: u64| match (min..=max).contains(&number) {
             true => Ok(()),
-            false => Err(format!("--{name} {number} is out of range: choose a number from 1 to {max}")),
+            false => Err(format!("--{name} {number} is out of range: choose a number from {min} to {max}")),
         };
-        whole("replicas", self.replicas.into(), limits::REPLICAS_MAX.into())?;
-        whole("clients", self.clients as u64, CLIENTS_MAX as u64)?;
-        whole("in-flight", self.in_flight as u64, IN_FLIGHT_MAX as u64)?;
-        whole("keys", self.keys, KEYS_MAX)?;
-        whole("value-size", self.value_size, limits::VALUE_BYTES_MAX as u64)?;
+        range("replicas", self.replicas.into(), 1, limits::REPLICAS_MAX.into())?;
+        range("clients", self.clients as u64, 1, CLIENTS_MAX as u64)?;
+        range("in-flight", self.in_flight as u64, 1, IN_FLIGHT_MAX as u64)?;
+        range("keys", self.keys, 1, KEYS_MAX)?;
+        range("value-size", self.value_size, VALUE_BYTES_MIN as u64, limits::VALUE_BYTES_MAX as u64)?;
         if self.duration.is_zero() {
             return Err("--duration 0s measures nothing: choose for example 10s".to_owned());
         }
@@ -284,6 +285,7 @@ mod tests {
             ("--in-flight 0", "--in-flight 0 is out of range"),
             ("--keys 0", "--keys 0 is out of range"),
             ("--value-size 2MiB", "--value-size 2097152 is out of range"),
+            ("--value-size 1B", "choose a number from 12 to 1048576"),
             ("--duration 0s", "choose for example 10s"),
             ("--duration 25h", "at most 24h"),
             ("--duration 10", "write a number and a unit"),

@@ -9,6 +9,7 @@ use crate::place::Place;
 use crate::plan::{Case, Plan};
 use crate::report::{Output, Report, Run};
 use crate::run;
+use crate::verify::Verified;
 
 /// Measures a plan. The report holds what was measured, and is saved, however this ends.
 pub async fn measure(
@@ -70,15 +71,12 @@ fn judge(case: &Case, run: &Run, place: Place) -> Result<(), Failure> {
         return Ok(());
     }
     let kept = place.keep();
-    let first = run.verified.first.as_deref().unwrap_or("replicas hold different data");
-    Err(Failure::Lost(format!(
-        "{case}: {} of {} keys are lost or wrong, and nodes {:?} differ from the leader; first: {first}\n\
-         data and logs are kept in {}",
-        run.verified.lost,
-        run.verified.keys,
-        run.verified.differing,
-        kept.display()
-    )))
+    let Verified { keys, lost, differing, first } = &run.verified;
+    let what = match first {
+        Some(first) => format!("{lost} of {keys} keys are lost or wrong, the first: {first}"),
+        None => format!("nodes {differing:?} hold other data than the leader"),
+    };
+    Err(Failure::Lost(format!("{case}: {what}\ndata and logs are kept in {}", kept.display())))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use quorate_client::load::{Record, key_number};
 use quorate_client::{Client, KeyValue, Range, RangeEnd};
-use quorate_protocol::limits;
+use quorate_protocol::{Index, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -49,7 +49,10 @@ pub async fn verify(cluster: &mut Cluster, record: &Record) -> anyhow::Result<Ve
     for follower in cluster.followers().collect::<Vec<_>>() {
         cluster.wait_applied(follower, commit, CATCH_UP_TIME_MAX).await?;
     }
-    let mut check = Check::new(record);
+    let expected = |number: u64, stored: Option<(Index, &[u8])>| {
+        record.check(number, stored).map_err(|violation| violation.to_string())
+    };
+    let mut check = Check::new(record.keys(), &expected);
     let leaders = check_node(cluster, leader, &mut check).await?;
     let mut differing = Vec::new();
     for follower in cluster.followers() {
@@ -73,9 +76,14 @@ async fn check_node(cluster: &Cluster, node: u8, check: &mut Check<'_>) -> anyho
     Ok(check.end(copy))
 }
 
+/// Judges what is stored of a key, by its number; the error says what is wrong.
+type Expected<'a> = dyn Fn(u64, Option<(Index, &[u8])>) -> Result<(), String> + 'a;
+
 /// Goes through the copies of all nodes.
 struct Check<'a> {
-    record: &'a Record,
+    /// Keys that the load drew from: their numbers are below this.
+    keys: u64,
+    expected: &'a Expected<'a>,
     wrong: BTreeSet<Vec<u8>>,
     first: Option<String>,
 }
@@ -106,8 +114,8 @@ impl Replica {
 }
 
 impl<'a> Check<'a> {
-    fn new(record: &'a Record) -> Self {
-        Self { record, wrong: BTreeSet::new(), first: None }
+    fn new(keys: u64, expected: &'a Expected<'a>) -> Self {
+        Self { keys, expected, wrong: BTreeSet::new(), first: None }
     }
 
     /// The next item of a copy, in order of keys.
@@ -119,7 +127,7 @@ impl<'a> Check<'a> {
                 self.absent(copy, number);
                 copy.next = number + 1;
                 let stored = Some((item.revision, item.value.as_slice()));
-                let verdict = self.record.check(number, stored).map_err(|violation| violation.to_string());
+                let verdict = (self.expected)(number, stored);
                 self.judge(copy.node, &item.key, verdict);
             }
             None => {
@@ -131,16 +139,16 @@ impl<'a> Check<'a> {
 
     /// A copy has no further items.
     fn end(&mut self, mut copy: Replica) -> Sum {
-        self.absent(&mut copy, self.record.keys());
+        self.absent(&mut copy, self.keys);
         Sum { hash: copy.hasher.finish(), keys: copy.keys }
     }
 
     /// The copy lacks the keys from the last one seen up to number `end`.
     fn absent(&mut self, copy: &mut Replica, end: u64) {
         for number in copy.next..end {
-            if let Err(violation) = self.record.check(number, None) {
+            if let Err(violation) = (self.expected)(number, None) {
                 copy.keys += 1;
-                self.judge(copy.node, &quorate_client::load::key(number), Err(violation.to_string()));
+                self.judge(copy.node, &quorate_client::load::key(number), Err(violation));
             }
         }
         copy.next = end;
@@ -155,5 +163,78 @@ impl<'a> Check<'a> {
 
     fn result(self, keys: u64, differing: Vec<u8>) -> Verified {
         Verified { keys, lost: self.wrong.len() as u64, differing, first: self.first }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_client::load::key;
+
+    use super::*;
+
+    /// The load wrote keys 1 and 2, last at revision 10 each.
+    fn expected(number: u64, stored: Option<(Index, &[u8])>) -> Result<(), String> {
+        match (number, stored) {
+            (1 | 2, Some((10, b"v"))) | (0 | 3, None) => Ok(()),
+            _ => Err(format!("key {number} is wrong")),
+        }
+    }
+
+    fn item(number: u64, revision: Index, value: &str) -> KeyValue {
+        KeyValue { key: key(number).to_vec(), revision, value: value.as_bytes().to_vec() }
+    }
+
+    fn read(check: &mut Check<'_>, node: u8, items: &[KeyValue]) -> Sum {
+        let mut copy = Replica::new(node);
+        items.iter().for_each(|item| check.item(&mut copy, item));
+        check.end(copy)
+    }
+
+    fn whole() -> [KeyValue; 2] {
+        [item(1, 10, "v"), item(2, 10, "v")]
+    }
+
+    #[test]
+    fn equal_whole_copies_are_clean() {
+        let mut check = Check::new(4, &expected);
+        let leader = read(&mut check, 1, &whole());
+        assert!(read(&mut check, 2, &whole()) == leader);
+        let verified = check.result(leader.keys, Vec::new());
+        assert_eq!(verified, Verified { keys: 2, ..Verified::default() });
+        assert!(verified.is_clean());
+    }
+
+    #[test]
+    fn a_key_that_one_replica_lacks_is_lost_wherever_it_stands() {
+        for (missing, rest) in [(1, item(2, 10, "v")), (2, item(1, 10, "v"))] {
+            let mut check = Check::new(4, &expected);
+            let leader = read(&mut check, 1, &whole());
+            assert!(read(&mut check, 3, &[rest]) != leader);
+            let verified = check.result(leader.keys, vec![3]);
+            assert_eq!((verified.keys, verified.lost), (2, 1));
+            assert_eq!(verified.first, Some(format!("node 3, key {missing} is wrong")));
+            assert!(!verified.is_clean());
+        }
+    }
+
+    #[test]
+    fn a_key_that_all_replicas_lack_is_lost_once() {
+        let mut check = Check::new(4, &expected);
+        let copy = [item(2, 10, "v")];
+        let leader = read(&mut check, 1, &copy);
+        assert!(read(&mut check, 2, &copy) == leader, "they agree, and are wrong");
+        let verified = check.result(leader.keys, Vec::new());
+        assert_eq!((verified.keys, verified.lost, verified.is_clean()), (2, 1, false));
+    }
+
+    #[test]
+    fn another_revision_value_or_key_is_found() {
+        let stray = KeyValue { key: b"stray".to_vec(), revision: 1, value: Vec::new() };
+        for wrong in [item(2, 9, "v"), item(2, 10, "w"), stray] {
+            let mut check = Check::new(4, &expected);
+            let leader = read(&mut check, 1, &whole());
+            assert!(read(&mut check, 2, &[item(1, 10, "v"), wrong]) != leader);
+            assert!(check.result(leader.keys, vec![2]).lost > 0);
+        }
     }
 }

@@ -284,6 +284,12 @@ impl Cluster {
         let Settings { program, quorums, durability, leader, name, .. } = &self.settings;
         let mut command = Command::new(&program.path);
         command.args(&program.arguments);
+        // A server's settings in the caller's environment are not meant for these servers.
+        for (variable, _) in std::env::vars_os() {
+            if variable.as_encoded_bytes().starts_with(b"QUORATE_") {
+                command.env_remove(variable);
+            }
+        }
         command.args(["--id", &node.to_string()]).arg("--data").arg(self.data_directory(node));
         command.args(["--listen", &self.address(node).to_string()]);
         for peer in 1..=quorums.replicas() {

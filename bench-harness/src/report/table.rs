@@ -30,7 +30,7 @@ n         replicas, the leader included, that held a write durably before it was
 writes    acknowledged writes per second; latency is from a client's call to its answer
 lag       per follower: from a write's append at the leader to that follower's durable copy being known there
 behind    the most entries that the follower had yet to make durable
-verified  keys read back from every replica: each holds every acknowledged write
+verified  keys read back from every replica, which all hold what was acknowledged, and the same
 ";
 
 /// Draws the report.
@@ -40,7 +40,7 @@ pub fn render(report: &Report) -> String {
         text.push_str("\nNothing was measured.\n");
         return text;
     }
-    let _ = writeln!(text, "\n{}\n", table(&report.runs)); // a String takes everything
+    let _ = writeln!(text, "\n{}\n", table(&report.runs).trim_fmt()); // a String takes everything
     report.runs.iter().filter_map(remark).for_each(|remark| text.push_str(&remark));
     text.push_str(EXPLANATION);
     text
@@ -108,8 +108,17 @@ fn row(run: &Run) -> [String; 13] {
         followers(&|follower| show_us(follower.lag_us.p99)),
         followers(&|follower| show_us(follower.lag_us.max)),
         followers(&|follower| show_count(follower.lag_entries_max)),
-        if run.interrupted { "no".to_owned() } else { show_count(run.verified.keys) },
+        verified(run),
     ]
+}
+
+fn verified(run: &Run) -> String {
+    match run.verified.lost {
+        _ if run.interrupted => "no".to_owned(),
+        0 if run.verified.is_clean() => show_count(run.verified.keys),
+        0 => "DIFFER".to_owned(),
+        lost => format!("{} LOST", show_count(lost)),
+    }
 }
 
 /// What a reader must not miss about a run, beside its figures.
@@ -145,7 +154,20 @@ mod tests {
         report.runs = vec![run(1), run(2)];
         report.close(Ok(()));
         let expected = "\
-EXPECTED
+quorate 0.1.0 (release), Linux 6.1.0, 2 × Fast CPU, 8 GiB, ext4 with fsync p50 120 µs
+3 replicas, fsync, 64 clients × 1 in flight, 100 B values, 100000 keys, 10s after 2s of warm-up, seed 1
+
+──────────────────────────────────────────────────────────────────────────────────────────────────────────
+n  writes  latency                                      node     lag                    entries      keys
+    per s      p50      p90      p99    p99.9      max           p50      p99      max   behind  verified
+══════════════════════════════════════════════════════════════════════════════════════════════════════════
+1  53,214  1.15 ms  1.90 ms  3.21 ms  9.87 ms  41.0 ms     2  420 µs  1.26 ms  16.8 ms      512    99,512
+                                                           3  433 µs  1.30 ms  17.3 ms      512
+──────────────────────────────────────────────────────────────────────────────────────────────────────────
+2  53,214  1.15 ms  1.90 ms  3.21 ms  9.87 ms  41.0 ms     2  420 µs  1.26 ms  16.8 ms      512    99,512
+                                                           3  433 µs  1.30 ms  17.3 ms      512
+──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 ";
         let rendered = render(&report);
         assert_eq!(rendered, format!("{expected}{EXPLANATION}"), "{rendered}");
