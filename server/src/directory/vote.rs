@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    fn promise(term: Term, voted_for: u8) -> Promise {
+    fn promise(term: u64, voted_for: u8) -> Promise {
         Promise { term, voted_for: NodeId::try_from(voted_for).ok() }
     }
 
