@@ -180,6 +180,9 @@ async fn accept(
                 let shell = shell.clone();
                 let serving = async move { connection(&shell, Rc::new(stream), accepts).await };
                 executor.spawn(serving).detach();
+                // Whoever is refused is gone before the next is accepted: a burst must not take the
+                // descriptors that files and replicas need.
+                future::yield_now().await;
             }
             // The connection was gone before it was accepted.
             Err(error) if is_of_the_connection(&error) => {}
