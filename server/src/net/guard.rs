@@ -47,14 +47,17 @@ impl Guard {
         }
     }
 
-    /// Gives a connection a place; none if all are taken. Too many strangers: the oldest has to go.
+    /// Gives a connection a place; none if all are taken. Too many strangers, or more than half of all: the
+    /// oldest has to go.
     pub(crate) fn admit(self: &Rc<Self>, stream: &Rc<Stream>, now: Time) -> Option<Place> {
         let mut guests = self.guests.borrow_mut();
-        let strangers = guests.values().filter(|guest| guest.is_stranger);
-        if strangers.clone().count() >= STRANGERS_MAX
-            && let Some(oldest) = strangers.min_by_key(|guest| guest.since)
+        let strangers = guests.values().filter(|guest| guest.is_stranger).count();
+        if strangers >= STRANGERS_MAX.min(self.connections_max / 2)
+            && let Some(oldest) = guests.values_mut().find(|guest| guest.is_stranger)
         {
             oldest.stream.close();
+            // Its task has yet to see that: the next one to go is another.
+            oldest.is_stranger = false;
         }
         if guests.len() >= self.connections_max {
             return None;
