@@ -20,6 +20,7 @@ use support::{
     Cluster, PROGRAM, Raw, Server, assert_serves, claim, client, command, framed, hello, replica_hello,
     request, wait_for,
 };
+use tempfile::TempDir;
 
 fn node(id: u8) -> NodeId {
     NodeId::try_from(id).unwrap()
@@ -425,25 +426,63 @@ fn a_thousand_connections_that_say_nothing_keep_nobody_waiting() {
 }
 
 #[test]
-fn a_server_without_free_descriptors_serves_who_is_there_and_takes_others_later() {
+fn strangers_take_no_place_from_those_who_introduce_themselves() {
+    raise_own_descriptor_limit();
+    for connections in [16, 600] {
+        let (mut server, _directory) = limited_server(1024, &format!("--connections {connections}"));
+        let address = server.announced_address();
+        let crowd: Vec<_> = (0..2000).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert_serves(&client(address));
+        drop(crowd);
+        server.assert_running();
+    }
+}
+
+/// A server that may open so many files.
+fn limited_server(files: u32, options: &str) -> (Server, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let mut limited = command("sh");
-    limited.args(["-c", "ulimit -n 48; exec \"$0\" --listen 127.0.0.1:0", PROGRAM]);
+    limited.args(["-c", &format!("ulimit -n {files}; exec \"$0\" --listen 127.0.0.1:0 {options}"), PROGRAM]);
     limited.current_dir(directory.path());
-    let mut server = Server::start(limited, &directory.path().join("log"));
+    (Server::start(limited, &directory.path().join("log")), directory)
+}
+
+/// Connections whose hello is sent, and not waited for.
+fn introduced(address: SocketAddr, count: usize) -> Vec<Raw> {
+    let connect = |_| {
+        let mut raw = Raw::connect(address);
+        raw.try_send(&hello("", Role::Client));
+        raw
+    };
+    (0..count).map(connect).collect()
+}
+
+#[test]
+fn connections_leave_the_descriptors_that_the_log_needs() {
+    let (mut server, _directory) = limited_server(64, "");
     let address = server.announced_address();
     let honest = client(address);
     assert_serves(&honest);
-    // Until nothing more is accepted, or all that the system queues is taken.
-    let crowd: Vec<_> = (0..400).map(|_| TcpStream::connect(address).unwrap()).collect();
-    wait_for("the limit", || {
-        let log = server.log();
-        (log.contains("cannot accept connections") || log.contains("too many connections")).then_some(())
-    });
-    for _ in 0..20 {
-        assert_serves(&honest);
-    }
+    let crowd = introduced(address, 400);
+    wait_for("the limit", || server.log().contains("too many connections").then_some(()));
+    (0..20).for_each(|_| assert_serves(&honest));
+    assert!(!server.log().contains("Too many open files"), "{}", server.log());
+    drop(crowd);
+    let newcomer = client(address);
+    wait_for("a place", || smol::block_on(newcomer.set("later", "x")).ok());
     server.assert_running();
+}
+
+#[test]
+fn a_server_out_of_descriptors_serves_who_is_there_and_takes_others_later() {
+    // Fewer than the connections that it accepts at the least.
+    let (mut server, _directory) = limited_server(26, "");
+    let address = server.announced_address();
+    let honest = client(address);
+    assert_serves(&honest);
+    let crowd = introduced(address, 40);
+    wait_for("the limit", || server.log().contains("cannot accept connections").then_some(()));
+    (0..20).for_each(|_| assert_serves(&honest));
     drop(crowd);
     let newcomer = client(address);
     wait_for("a place", || smol::block_on(newcomer.set("later", "x")).ok());
@@ -454,8 +493,8 @@ fn a_server_without_free_descriptors_serves_who_is_there_and_takes_others_later(
 #[test]
 fn a_silent_connection_is_closed_at_the_hello_deadline() {
     let cluster = Cluster::ready();
-    for port in [cluster.addresses.client(1), cluster.addresses.peer(1)] {
-        let mut silent = TcpStream::connect(port).unwrap();
+    let silent = [cluster.addresses.client(1), cluster.addresses.peer(1)].map(TcpStream::connect);
+    for mut silent in silent.map(Result::unwrap) {
         silent.set_read_timeout(Some(support::PATIENCE)).unwrap();
         assert_eq!(silent.read(&mut [0; 16]).unwrap(), 0);
     }

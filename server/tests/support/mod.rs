@@ -76,6 +76,13 @@ impl Server {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Stops its clock. The signal is only a request: this waits until the kernel has done it.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        let file = format!("/proc/{}/stat", self.id());
+        wait_for("a stopped process", || fs::read_to_string(&file).unwrap().contains(") T ").then_some(()));
+    }
+
     pub(crate) fn wait_end(&mut self) -> ExitStatus {
         wait_for("the end of the process", || self.child.try_wait().unwrap())
     }
@@ -242,7 +249,15 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// None if nobody listens there yet.
+    pub(crate) fn try_connect(address: SocketAddr) -> Option<Self> {
+        TcpStream::connect(address).ok().map(Self::over)
+    }
+
+    pub(crate) fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(AT_ONCE)).unwrap();
         socket.set_write_timeout(Some(AT_ONCE)).unwrap();
