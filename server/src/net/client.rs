@@ -146,8 +146,9 @@ fn request(shell: &Shell, client: ClientId, link: &ClientLink, body: &[u8]) -> R
         Ok(request) => shell.handle(Event::Request { client, request }),
         Err(MessageError::Unknown) => {
             let id = parse_id(body);
-            let refusal =
-                Refusal::Unsupported("this node does not know the operation or one of its options".into());
+            let refusal = Refusal::Unsupported(
+                "this node does not know the operation, or one of its values is out of range".into(),
+            );
             link.answer(&Response { id, outcome: Outcome::Refused(refusal) });
             shell.touch(client);
         }
