@@ -221,6 +221,9 @@ impl Head {
             progress.sent(last, bytes);
             outputs.push(Output::Send { to, message });
         }
+        if progress.next > self.last && progress.flow == (Flow::Reading { pending: false }) {
+            progress.flow = Flow::Streaming; // What comes next is in memory.
+        }
     }
 
     fn append(&self, terms: &Terms, progress: &mut Progress, round: u64, entries: Bytes) -> Message {
