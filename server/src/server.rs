@@ -14,7 +14,7 @@ use quorate_protocol::{NodeId, NodeSet};
 use smol::{Async, LocalExecutor, Timer};
 use thiserror::Error;
 
-use crate::directory::{self, DirectoryLock, DirectorySettings};
+use crate::directory::{self, DirectorySettings};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{LogThread, LogThreadSettings, SEGMENT_BYTES};
 use crate::net::stream::{Stream, StreamError};
@@ -129,7 +129,7 @@ async fn serve(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let (shell, _lock) = open(&settings)?;
+    let shell = open(&settings)?;
     // Everything that waits for sockets is a task of its own: this future is polled on every wake.
     let spawn_listener =
         |listener, accepts| executor.spawn(accept(executor.clone(), shell.clone(), listener, accepts));
@@ -159,7 +159,7 @@ async fn serve(
 }
 
 /// Recovers the node from its directory, and starts its log thread.
-fn open(settings: &ServerSettings) -> Result<(Rc<Shell>, DirectoryLock), ServerError> {
+fn open(settings: &ServerSettings) -> Result<Rc<Shell>, ServerError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
     let opened = node::open(&disk, &settings.data, &settings.identity, fresh, settings.segment_bytes)?;
@@ -173,12 +173,13 @@ fn open(settings: &ServerSettings) -> Result<(Rc<Shell>, DirectoryLock), ServerE
         directory: settings.data.clone(),
         vote: opened.vote,
         log,
+        _lock: opened.lock,
         reader: opened.state.reader.clone(),
         checkpoint_bytes_per_second: settings.checkpoint_bytes_per_second,
     };
     let in_flight_max = settings.node.in_flight_max;
     let node = Node::new(settings.node.clone(), opened.state, counters);
-    Ok((Shell::new(node, places, inbox, settings.connections_max, in_flight_max), opened.lock))
+    Ok(Shell::new(node, places, inbox, settings.connections_max, in_flight_max))
 }
 
 /// Who connects to a listener.
