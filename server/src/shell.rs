@@ -25,7 +25,7 @@ use quorate_protocol::{Index, NodeId, frame};
 use smol::Timer;
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
-use crate::directory::{DirectoryError, Identity, VoteFile};
+use crate::directory::{DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogThread};
 use crate::net::LINK_BYTES_MAX;
@@ -96,6 +96,8 @@ pub(crate) struct Places {
     pub(crate) directory: PathBuf,
     pub(crate) vote: VoteFile,
     pub(crate) log: LogThread,
+    /// Dropped after the log thread has ended: the directory is another process's only then.
+    pub(crate) _lock: DirectoryLock,
     pub(crate) reader: LogReader,
     pub(crate) checkpoint_bytes_per_second: u64,
 }
@@ -203,7 +205,12 @@ impl Shell {
 
     /// Hands an event to the node. What it brings about happens in the next turn: see [`Shell::wake`].
     pub(crate) fn handle(&self, event: Event<'_>) {
-        self.node.borrow_mut().handle(self.now(), event, &mut *self.world.borrow_mut());
+        self.handle_at(self.now(), event);
+    }
+
+    /// The same, with the clock already read.
+    pub(crate) fn handle_at(&self, now: Time, event: Event<'_>) {
+        self.node.borrow_mut().handle(now, event, &mut *self.world.borrow_mut());
     }
 
     /// Makes the turn run when the tasks that are ready now have run.

@@ -66,7 +66,10 @@ impl Replica {
         if previous > self.last {
             return self.last;
         }
-        self.terms.first_of_same_term(previous).saturating_sub(1).max(self.commit.min(previous - 1))
+        self.terms
+            .first_of_same_term(previous)
+            .saturating_sub(1)
+            .max(self.commit.min(previous.saturating_sub(1)))
     }
 
     /// Appends the entries that are not there yet, and returns the index of the last one; none if the append

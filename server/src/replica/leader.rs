@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::entry::Payload;
+use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::peer::{Ack, Append, Reject, RejectReason};
 use quorate_protocol::{Index, NodeId, Term, limits};
 
@@ -133,12 +133,16 @@ impl Replica {
         if progress.flow != (Flow::Reading { pending: true }) {
             return; // The link was lost meanwhile; it is probed anew.
         }
-        let Some(entries) = entries else {
+        let first = entries.as_deref().and_then(|entries| Entry::parse(entries).ok());
+        let (Some(first), Some(entries)) = (first.map(|entry| entry.index), &entries) else {
             progress.probe(); // Asks again after a round trip.
             return self.report(format!("the log cannot be read for node {to}"));
         };
+        if first != progress.next {
+            return; // It answers an earlier question; the answer to the last one is still to come.
+        }
         progress.flow = Flow::Reading { pending: false };
-        let (last, length) = longest_prefix(&entries, progress.next, limits::APPEND_BYTES_MAX);
+        let (last, length) = longest_prefix(entries, progress.next, limits::APPEND_BYTES_MAX);
         let message = head.append(&self.terms, progress, 0, entries.slice(..length));
         progress.sent(last, length);
         self.outputs.push(Output::Send { to, message });
@@ -216,6 +220,9 @@ impl Head {
             let message = self.append(terms, progress, 0, entries);
             progress.sent(last, bytes);
             outputs.push(Output::Send { to, message });
+        }
+        if progress.next > self.last && progress.flow == (Flow::Reading { pending: false }) {
+            progress.flow = Flow::Streaming; // What comes next is in memory.
         }
     }
 

@@ -101,7 +101,7 @@ impl Progress {
     pub(super) fn awaits(&self, previous: Index) -> bool {
         match self.flow {
             Flow::Probing { round: 0 } => false,
-            Flow::Probing { .. } => previous + 1 == self.next,
+            Flow::Probing { .. } => previous == self.next - 1,
             Flow::Streaming | Flow::Reading { .. } => previous < self.next,
         }
     }

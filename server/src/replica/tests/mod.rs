@@ -1,0 +1,70 @@
+//! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
+//! [`follower`]), and a search for what no statement thought of ([`random`]).
+
+mod cluster;
+mod commit;
+mod feeding;
+mod follower;
+mod random;
+
+use std::time::Duration;
+
+use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::request::{Mutation, Write};
+use quorate_protocol::{Index, Leadership, NodeId, Quorums, Term};
+
+use super::{Input, Output, Replica, Settings, Time};
+
+const HEARTBEAT: Duration = Duration::from_millis(50);
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+
+fn node(id: u8) -> NodeId {
+    NodeId::try_from(id).unwrap()
+}
+
+/// Node 1 leads.
+fn settings(id: u8, m: u8, n: u8) -> Settings {
+    Settings {
+        node: node(id),
+        nodes: (1..=m).map(node).collect(),
+        quorums: Quorums::new(m, n).unwrap(),
+        leadership: Leadership::Configured(node(1)),
+        heartbeat: HEARTBEAT,
+        election_timeout: ELECTION_TIMEOUT,
+        uncommitted_bytes_max: 1 << 20,
+        window_bytes_max: 1 << 20,
+        tail_bytes_max: 1 << 20,
+    }
+}
+
+/// The log entry that sets a key to `value`.
+fn entry(term: Term, index: Index, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    entry::encode(term, index, &set(value), &mut bytes);
+    bytes
+}
+
+/// One entry for each index, all of one term.
+fn entries(term: Term, indexes: impl IntoIterator<Item = Index>) -> Vec<u8> {
+    indexes.into_iter().flat_map(|index| entry(term, index, b"value")).collect()
+}
+
+fn set(value: &[u8]) -> Payload<'_> {
+    Payload::Write { session: None, write: Write::One(Mutation::Set { key: b"key", value }) }
+}
+
+/// A turn with one input.
+fn turn(replica: &mut Replica, now: Time, input: Input<'_>) -> Vec<Output> {
+    replica.step(now, input);
+    finish(replica)
+}
+
+fn finish(replica: &mut Replica) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    replica.finish_turn(&mut outputs);
+    outputs
+}
+
+fn reports(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Report(_))).count()
+}
