@@ -238,7 +238,8 @@ impl Node {
 
     /// How this node introduces itself to replicas.
     pub fn introduction(&self) -> ReplicaIdentity {
-        self.formation.introduction()
+        let introduction = self.formation.introduction();
+        ReplicaIdentity { stored: introduction.stored.filter(|_| self.error.is_none()), ..introduction }
     }
 
     /// The cluster's name.
@@ -313,6 +314,9 @@ impl Node {
     }
 
     fn send_stored(&self, to: NodeId, outside: &mut impl Outside) {
+        if self.error.is_some() {
+            return; // It may not have been stored.
+        }
         if let Some(cluster) = self.formation.identity().cluster_id() {
             outside.send(to, &PeerMessage::Stored(cluster));
         }
