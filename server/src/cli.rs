@@ -170,8 +170,13 @@ fn plan(command: Command) -> Result<Plan, WrongSetting> {
 fn read_config(file: &Path) -> Result<Settings, WrongSetting> {
     let text = std::fs::read_to_string(file)
         .or_else(|error| wrong(format!("cannot read the configuration {}: {error}", file.display())))?;
-    toml::from_str(&text)
-        .or_else(|error| wrong(format!("the configuration {} is wrong: {error}", file.display())))
+    toml::from_str(&text).or_else(|error| {
+        // The error's own form draws the place over several lines.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let message = error.message().replace('\n', ", ");
+        wrong(format!("the configuration {} is wrong at line {line}: {message}", file.display()))
+    })
 }
 
 impl Settings {

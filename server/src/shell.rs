@@ -203,7 +203,12 @@ impl Shell {
 
     /// Hands an event to the node. What it brings about happens in the next turn: see [`Shell::wake`].
     pub(crate) fn handle(&self, event: Event<'_>) {
-        self.node.borrow_mut().handle(self.now(), event, &mut *self.world.borrow_mut());
+        self.handle_at(self.now(), event);
+    }
+
+    /// The same, with the clock already read.
+    pub(crate) fn handle_at(&self, now: Time, event: Event<'_>) {
+        self.node.borrow_mut().handle(now, event, &mut *self.world.borrow_mut());
     }
 
     /// Makes the turn run when the tasks that are ready now have run.

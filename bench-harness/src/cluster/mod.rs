@@ -81,6 +81,13 @@ impl Program {
         Self { path: path.into(), arguments: arguments.map(OsString::from).into() }
     }
 
+    /// The same, with options of the server that every node gets.
+    #[must_use]
+    pub fn with_options(mut self, options: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.arguments.extend(options.into_iter().map(Into::into));
+        self
+    }
+
     /// This very executable, which must be the harness.
     pub fn this() -> anyhow::Result<Self> {
         Ok(Self::harness(std::env::current_exe().context("the harness cannot find its own executable")?))

@@ -8,12 +8,17 @@ use futures_lite::future;
 use quorate_protocol::handshake::{Hello, HelloRefusal, Reply, Role};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{Outcome, Refusal, Response};
-use quorate_protocol::{MessageError, frame, limits, parse};
+use quorate_protocol::{MessageError, frame, limits, parse, parse_prefix};
 
 use super::OUTPUT_BYTES_SOFT;
 use super::stream::{Receiver, Stream, StreamError};
 use crate::node::{ClientId, Event};
+use crate::replica::Time;
 use crate::shell::Shell;
+
+/// Requests of one connection in one turn. A long pipeline is so cut into batches, and while one is synced and
+/// sent the next one is read.
+const TURN_REQUESTS_MAX: usize = 96;
 
 /// A client that has been welcomed, as the node's answers find it.
 pub(crate) struct ClientLink {
@@ -55,7 +60,7 @@ pub(crate) async fn serve(shell: &Rc<Shell>, stream: Rc<Stream>) -> StreamError 
     let mut refusal = None;
     let mut is_welcome = false;
     while !is_welcome {
-        let take = |body: &[u8]| {
+        let take = |_, body: &[u8]| {
             match welcome(shell, body) {
                 Ok(reply) => {
                     is_welcome = true;
@@ -114,12 +119,15 @@ async fn requests(
         link.stream.wait_for_output(OUTPUT_BYTES_SOFT).await;
         link.wait_for_room(in_flight_max).await;
         let mut error = None;
-        let take = |body: &[u8]| {
+        let mut taken = 0;
+        let take = |now, body: &[u8]| {
             link.in_flight.set(link.in_flight.get() + 1);
-            if let Err(reason) = request(shell, client, link, body) {
+            taken += 1;
+            if let Err(reason) = request(shell, now, client, link, body) {
                 error = Some(reason);
             }
             error.is_none()
+                && taken < TURN_REQUESTS_MAX
                 && link.in_flight.get() < in_flight_max
                 && link.stream.waiting() <= OUTPUT_BYTES_SOFT
         };
@@ -136,29 +144,27 @@ async fn requests(
         if let Err(error) = received {
             return error;
         }
+        if taken == TURN_REQUESTS_MAX {
+            future::yield_now().await; // The turn comes first.
+        }
     }
 }
 
 /// Hands a request to the node. An error ends the connection; a request that only this version does not
 /// know is refused, and the connection goes on.
-fn request(shell: &Shell, client: ClientId, link: &ClientLink, body: &[u8]) -> Result<(), String> {
+fn request(shell: &Shell, now: Time, client: ClientId, link: &ClientLink, body: &[u8]) -> Result<(), String> {
     match parse::<Request<'_>>(body) {
-        Ok(request) => shell.handle(Event::Request { client, request }),
+        Ok(request) => shell.handle_at(now, Event::Request { client, request }),
         Err(MessageError::Unknown) => {
-            let id = parse_id(body);
-            let refusal =
-                Refusal::Unsupported("this node does not know the operation or one of its options".into());
-            link.answer(&Response { id, outcome: Outcome::Refused(refusal) });
+            let id = parse_prefix(body).unwrap_or(0); // The id is a request's first field.
+            let what = "this node does not know the operation, or one of its values is out of range";
+            let outcome = Outcome::Refused(Refusal::Unsupported(what.into()));
+            link.answer(&Response { id, outcome });
             shell.touch(client);
         }
         Err(error) => return Err(error.to_string()),
     }
     Ok(())
-}
-
-/// The id is a request's first field.
-fn parse_id(body: &[u8]) -> u64 {
-    quorate_protocol::parse_prefix(body).unwrap_or(0)
 }
 
 fn bad_frame(shell: &Shell, link: &ClientLink, reason: String) {

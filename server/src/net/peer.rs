@@ -92,7 +92,7 @@ async fn introduce(
     let mut receiver = Receiver::new(shell.buffer.clone());
     let mut reply = None;
     while reply.is_none() {
-        let take = |body: &[u8]| {
+        let take = |_, body: &[u8]| {
             reply = Some(parse::<Reply>(body));
             false
         };
@@ -116,7 +116,7 @@ async fn introduce(
 async fn silence(shell: &Shell, stream: &Stream, mut receiver: Receiver) -> StreamError {
     loop {
         let mut is_broken = false;
-        let take = |_: &[u8]| {
+        let take = |_, _: &[u8]| {
             is_broken = true;
             false
         };
@@ -138,7 +138,7 @@ pub(crate) async fn serve(shell: &Rc<Shell>, stream: Rc<Stream>) -> StreamError 
     let mut receiver = Receiver::new(shell.buffer.clone());
     let mut met = None;
     while met.is_none() {
-        let take = |body: &[u8]| {
+        let take = |_, body: &[u8]| {
             met = Some(meet(shell, body));
             false
         };
@@ -160,7 +160,7 @@ pub(crate) async fn serve(shell: &Rc<Shell>, stream: Rc<Stream>) -> StreamError 
     shell.accepted_from(peer.node, &stream);
     loop {
         let mut error = None;
-        let take = |body: &[u8]| {
+        let take = |_, body: &[u8]| {
             match parse::<PeerMessage<'_>>(body) {
                 Ok(message) => shell.handle(Event::Message { from: peer.node, message }),
                 Err(reason) => error = Some(reason),

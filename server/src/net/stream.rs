@@ -147,17 +147,17 @@ impl Stream {
         }
     }
 
-    /// Waits for bytes, and hands every whole frame that has come to `take`, until it returns false: then
-    /// the rest is kept for the next call. Dropping the future loses nothing.
+    /// Waits for bytes, and hands every whole frame that has come to `take`, with the time, until it returns
+    /// false: then the rest is kept for the next call. Dropping the future loses nothing.
     pub(crate) async fn receive(
         &self,
         receiver: &mut Receiver,
         limit: usize,
         now: impl Fn() -> Time,
-        take: impl FnMut(&[u8]) -> bool,
+        mut take: impl FnMut(Time, &[u8]) -> bool,
     ) -> Result<(), StreamError> {
         if receiver.is_paused {
-            return self.take_kept(receiver, 0, limit, now, take);
+            return self.take_kept(receiver, 0, limit, now(), take);
         }
         self.socket.readable().await?;
         let shared = receiver.shared.clone();
@@ -170,15 +170,16 @@ impl Stream {
             }
             Err(error) => return Err(error.into()),
         };
+        let now = now();
         if !receiver.partial.is_empty() {
             receiver.partial.extend_from_slice(received);
             return self.take_kept(receiver, received.len(), limit, now, take);
         }
         // The usual case: whole frames, straight from the shared buffer.
-        let (rest, is_paused) = take_frames(received, limit, take)?;
+        let (rest, is_paused) = take_frames(received, limit, |body| take(now, body))?;
         receiver.partial.extend_from_slice(rest);
         receiver.is_paused = is_paused && !rest.is_empty();
-        self.frame_began.set((!rest.is_empty()).then(now));
+        self.frame_began.set((!rest.is_empty()).then_some(now));
         Ok(())
     }
 
@@ -188,11 +189,11 @@ impl Stream {
         receiver: &mut Receiver,
         received: usize,
         limit: usize,
-        now: impl Fn() -> Time,
-        take: impl FnMut(&[u8]) -> bool,
+        now: Time,
+        mut take: impl FnMut(Time, &[u8]) -> bool,
     ) -> Result<(), StreamError> {
         let kept = receiver.partial.len();
-        let (rest, is_paused) = take_frames(&receiver.partial, limit, take)?;
+        let (rest, is_paused) = take_frames(&receiver.partial, limit, |body| take(now, body))?;
         let rest = rest.len();
         receiver.is_paused = is_paused && rest > 0;
         receiver.partial.drain(..kept - rest);
@@ -202,7 +203,7 @@ impl Stream {
         // The deadline is that of the frame which is unfinished now.
         let is_same_frame = rest == kept && kept > received;
         let began = self.frame_began.get().filter(|_| is_same_frame);
-        self.frame_began.set((rest > 0).then(|| began.unwrap_or_else(now)));
+        self.frame_began.set((rest > 0).then(|| began.unwrap_or(now)));
         Ok(())
     }
 

@@ -51,11 +51,10 @@ impl Node {
     fn write(&mut self, now: Time, options: &WriteOptions, write: &Write<'_>) -> Result<Index, Refusal> {
         write.check().map_err(|error| Refusal::BadRequest(error.to_string()))?;
         check_options(options)?;
-        let leader = self.leader_hint();
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         let payload = Payload::Write { session: None, write: write.clone() };
         replica.propose(now, &payload).map_err(|error| match error {
-            ProposeError::NotLeader => Refusal::NotLeader { leader },
+            ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
         })

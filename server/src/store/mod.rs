@@ -19,19 +19,24 @@
 
 mod snapshot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
 use quorate_protocol::Index;
 use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, Write};
 use quorate_protocol::response::{Item, Versioned, WriteResult};
 
+use smallvec::SmallVec;
 use snapshot::Snapshot;
+
+/// A key, in the map itself if it is short: comparing it then follows no pointer.
+type Key = SmallVec<[u8; 16]>;
 
 /// Every key with its value and revision.
 #[derive(Debug, Default)]
 pub struct Store {
-    map: BTreeMap<Box<[u8]>, Stored>,
+    map: HashMap<Key, Stored>,
+    order: BTreeSet<Key>,
     bytes: u64,
     snapshot: Option<Snapshot>,
 }
@@ -88,9 +93,9 @@ impl Store {
     }
 
     fn scan_from<'a>(&'a self, start: &[u8], end: RangeEnd<'a>) -> impl Iterator<Item = Item<'a>> + use<'a> {
-        let from = self.map.range::<[u8], _>((Bound::Included(start), Bound::Unbounded));
-        from.take_while(move |(key, _)| end.includes(key))
-            .map(|(key, stored)| Item { key, versioned: stored.versioned() })
+        let keys = self.order.range::<[u8], _>((Bound::Included(start), Bound::Unbounded));
+        keys.take_while(move |key| end.includes(key))
+            .map(|key| Item { key, versioned: self.map[key].versioned() })
     }
 
     fn check(&self, mutation: &Mutation<'_>) -> Result<(), Option<Index>> {
@@ -114,22 +119,28 @@ impl Store {
     }
 
     fn put(&mut self, key: &[u8], revision: Index, value: &[u8]) -> bool {
-        let new = Stored { revision, value: value.into() };
         self.bytes += value.len() as u64;
         let Some(stored) = self.map.get_mut(key) else {
-            self.set_aside(key, None);
             self.bytes += key.len() as u64;
-            self.map.insert(key.into(), new);
+            self.order.insert(key.into());
+            self.map.insert(key.into(), Stored { revision, value: value.into() });
+            self.set_aside(key, None);
             return false;
         };
-        let old = std::mem::replace(stored, new);
-        self.bytes -= old.value.len() as u64;
+        self.bytes -= stored.value.len() as u64;
+        if self.snapshot.is_none() && stored.value.len() == value.len() {
+            stored.revision = revision;
+            stored.value.copy_from_slice(value); // Spares an allocation.
+            return true;
+        }
+        let old = std::mem::replace(stored, Stored { revision, value: value.into() });
         self.set_aside(key, Some(old));
         true
     }
 
     fn remove(&mut self, key: &[u8]) -> bool {
         let Some(old) = self.map.remove(key) else { return false };
+        self.order.remove(key);
         self.bytes -= (key.len() + old.value.len()) as u64;
         self.set_aside(key, Some(old));
         true

@@ -5,15 +5,15 @@ use std::ops::Bound;
 
 use quorate_protocol::Index;
 
-use super::{Store, Stored};
+use super::{Key, Store, Stored};
 
 /// How far a snapshot has been read, and what it would otherwise lose.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     /// The last key that was read; everything up to it is done.
-    cursor: Option<Box<[u8]>>,
+    cursor: Option<Key>,
     /// What keys beyond the cursor were when the snapshot began, if they changed since; none: absent.
-    aside: BTreeMap<Box<[u8]>, Option<Stored>>,
+    aside: BTreeMap<Key, Option<Stored>>,
 }
 
 impl Snapshot {
@@ -49,7 +49,9 @@ impl Store {
             Some(cursor) => Bound::Excluded(&**cursor),
             None => Bound::Unbounded,
         };
-        let mut live = self.map.range::<[u8], _>((start, Bound::Unbounded)).peekable();
+        let map = &self.map;
+        let live = self.order.range::<[u8], _>((start, Bound::Unbounded));
+        let mut live = live.map(|key| (key, &map[key])).peekable();
         let mut aside = snapshot.aside.iter().peekable();
         let mut last: Option<&[u8]> = None;
         let mut more = false;
@@ -57,13 +59,13 @@ impl Store {
             // The lower key is next; where both have it, what was put aside is the snapshot's.
             let (key, stored) = match (live.peek(), aside.peek()) {
                 (None, None) => break,
-                (Some((key, stored)), None) => (&***key, Some(*stored)),
-                (None, Some((key, old))) => (&***key, old.as_ref()),
-                (Some((key, stored)), Some((old_key, _))) if key < old_key => (&***key, Some(*stored)),
-                (Some(_), Some((key, old))) => (&***key, old.as_ref()),
+                (Some((key, stored)), None) => (&**key, Some(*stored)),
+                (None, Some((key, old))) => (&**key, old.as_ref()),
+                (Some((key, stored)), Some((old_key, _))) if key < old_key => (&**key, Some(*stored)),
+                (Some(_), Some((key, old))) => (&**key, old.as_ref()),
             };
-            live.next_if(|(live_key, _)| &***live_key == key);
-            aside.next_if(|(old_key, _)| &***old_key == key);
+            live.next_if(|(live_key, _)| &**live_key == key);
+            aside.next_if(|(old_key, _)| &**old_key == key);
             last = Some(key);
             if let Some(stored) = stored
                 && !record(key, stored.revision, &stored.value)
@@ -73,7 +75,7 @@ impl Store {
             }
         }
         if let Some(last) = last {
-            let last: Box<[u8]> = last.into();
+            let last: Key = last.into();
             // What is read needs no keeping.
             while snapshot.aside.first_key_value().is_some_and(|(key, _)| *key <= last) {
                 snapshot.aside.pop_first();
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     fn everything(store: &Store) -> Vec<(Vec<u8>, Index)> {
-        store.map.iter().map(|(key, stored)| (key.to_vec(), stored.revision)).collect()
+        store.order.iter().map(|key| (key.to_vec(), store.map[key].revision)).collect()
     }
 
     proptest! {

@@ -1,0 +1,214 @@
+//! The server program as people and scripts meet it: settings, exit codes, signals.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use rustix::process::Signal;
+use support::{Addresses, PROGRAM, Server, assert_serves, client, command};
+
+/// Runs a server that is expected to end by itself.
+fn run(arguments: &str, directory: &Path) -> Output {
+    let mut command = command("timeout");
+    command.args(["30", PROGRAM]).args(arguments.split_whitespace()).current_dir(directory);
+    command.env("RUST_LOG", "error").output().unwrap()
+}
+
+/// It ends with this code, and one line that has these words.
+fn assert_refused(output: &Output, code: i32, words: &[&str]) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.starts_with("quorate-server: "), "{errors}");
+    assert!(words.iter().all(|word| errors.contains(word)), "{words:?} in {errors}");
+    assert!(output.stdout.is_empty());
+}
+
+fn start(arguments: &str, directory: &Path) -> Server {
+    let mut command = command(PROGRAM);
+    command.args(arguments.split_whitespace()).current_dir(directory);
+    Server::start(command, &directory.join("log"))
+}
+
+/// The options of node 1 of three, up to --quorum.
+fn one_of_three(addresses: &Addresses) -> String {
+    let replica = |node| format!("--replica {node}={}", addresses.peer(node));
+    let [first, second, third] = [1, 2, 3].map(replica);
+    format!("--listen {} {first} {second} {third}", addresses.client(1))
+}
+
+#[test]
+fn without_settings_it_is_a_cluster_of_one_in_the_working_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    // The usual port may be somebody's: only that is chosen.
+    let mut server = start("--listen 127.0.0.1:0", directory.path());
+    assert_serves(&client(server.announced_address()));
+    assert!(directory.path().join("quorate-data").is_dir());
+}
+
+#[test]
+fn both_signals_stop_it_cleanly_and_what_was_acknowledged_is_there_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    for (signal, existing) in [(Signal::TERM, None), (Signal::INT, Some("TERM")), (Signal::TERM, Some("INT"))]
+    {
+        let mut server = start("--listen 127.0.0.1:0", directory.path());
+        let client = client(server.announced_address());
+        if let Some(name) = existing {
+            let value = smol::block_on(client.get(name)).unwrap().value;
+            assert_eq!(value.unwrap().value, b"x", "written before {name}");
+        }
+        let name = if signal == Signal::TERM { "TERM" } else { "INT" };
+        smol::block_on(client.set(name, "x")).unwrap();
+        server.signal(signal);
+        assert_eq!(server.wait_end().code(), Some(0), "{}", server.log());
+    }
+}
+
+#[test]
+fn a_second_process_on_a_directory_names_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start("--listen 127.0.0.1:0 --data here", directory.path());
+    assert_serves(&client(server.announced_address()));
+    let output = run("--listen 127.0.0.1:0 --data here", directory.path());
+    let holder = format!("in use by pid {}, node 1", server.id());
+    assert_refused(&output, 3, &[&holder, "stop that process, or use another directory"]);
+    assert_serves(&client(server.announced_address()));
+}
+
+#[test]
+fn a_directory_made_with_other_settings_is_refused_with_both_values() {
+    let directory = tempfile::tempdir().unwrap();
+    let addresses = Addresses::take();
+    let replicas = one_of_three(&addresses);
+    let mut server = start(&format!("--id 1 --quorum 2 {replicas}"), directory.path());
+    // It waits for the others, so its identity is all that it has stored.
+    support::wait_for("the identity", || {
+        server.assert_running();
+        directory.path().join("quorate-data/identity").exists().then_some(())
+    });
+    support::wait_for("the announcement", || server.log().contains("clients at").then_some(()));
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_end().code(), Some(0), "{}", server.log());
+    for (changed, words) in [
+        ("--id 2 --quorum 2", ["node \"1\"", "not \"2\""]),
+        ("--id 1 --quorum 3", ["quorum \"2\"", "not \"3\""]),
+        ("--id 1 --quorum 2 --cluster other", ["quorate", "other"]),
+        ("--id 1 --quorum 2 --leader 3", ["leader 1\"", "leader 3\""]),
+        ("--id 1 --quorum 2 --durability os", ["fsync", "os"]),
+    ] {
+        let output = run(&format!("{changed} {replicas}"), directory.path());
+        let both = [words[0], words[1], "start with the settings that it was made with"];
+        assert_refused(&output, 3, &both);
+    }
+    let alone = run("--listen 127.0.0.1:0", directory.path());
+    assert_refused(&alone, 3, &["replicas"]);
+}
+
+#[test]
+fn a_directory_with_other_files_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let photos = directory.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    fs::write(photos.join("cat.jpg"), "a cat").unwrap();
+    let output = run("--listen 127.0.0.1:0 --data photos", directory.path());
+    assert_refused(&output, 3, &["cat.jpg", "use another directory"]);
+    assert_eq!(fs::read_dir(&photos).unwrap().count(), 1);
+}
+
+#[test]
+fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let addresses = Addresses::take();
+    let replicas = one_of_three(&addresses);
+    let three = |rest: &str| format!("{replicas} {rest}");
+    for (arguments, words) in [
+        (three("--id 1 --quorum 4"), "it must be from 1 to 3"),
+        (three("--id 1 --quorum 0"), "it must be from 1 to 3"),
+        (three("--id 1"), "--quorum is missing"),
+        (three("--quorum 2"), "--id is missing"),
+        (three("--id 4 --quorum 2"), "there is no --replica 4=HOST:PORT: add it"),
+        (three("--id 1 --quorum 2 --leader 9"), "--leader is 9, which is none of the replicas"),
+        (three("--id 1 --quorum 2 --replica 1=127.0.0.1:1"), "--replica is given twice for node 1"),
+        (three("--id 1 --quorum 2 --replica nonsense"), "not of the form ID=HOST:PORT"),
+        (three("--id 1 --quorum 2 --replica 4=nowhere"), "not of the form HOST:PORT"),
+        ("--id 64".into(), "a number from 1 to 63"),
+        ("--quorum 2".into(), "it must be from 1 to 1"),
+        ("--listen here".into(), "not of the form HOST:PORT"),
+        ("--listen 127.0.0.1:0 --advertise here".into(), "not of the form HOST:PORT"),
+        ("--segment-mib 1".into(), "give 4 to 1024"),
+        ("--checkpoint-mib 0".into(), "give at least 1"),
+        ("--election-timeout-ms 100".into(), "three heartbeats or more"),
+        ("--config missing.toml".into(), "cannot read the configuration missing.toml"),
+        // An address of a network kept for examples: nobody's.
+        ("--listen 192.0.2.1:1".into(), "cannot listen on 192.0.2.1:1"),
+    ] {
+        assert_refused(&run(&arguments, directory.path()), 2, &[words]);
+    }
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_wrong_option_ends_with_code_2_and_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in ["--quroum 2", "surplus", "--id many", "--durability maybe"] {
+        let output = run(arguments, directory.path());
+        assert_eq!(output.status.code(), Some(2), "{arguments}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(arguments.split(' ').next_back().unwrap()) || errors.contains("--quroum"));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_taken_port_is_a_wrong_setting() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&format!("--listen {address}"), directory.path());
+    assert_refused(&output, 2, &["cannot listen on", &address]);
+}
+
+#[test]
+fn a_wrong_file_is_refused_in_one_line_that_says_where() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, words) in [
+        ("quroum = 2\n", ["quroum", "line 1"]),
+        ("id = 1\nquorum = \"two\"\n", ["\"two\"", "line 2"]),
+        ("id = \n", ["wrong.toml", "line 1"]),
+        ("durability = \"maybe\"\n", ["maybe", "line 1"]),
+    ] {
+        fs::write(directory.path().join("wrong.toml"), text).unwrap();
+        assert_refused(&run("--config wrong.toml", directory.path()), 2, &words);
+    }
+}
+
+#[test]
+fn a_flag_comes_before_the_environment_and_that_before_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = "listen = \"nowhere\"\ndata = \"from-file\"\nid = 7\n";
+    fs::write(directory.path().join("quorate.toml"), file).unwrap();
+    let mut command = command(PROGRAM);
+    command.args(["--listen", "127.0.0.1:0"]).current_dir(directory.path());
+    command.env("QUORATE_LISTEN", "nowhere").env("QUORATE_DATA", "from-environment");
+    command.env("QUORATE_CONFIG", "quorate.toml");
+    let mut server = Server::start(command, &directory.path().join("log"));
+    let client = client(server.announced_address());
+    assert_eq!(smol::block_on(client.status(false)).unwrap().view().node.get(), 7);
+    assert!(directory.path().join("from-environment").is_dir());
+    assert!(!directory.path().join("from-file").exists());
+}
+
+#[test]
+fn help_and_version_go_to_standard_output_and_are_no_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    for (flag, words) in [("--help", "Exit codes"), ("--version", env!("CARGO_PKG_VERSION"))] {
+        let output = run(flag, directory.path());
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(words), "{text}");
+        assert!(output.stderr.is_empty());
+    }
+}
