@@ -155,14 +155,14 @@ impl Node {
     /// A node over what [`open`] found. In a cluster of one, or one that has formed before, the replica is
     /// there at once; else it begins when all have met.
     pub fn new(settings: NodeSettings, state: State, counters: Arc<LogCounters>) -> Self {
-        let State { identity, recovered, store, checkpoints: (newest, previous), reader } = state;
+        let State { identity, recovered, store, checkpoints, reader } = state;
         let mut node = Self {
             formation: Formation::new(identity, settings.nodes, settings.advertise.clone()),
             replica: None,
             store,
             reader,
             counters,
-            checkpoints: Checkpoints::new(settings.checkpoint_interval_bytes, newest, previous),
+            checkpoints,
             lag: Lag::new(std::iter::empty(), 0),
             waiting: VecDeque::new(),
             connected: NodeSet::default(),

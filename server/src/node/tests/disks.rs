@@ -153,6 +153,19 @@ fn leader_and_follower_take_the_same_checkpoint_at_the_same_index() {
 }
 
 #[test]
+fn a_restart_does_not_move_the_next_checkpoint() {
+    let mut world = checkpointing(5000);
+    write_some(&mut world, 3);
+    world.restart(2);
+    assert!(world.machine(2).node.store.keys() > 0, "it has replayed entries");
+    world.meet_all();
+    world.settle();
+    write_some(&mut world, 3);
+    let headers: Vec<_> = [1, 2].into_iter().map(|id| world.machine(id).checkpoints.clone()).collect();
+    assert_eq!((headers[0].len(), &headers[0]), (1, &headers[1]));
+}
+
+#[test]
 fn the_log_is_dropped_below_the_older_checkpoint_and_not_what_a_follower_lacks() {
     let mut world = checkpointing(20_000);
     world.isolate(3);

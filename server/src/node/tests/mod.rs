@@ -225,7 +225,15 @@ impl World {
         };
         let path = self.directory.path().join(id.to_string());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let opened = open(&disk, &path, &settings, Incarnation(id.into()), SEGMENT_BYTES_MIN).unwrap();
+        let opened = open(
+            &disk,
+            &path,
+            &settings,
+            Incarnation(id.into()),
+            SEGMENT_BYTES_MIN,
+            self.settings.checkpoint_interval_bytes,
+        )
+        .unwrap();
         let Opened { lock, vote, log, state } = opened;
         let settings = NodeSettings { advertise: format!("host:{id}"), ..self.settings.clone() };
         Machine {
