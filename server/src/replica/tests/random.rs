@@ -74,7 +74,7 @@ impl Run {
         let cluster = Cluster::with(m, n, |settings| {
             settings.uncommitted_bytes_max = 2000;
             settings.window_bytes_max = 400;
-            settings.tail_bytes_max = if seed % 2 == 0 { 200 } else { 1 << 20 };
+            settings.tail_bytes_max = if seed.is_multiple_of(2) { 200 } else { 1 << 20 };
         });
         Self {
             seed,
