@@ -61,22 +61,3 @@ fn settings_that_cannot_be_are_refused() {
     let error = run(&wrong, &Control::default()).unwrap_err();
     assert!(matches!(error, SettingsError::Range { name: "value bytes", value: 4, .. }), "{error}");
 }
-
-/// Not a test of anything: `cargo test --release -- --ignored --nocapture` prints what the path costs.
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    for (clients, in_flight) in [(1, 1), (1, 256), (64, 1), (16, 64)] {
-        let settings = Settings {
-            clients,
-            in_flight,
-            value_bytes: 100,
-            keys: 100_000,
-            duration: Duration::from_secs(2),
-            ..settings(fake::store())
-        };
-        let report = run(&settings, &Control::default()).unwrap();
-        let p50 = report.latency_ns.value_at_quantile(0.5) / 1000;
-        println!("{clients} x {in_flight}: {:.0}/s, p50 {p50} us", report.per_second());
-    }
-}

@@ -19,17 +19,6 @@ use crate::directory::DirectorySettings;
 use crate::node::{NodeError, NodeSettings, RecoveryError};
 use crate::server::{self, Listeners, ServerError, ServerSettings};
 
-const HEARTBEAT: Duration = Duration::from_millis(50);
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
-const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
-const WINDOW_BYTES_MAX: usize = 8 << 20;
-const TAIL_BYTES_MAX: usize = 16 << 20;
-const IN_FLIGHT_MAX: u32 = 16 << 10;
-const SEGMENT_MIB: u32 = 64;
-const CHECKPOINT_MIB: u32 = 64;
-const CHECKPOINT_MIB_PER_SECOND: u32 = 32;
-const CONNECTIONS_MAX: u32 = 4096;
-
 /// Descriptors that are not connections: files, threads' and the reactor's.
 const DESCRIPTORS_RESERVED: u64 = 256;
 
@@ -216,34 +205,23 @@ impl Settings {
                 Some(DurabilityName::Fsync) | None => Durability::Fsync,
             },
         };
-        let (heartbeat, election_timeout) = self.timing()?;
         let own_peer_address = replicas.remove(&node).flatten();
-        let peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
-        let server = ServerSettings {
-            identity,
-            data: self.data.unwrap_or_else(|| "quorate-data".into()),
-            peers,
-            node: NodeSettings {
-                nodes,
-                advertise: String::new(), // Known when the socket is bound.
-                heartbeat,
-                election_timeout,
-                uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
-                window_bytes_max: WINDOW_BYTES_MAX,
-                tail_bytes_max: TAIL_BYTES_MAX,
-                checkpoint_interval_bytes: mib(positive(
-                    "checkpoint-mib",
-                    self.checkpoint_mib,
-                    CHECKPOINT_MIB,
-                )?),
-                in_flight_max: IN_FLIGHT_MAX,
-            },
-            segment_bytes: mib(segment_mib(self.segment_mib)?),
-            checkpoint_bytes_per_second: mib(self
-                .checkpoint_mib_per_second
-                .unwrap_or(CHECKPOINT_MIB_PER_SECOND)),
-            connections_max: positive("connections", self.connections, CONNECTIONS_MAX)? as usize,
-        };
+        let data = self.data.clone().unwrap_or_else(|| "quorate-data".into());
+        let mut server = ServerSettings::new(identity, nodes, data);
+        server.peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
+        (server.node.heartbeat, server.node.election_timeout) = self.timing(&server.node)?;
+        if let Some(count) = positive("checkpoint-mib", self.checkpoint_mib)? {
+            server.node.checkpoint_interval_bytes = mib(count);
+        }
+        if let Some(count) = segment_mib(self.segment_mib)? {
+            server.segment_bytes = mib(count);
+        }
+        if let Some(count) = self.checkpoint_mib_per_second {
+            server.checkpoint_bytes_per_second = mib(count);
+        }
+        if let Some(count) = positive("connections", self.connections)? {
+            server.connections_max = count as usize;
+        }
         Ok(Plan {
             server,
             listen: self.listen.unwrap_or_else(|| "127.0.0.1:7401".into()),
@@ -319,10 +297,10 @@ impl Settings {
         Ok(name)
     }
 
-    fn timing(&self) -> Result<(Duration, Duration), WrongSetting> {
+    fn timing(&self, default: &NodeSettings) -> Result<(Duration, Duration), WrongSetting> {
         let duration = |ms: Option<u32>, default| ms.map_or(default, |ms| Duration::from_millis(ms.into()));
-        let heartbeat = duration(self.heartbeat_ms, HEARTBEAT);
-        let election_timeout = duration(self.election_timeout_ms, ELECTION_TIMEOUT);
+        let heartbeat = duration(self.heartbeat_ms, default.heartbeat);
+        let election_timeout = duration(self.election_timeout_ms, default.election_timeout);
         if heartbeat.is_zero() || election_timeout < heartbeat * 3 {
             return wrong(format!(
                 "--election-timeout-ms is {}, and --heartbeat-ms is {}: the timeout must be three heartbeats or more, \
@@ -346,18 +324,20 @@ fn check_address(flag: &str, address: &str) -> Result<(), WrongSetting> {
     }
 }
 
-fn positive(name: &str, value: Option<u32>, default: u32) -> Result<u32, WrongSetting> {
-    match value.unwrap_or(default) {
-        0 => wrong(format!("--{name} is 0: give at least 1")),
+fn positive(name: &str, value: Option<u32>) -> Result<Option<u32>, WrongSetting> {
+    match value {
+        Some(0) => wrong(format!("--{name} is 0: give at least 1")),
         value => Ok(value),
     }
 }
 
-fn segment_mib(value: Option<u32>) -> Result<u32, WrongSetting> {
+fn segment_mib(value: Option<u32>) -> Result<Option<u32>, WrongSetting> {
     const RANGE: std::ops::RangeInclusive<u32> = 4..=1024;
-    match value.unwrap_or(SEGMENT_MIB) {
-        mib if RANGE.contains(&mib) => Ok(mib),
-        mib => wrong(format!("--segment-mib is {mib}: give {} to {}", RANGE.start(), RANGE.end())),
+    match value {
+        Some(mib) if !RANGE.contains(&mib) => {
+            wrong(format!("--segment-mib is {mib}: give {} to {}", RANGE.start(), RANGE.end()))
+        }
+        value => Ok(value),
     }
 }
 

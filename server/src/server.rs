@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future;
-use quorate_protocol::NodeId;
+use quorate_protocol::{NodeId, NodeSet};
 use smol::{Async, LocalExecutor, Timer};
 use thiserror::Error;
 
-use crate::directory::{self, DirectoryLock, DirectorySettings};
+use crate::directory::{self, DirectorySettings};
 use crate::disk::{Disk, RealDisk};
-use crate::log::{LogThread, LogThreadSettings};
+use crate::log::{LogThread, LogThreadSettings, SEGMENT_BYTES};
 use crate::net::stream::{Stream, StreamError};
 use crate::net::{self, client, peer};
 use crate::node::{self, Node, NodeError, NodeSettings, RecoveryError};
@@ -42,6 +42,21 @@ pub struct ServerSettings {
     pub checkpoint_bytes_per_second: u64,
     /// Connections of clients and replicas, all in all.
     pub connections_max: usize,
+}
+
+impl ServerSettings {
+    /// Everything at its default, and no address of another replica.
+    pub fn new(identity: DirectorySettings, nodes: NodeSet, data: PathBuf) -> Self {
+        Self {
+            identity,
+            data,
+            peers: BTreeMap::new(),
+            node: NodeSettings::new(nodes),
+            segment_bytes: SEGMENT_BYTES,
+            checkpoint_bytes_per_second: 32 << 20,
+            connections_max: 4096,
+        }
+    }
 }
 
 /// The sockets that a replica listens on.
@@ -114,7 +129,7 @@ async fn serve(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let (shell, _lock) = open(&settings)?;
+    let shell = open(&settings)?;
     // Everything that waits for sockets is a task of its own: this future is polled on every wake.
     let spawn_listener =
         |listener, accepts| executor.spawn(accept(executor.clone(), shell.clone(), listener, accepts));
@@ -134,11 +149,17 @@ async fn serve(
         shell.drain().await;
         Ok(())
     };
-    future::or(async { Err(turns.await.into()) }, stop).await
+    let result = future::or(async { Err(turns.await.into()) }, stop).await;
+    // A task that is only dropped stays with the executor, which the listeners' tasks hold themselves: log
+    // threads and sockets would outlive the replica in a process that goes on.
+    for task in tasks {
+        task.cancel().await;
+    }
+    result
 }
 
 /// Recovers the node from its directory, and starts its log thread.
-fn open(settings: &ServerSettings) -> Result<(Rc<Shell>, DirectoryLock), ServerError> {
+fn open(settings: &ServerSettings) -> Result<Rc<Shell>, ServerError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
     let interval = settings.node.checkpoint_interval_bytes;
@@ -154,12 +175,13 @@ fn open(settings: &ServerSettings) -> Result<(Rc<Shell>, DirectoryLock), ServerE
         directory: settings.data.clone(),
         vote: opened.vote,
         log,
+        _lock: opened.lock,
         reader: opened.state.reader.clone(),
         checkpoint_bytes_per_second: settings.checkpoint_bytes_per_second,
     };
     let in_flight_max = settings.node.in_flight_max;
     let node = Node::new(settings.node.clone(), opened.state, counters);
-    Ok((Shell::new(node, places, inbox, settings.connections_max, in_flight_max), opened.lock))
+    Ok(Shell::new(node, places, inbox, settings.connections_max, in_flight_max))
 }
 
 /// Who connects to a listener.

@@ -25,7 +25,7 @@ use quorate_protocol::{Index, NodeId, frame};
 use smol::Timer;
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
-use crate::directory::{DirectoryError, Identity, VoteFile};
+use crate::directory::{DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogThread};
 use crate::net::LINK_BYTES_MAX;
@@ -96,6 +96,8 @@ pub(crate) struct Places {
     pub(crate) directory: PathBuf,
     pub(crate) vote: VoteFile,
     pub(crate) log: LogThread,
+    /// Dropped after the log thread has ended: the directory is another process's only then.
+    pub(crate) _lock: DirectoryLock,
     pub(crate) reader: LogReader,
     pub(crate) checkpoint_bytes_per_second: u64,
 }

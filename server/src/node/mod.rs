@@ -67,6 +67,23 @@ pub struct NodeSettings {
     pub in_flight_max: u32,
 }
 
+impl NodeSettings {
+    /// Everything at its default, and no address that clients could be sent to.
+    pub fn new(nodes: NodeSet) -> Self {
+        Self {
+            nodes,
+            advertise: String::new(),
+            heartbeat: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(300),
+            uncommitted_bytes_max: 64 << 20,
+            window_bytes_max: 8 << 20,
+            tail_bytes_max: 16 << 20,
+            checkpoint_interval_bytes: 64 << 20,
+            in_flight_max: 16 << 10,
+        }
+    }
+}
+
 /// What happens to a node.
 #[derive(Debug)]
 pub enum Event<'a> {
