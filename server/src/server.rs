@@ -162,7 +162,9 @@ async fn serve(
 fn open(settings: &ServerSettings) -> Result<Rc<Shell>, ServerError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
-    let opened = node::open(&disk, &settings.data, &settings.identity, fresh, settings.segment_bytes)?;
+    let interval = settings.node.checkpoint_interval_bytes;
+    let opened =
+        node::open(&disk, &settings.data, &settings.identity, fresh, settings.segment_bytes, interval)?;
     let inbox = Arc::new(Inbox::default());
     let report = inbox.clone();
     let log = LogThread::start(opened.log, LogThreadSettings::default(), move |event| report.log(event))

@@ -37,6 +37,13 @@ impl Checkpoints {
         true
     }
 
+    /// Counts an entry that is applied again after a restart. One that was due then is not taken late.
+    pub(super) fn replayed(&mut self, index: Index, entry_bytes: usize, store_bytes: u64) {
+        if self.applied(index, entry_bytes, store_bytes) {
+            self.taking = None;
+        }
+    }
+
     /// The checkpoint being taken is on disk.
     pub(super) fn written(&mut self, index: Index) {
         self.taking = None;

@@ -172,14 +172,14 @@ impl Node {
     /// A node over what [`open`] found. In a cluster of one, or one that has formed before, the replica is
     /// there at once; else it begins when all have met.
     pub fn new(settings: NodeSettings, state: State, counters: Arc<LogCounters>) -> Self {
-        let State { identity, recovered, store, checkpoints: (newest, previous), reader } = state;
+        let State { identity, recovered, store, checkpoints, reader } = state;
         let mut node = Self {
             formation: Formation::new(identity, settings.nodes, settings.advertise.clone()),
             replica: None,
             store,
             reader,
             counters,
-            checkpoints: Checkpoints::new(settings.checkpoint_interval_bytes, newest, previous),
+            checkpoints,
             lag: Lag::new(std::iter::empty(), 0),
             waiting: VecDeque::new(),
             connected: NodeSet::default(),
@@ -255,7 +255,8 @@ impl Node {
 
     /// How this node introduces itself to replicas.
     pub fn introduction(&self) -> ReplicaIdentity {
-        self.formation.introduction()
+        let introduction = self.formation.introduction();
+        ReplicaIdentity { stored: introduction.stored.filter(|_| self.error.is_none()), ..introduction }
     }
 
     /// The cluster's name.
@@ -330,6 +331,9 @@ impl Node {
     }
 
     fn send_stored(&self, to: NodeId, outside: &mut impl Outside) {
+        if self.error.is_some() {
+            return; // It may not have been stored.
+        }
         if let Some(cluster) = self.formation.identity().cluster_id() {
             outside.send(to, &PeerMessage::Stored(cluster));
         }

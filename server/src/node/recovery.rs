@@ -11,6 +11,7 @@ use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::{Incarnation, Index, limits};
 use thiserror::Error;
 
+use super::checkpoints::Checkpoints;
 use crate::checkpoint::{self, CheckpointError, Loaded};
 use crate::directory::{
     DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings, Identity, VoteFile,
@@ -45,8 +46,8 @@ pub struct State {
     pub store: Store,
     /// What the replica begins with.
     pub recovered: Recovered,
-    /// The indexes of the newest and the previous checkpoint; 0 for none.
-    pub checkpoints: (Index, Index),
+    /// The newest two checkpoints, and how far it is to the next.
+    pub(super) checkpoints: Checkpoints,
 }
 
 /// Why a data directory cannot be used.
@@ -101,13 +102,15 @@ impl RecoveryError {
     }
 }
 
-/// Opens a node's data directory, creating it if it is new.
+/// Opens a node's data directory, creating it if it is new. `checkpoint_interval_bytes` is the node's setting: what
+/// is replayed counts.
 pub fn open(
     disk: &Arc<dyn Disk>,
     path: &Path,
     settings: &DirectorySettings,
     fresh: Incarnation,
     segment_bytes: u64,
+    checkpoint_interval_bytes: u64,
 ) -> Result<Opened, RecoveryError> {
     let began = Instant::now();
     let directory = DataDirectory::open(&**disk, path, settings, fresh)?;
@@ -143,8 +146,14 @@ pub fn open(
         checkpoint::remove_skipped(&**disk, &directory.checkpoint(), &loaded.skipped)?;
     }
     let reader = log.reader();
-    let mut replay =
-        Replay { store, terms, tail: Tail::default(), applied: base, committed: recovery.committed };
+    let mut replay = Replay {
+        store,
+        terms,
+        tail: Tail::default(),
+        applied: base,
+        committed: recovery.committed,
+        checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, previous),
+    };
     replay.read(&reader, base, recovery.last)?;
 
     if let Some(torn) = &recovery.torn {
@@ -155,10 +164,10 @@ pub fn open(
         applied = replay.applied, keys = replay.store.keys(), rewritten_bytes = recovery.rewritten_bytes,
         milliseconds = began.elapsed().as_millis() as u64, "recovered"
     );
-    let Replay { store, terms, tail, applied, .. } = replay;
+    let Replay { store, terms, tail, applied, checkpoints, .. } = replay;
     let DataDirectory { identity, vote, lock, .. } = directory;
     let recovered = Recovered { promise: vote.promise(), terms, applied, tail };
-    let state = State { identity, reader, store, recovered, checkpoints: (base, previous) };
+    let state = State { identity, reader, store, recovered, checkpoints };
     Ok(Opened { lock, vote, log, state })
 }
 
@@ -169,6 +178,7 @@ struct Replay {
     tail: Tail,
     applied: Index,
     committed: Index,
+    checkpoints: Checkpoints,
 }
 
 impl Replay {
@@ -203,6 +213,7 @@ impl Replay {
                 if let Payload::Write { write, .. } = payload {
                     self.store.apply(found.index, &write);
                 }
+                self.checkpoints.replayed(found.index, found.bytes.len(), self.store.bytes());
                 self.applied = found.index;
                 applied_bytes += found.bytes.len();
             }

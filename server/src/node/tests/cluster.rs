@@ -1,0 +1,105 @@
+//! How nodes become a cluster, and stay one over restarts.
+
+use super::*;
+
+fn formed(world: &mut World) -> Vec<bool> {
+    world.ids().map(|id| world.status(id).status().formed).collect()
+}
+
+#[test]
+fn three_nodes_that_have_met_form_a_cluster_and_take_writes() {
+    let mut world = World::new(3, 2);
+    world.meet_all();
+    world.settle();
+    assert_eq!(formed(&mut world), [true; 3]);
+    assert_eq!(world.ask(1, set("a", "1")).receipt().index, 2);
+}
+
+#[test]
+fn nobody_promises_or_sends_entries_before_all_have_stored_the_cluster() {
+    let mut world = World::new(3, 2);
+    for (id, other) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1)] {
+        world.meet(id, other).unwrap();
+    }
+    world.settle();
+    assert_eq!(formed(&mut world), [false; 3]);
+    for id in world.ids() {
+        assert_eq!(world.status(id).status().term, 0, "R26");
+    }
+    world.meet(3, 2).unwrap();
+    world.settle();
+    assert_eq!(formed(&mut world), [true; 3]);
+    assert_eq!(world.status(1).status().commit, 1);
+}
+
+#[test]
+fn a_node_that_restarts_while_the_cluster_forms_goes_on_from_what_it_stored() {
+    for victim in 1..=3 {
+        for steps in [2, 4, 5, 6] {
+            let mut world = World::new(3, 2);
+            let pairs = [(1, 2), (2, 3), (3, 1), (1, 3), (2, 1), (3, 2)];
+            for (id, other) in &pairs[..steps] {
+                world.meet(*id, *other).unwrap();
+            }
+            world.restart(victim);
+            world.meet_all();
+            world.settle();
+            assert_eq!(formed(&mut world), [true; 3], "node {victim} after {steps} steps");
+            assert_eq!(world.ask(1, set("a", "1")).receipt().holders.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn a_replaced_disk_is_refused_and_says_so() {
+    let mut world = World::formed(3, 2);
+    let mut stranger = world.machine(2).node.introduction();
+    stranger.incarnation = Incarnation(99);
+    stranger.stored = None;
+    let machine = world.machine(1);
+    let refusal = machine.node.meet(&stranger, &mut machine.outside).unwrap_err();
+    assert_eq!(refusal, HelloRefusal::OtherIncarnation { node: node_id(2), expected: Incarnation(2) });
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_every_node_restarts() {
+    for n in 1..=3 {
+        let mut world = World::formed(3, n);
+        for value in ["1", "2", "3"] {
+            world.ask(1, set("a", value));
+        }
+        world.settle();
+        for id in [1, 2, 3] {
+            world.restart(id);
+        }
+        world.meet_all();
+        world.settle();
+        let answer = world.ask(1, get(Consistency::Linearizable, "a"));
+        let Outcome::Value { value: Some(found), .. } = answer.outcome() else { panic!() };
+        assert_eq!((found.revision, found.value), (4, &b"3"[..]), "n={n}");
+        assert_eq!(world.status(1).status().term, 2, "R11");
+        let applied: Vec<_> = world.ids().map(|id| world.status(id).status().applied).collect();
+        assert_eq!(applied, [5; 3], "n={n}");
+    }
+}
+
+#[test]
+fn a_follower_catches_up_from_the_log_files_of_a_leader_that_has_restarted() {
+    let mut world = World::formed(3, 2);
+    world.isolate(3);
+    for _ in 0..20 {
+        world.ask(1, set("a", "1"));
+    }
+    world.restart(1);
+    world.meet(1, 2).unwrap();
+    world.meet(2, 1).unwrap();
+    world.settle();
+    world.meet(1, 3).unwrap();
+    world.meet(3, 1).unwrap();
+    world.settle();
+    world.advance(HEARTBEAT);
+    world.settle();
+    assert_eq!(world.status(3).status().applied, 22);
+    world.isolate(2);
+    assert_eq!(world.ask(1, set("a", "2")).receipt().index, 23, "it counts for the quorum");
+}
