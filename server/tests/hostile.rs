@@ -205,9 +205,8 @@ fn a_good_frame_before_rubbish_is_served() {
     assert_bad_frame_and_close(&mut raw);
     let mut raw = Raw::client(address);
     raw.send(&[request(1, set(b"before rubbish", b"v")), rubbish].concat());
+    assert!(matches!(answer(&mut raw), Some((1, Outcome::Written { .. }))));
     assert_bad_frame_and_close(&mut raw);
-    let client = cluster.client();
-    wait_for("the write before the rubbish", || smol::block_on(client.get("before rubbish")).unwrap().value);
     cluster.assert_serves();
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use event_listener::Event as Signal;
 use futures_lite::future;
@@ -9,6 +10,7 @@ use quorate_protocol::handshake::{Hello, HelloRefusal, Reply, Role};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{Outcome, Refusal, Response};
 use quorate_protocol::{MessageError, frame, limits, parse, parse_prefix};
+use smol::Timer;
 
 use super::OUTPUT_BYTES_SOFT;
 use super::stream::{Receiver, Stream, StreamError};
@@ -19,6 +21,9 @@ use crate::shell::Shell;
 /// Requests of one connection in one turn. A long pipeline is so cut into batches, and while one is synced and
 /// sent the next one is read.
 const TURN_REQUESTS_MAX: usize = 96;
+
+/// How long a connection that sent rubbish stays for the answers to what it had asked before.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A client that has been welcomed, as the node's answers find it.
 pub(crate) struct ClientLink {
@@ -121,9 +126,11 @@ async fn requests(
         let mut error = None;
         let mut taken = 0;
         let take = |now, body: &[u8]| {
-            link.in_flight.set(link.in_flight.get() + 1);
             taken += 1;
+            // Before the request is handled: a read is answered at once.
+            link.in_flight.set(link.in_flight.get() + 1);
             if let Err(reason) = request(shell, now, client, link, body) {
+                link.in_flight.set(link.in_flight.get() - 1);
                 error = Some(reason);
             }
             error.is_none()
@@ -138,6 +145,11 @@ async fn requests(
         }
         shell.wake();
         if let Some(reason) = error {
+            // What came before it is answered first.
+            future::or(link.wait_for_room(1), async {
+                Timer::after(LAST_ANSWERS).await;
+            })
+            .await;
             bad_frame(shell, link, reason);
             return StreamError::Closed;
         }
