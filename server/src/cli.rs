@@ -91,7 +91,7 @@ struct Settings {
     /// MiB of one log file [default: 64].
     #[arg(long, value_name = "MIB", env = "QUORATE_SEGMENT_MIB")]
     segment_mib: Option<u32>,
-    /// MiB of log from one checkpoint to the next, at least; more if the store is larger [default: 64].
+    /// MiB of log from one checkpoint to the next, at least; more if the store is larger [default: 256].
     #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB")]
     checkpoint_mib: Option<u32>,
     /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 32].

@@ -20,7 +20,7 @@ use crate::shell::Shell;
 
 /// Requests of one connection in one turn. A long pipeline is so cut into batches, and while one is synced and
 /// sent the next one is read.
-const TURN_REQUESTS_MAX: usize = 96;
+const TURN_REQUESTS_MAX: usize = 128;
 
 /// How long a connection that sent rubbish stays for the answers to what it had asked before.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);

@@ -78,7 +78,7 @@ impl NodeSettings {
             uncommitted_bytes_max: 64 << 20,
             window_bytes_max: 8 << 20,
             tail_bytes_max: 16 << 20,
-            checkpoint_interval_bytes: 64 << 20,
+            checkpoint_interval_bytes: 256 << 20,
             in_flight_max: 16 << 10,
         }
     }
