@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use futures_lite::future;
 use quorate_protocol::{NodeId, NodeSet};
-use smol::{Async, LocalExecutor, Timer};
+use smol::{Async, LocalExecutor};
 use thiserror::Error;
 
 use crate::directory::{self, DirectorySettings};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{LogThread, LogThreadSettings, SEGMENT_BYTES};
+use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, StreamError};
 use crate::net::{self, client, peer};
 use crate::node::{self, Node, NodeError, NodeSettings, RecoveryError};
@@ -104,6 +105,9 @@ pub enum ServerError {
     /// The node had to stop.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The system does not say which sockets are ready.
+    #[error("cannot wait for sockets: {0}")]
+    Reactor(io::Error),
     /// The system has no randomness to name a new data directory by.
     #[error("no random numbers can be had: {0}")]
     Random(io::Error),
@@ -117,20 +121,23 @@ pub enum ServerError {
 pub fn run(
     settings: ServerSettings,
     listeners: Listeners,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()> + 'static,
 ) -> Result<(), ServerError> {
+    let reactor = Reactor::new().map_err(ServerError::Reactor)?;
     let executor = Rc::new(LocalExecutor::new());
-    smol::block_on(executor.run(serve(&executor, settings, listeners, shutdown)))
+    // A task like all others: what the executor itself is given to run is polled on every wake.
+    let main = executor.spawn(serve(executor.clone(), reactor.clone(), settings, listeners, shutdown));
+    reactor.block_on(&executor, main).map_err(ServerError::Reactor)?
 }
 
 async fn serve(
-    executor: &Rc<LocalExecutor<'static>>,
+    executor: Rc<LocalExecutor<'static>>,
+    reactor: Rc<Reactor>,
     settings: ServerSettings,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let shell = open(&settings)?;
-    // Everything that waits for sockets is a task of its own: this future is polled on every wake.
+    let shell = open(&settings, reactor)?;
     let spawn_listener =
         |listener, accepts| executor.spawn(accept(executor.clone(), shell.clone(), listener, accepts));
     let mut tasks = vec![spawn_listener(listeners.clients, Accepts::Clients)];
@@ -159,7 +166,7 @@ async fn serve(
 }
 
 /// Recovers the node from its directory, and starts its log thread.
-fn open(settings: &ServerSettings) -> Result<Rc<Shell>, ServerError> {
+fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, ServerError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
     let interval = settings.node.checkpoint_interval_bytes;
@@ -181,7 +188,7 @@ fn open(settings: &ServerSettings) -> Result<Rc<Shell>, ServerError> {
     };
     let in_flight_max = settings.node.in_flight_max;
     let node = Node::new(settings.node.clone(), opened.state, counters);
-    Ok(Shell::new(node, places, inbox, settings.connections_max, in_flight_max))
+    Ok(Shell::new(node, places, inbox, reactor, settings.connections_max, in_flight_max))
 }
 
 /// Who connects to a listener.
@@ -199,7 +206,7 @@ async fn accept(
     accepts: Accepts,
 ) {
     loop {
-        match listener.accept().await.and_then(|(socket, _)| Stream::new(socket)) {
+        match listener.accept().await.and_then(|(socket, _)| Stream::new(&shell.reactor, socket)) {
             Ok(stream) => {
                 let shell = shell.clone();
                 let serving = async move { connection(&shell, Rc::new(stream), accepts).await };
@@ -212,7 +219,7 @@ async fn accept(
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 tracing::error!("cannot accept connections, trying again: {error}");
-                Timer::after(ACCEPT_PAUSE).await;
+                shell.reactor.sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -22,7 +22,6 @@ use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Index, NodeId, frame};
-use smol::Timer;
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
 use crate::directory::{DirectoryError, DirectoryLock, Identity, VoteFile};
@@ -31,6 +30,7 @@ use crate::log::{LogCommand, LogEvent, LogReader, LogThread};
 use crate::net::LINK_BYTES_MAX;
 use crate::net::client::ClientLink;
 use crate::net::guard::Guard;
+use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, shared_buffer};
 use crate::node::{ClientId, Event, LogRead, Node, NodeError, Outside};
 use crate::replica::{Promise, Time};
@@ -119,6 +119,7 @@ pub(crate) struct Shell {
     world: RefCell<World>,
     inbox: Arc<Inbox>,
     started: Instant,
+    pub(crate) reactor: Rc<Reactor>,
     pub(crate) guard: Rc<Guard>,
     pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
     in_flight_max: u32,
@@ -130,6 +131,7 @@ impl Shell {
         node: Node,
         places: Places,
         inbox: Arc<Inbox>,
+        reactor: Rc<Reactor>,
         connections_max: usize,
         in_flight_max: u32,
     ) -> Rc<Self> {
@@ -147,6 +149,7 @@ impl Shell {
             world: RefCell::new(world),
             inbox,
             started: Instant::now(),
+            reactor,
             guard: Rc::new(Guard::new(connections_max)),
             buffer: shared_buffer(),
             in_flight_max,
@@ -179,7 +182,7 @@ impl Shell {
     pub(crate) async fn tick(&self) {
         let mut ticks: u64 = 0;
         loop {
-            Timer::after(TICK).await;
+            self.reactor.sleep(TICK).await;
             ticks += 1;
             self.handle(Event::Tick);
             self.wake();
@@ -195,7 +198,7 @@ impl Shell {
         let deadline = self.now() + DRAIN_DEADLINE;
         self.node.borrow_mut().stop();
         while self.node.borrow().has_waiting() && self.now() < deadline {
-            Timer::after(TICK).await;
+            self.reactor.sleep(TICK).await;
         }
     }
 

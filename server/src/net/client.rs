@@ -10,7 +10,6 @@ use quorate_protocol::handshake::{Hello, HelloRefusal, Reply, Role};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{Outcome, Refusal, Response};
 use quorate_protocol::{MessageError, frame, limits, parse, parse_prefix};
-use smol::Timer;
 
 use super::OUTPUT_BYTES_SOFT;
 use super::stream::{Receiver, Stream, StreamError};
@@ -146,10 +145,7 @@ async fn requests(
         shell.wake();
         if let Some(reason) = error {
             // What came before it is answered first.
-            future::or(link.wait_for_room(1), async {
-                Timer::after(LAST_ANSWERS).await;
-            })
-            .await;
+            future::or(link.wait_for_room(1), shell.reactor.sleep(LAST_ANSWERS)).await;
             bad_frame(shell, link, reason);
             return StreamError::Closed;
         }

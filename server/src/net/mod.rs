@@ -4,6 +4,7 @@
 //! - `peer`: connections of replicas. Each node dials every other and sends on what it dialled; on what it
 //!   accepted it only listens.
 //! - `stream`: one connection's bytes, in both directions, with their bounds.
+//! - `reactor`: which sockets are ready.
 //! - `guard`: who is connected, and who has to go.
 //!
 //! # Bounds
@@ -16,6 +17,7 @@
 pub(crate) mod client;
 pub(crate) mod guard;
 pub(crate) mod peer;
+pub(crate) mod reactor;
 pub(crate) mod stream;
 
 use std::io;

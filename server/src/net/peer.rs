@@ -4,6 +4,7 @@
 //! it only listens. Either side learns the other's identity in the handshake, and refuses whoever is not a
 //! replica of its cluster.
 
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use futures_lite::future;
 use quorate_protocol::handshake::{Hello, HelloRefusal, ReplicaIdentity, Reply, Role};
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::{NodeId, frame, limits, parse};
-use smol::{Async, Timer};
+use smol::Async;
 
 use super::client::refuse;
 use super::stream::{Receiver, Stream, StreamError};
@@ -63,14 +64,14 @@ pub(crate) async fn keep_link(shell: Rc<Shell>, node: NodeId, address: String) {
             }
             Err(_) => {}
         }
-        Timer::after(pause).await;
+        shell.reactor.sleep(pause).await;
         pause = (pause * 2).min(REDIAL.1);
     }
 }
 
 async fn dial(shell: &Rc<Shell>, node: NodeId, address: &str) -> Result<(Rc<Stream>, Receiver), DialError> {
     let deadline = async {
-        Timer::after(HELLO_DEADLINE).await;
+        shell.reactor.sleep(HELLO_DEADLINE).await;
         Err(DialError::Deadline)
     };
     future::or(introduce(shell, node, address), deadline).await
@@ -84,7 +85,8 @@ async fn introduce(
     let name = address.to_owned();
     // Resolving a name may block.
     let socket_address = smol::unblock(move || resolve(&name)).await?;
-    let stream = Rc::new(Stream::new(Async::<std::net::TcpStream>::connect(socket_address).await?)?);
+    let socket = Async::<TcpStream>::connect(socket_address).await?;
+    let stream = Rc::new(Stream::new(&shell.reactor, socket)?);
     let cluster = shell.cluster();
     let hello = Hello { cluster: &cluster, authentication: &[], role: Role::Replica(shell.introduction()) };
     stream.push(|out| hello.encode(out));

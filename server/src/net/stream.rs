@@ -1,8 +1,8 @@
 //! One connection's bytes, in both directions.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 
 use event_listener::Event;
@@ -10,6 +10,7 @@ use quorate_protocol::frame::{self, FrameError};
 use smol::Async;
 
 use super::configure;
+use super::reactor::{Reactor, Socket};
 use crate::replica::Time;
 
 /// Bytes received at once, into one buffer that all connections of the loop share.
@@ -20,7 +21,7 @@ const KEEP_BYTES: usize = 256 << 10;
 
 /// One connection. Shared by the task that reads it and by whoever writes to it.
 pub(crate) struct Stream {
-    socket: Async<TcpStream>,
+    socket: Socket,
     pub(crate) remote: SocketAddr,
     output: RefCell<Output>,
     /// Set when the socket takes no more; the writer waits for it and goes on.
@@ -64,9 +65,11 @@ pub(crate) fn shared_buffer() -> Rc<RefCell<Box<[u8]>>> {
 }
 
 impl Stream {
-    pub(crate) fn new(socket: Async<TcpStream>) -> io::Result<Self> {
-        configure(socket.get_ref())?;
-        let remote = socket.get_ref().peer_addr()?;
+    pub(crate) fn new(reactor: &Rc<Reactor>, socket: Async<TcpStream>) -> io::Result<Self> {
+        let socket = socket.into_inner()?;
+        configure(&socket)?;
+        let socket = Socket::new(reactor, socket)?;
+        let remote = socket.peer_addr()?;
         Ok(Self {
             socket,
             remote,
@@ -97,7 +100,7 @@ impl Stream {
         }
         let mut output = self.output.borrow_mut();
         while output.sent < output.bytes.len() {
-            match self.socket.get_ref().write(&output.bytes[output.sent..]) {
+            match self.socket.send(&output.bytes[output.sent..]) {
                 Ok(sent) => {
                     output.sent += sent;
                     self.output_moved.set(Some(now));
@@ -129,9 +132,7 @@ impl Stream {
             if !self.is_blocked.get() {
                 blocked.await;
             }
-            if let Err(error) = self.socket.writable().await {
-                return error.into();
-            }
+            self.socket.writable().await;
             self.is_blocked.set(false);
             self.flush(now());
         }
@@ -159,10 +160,10 @@ impl Stream {
         if receiver.is_paused {
             return self.take_kept(receiver, 0, limit, now(), take);
         }
-        self.socket.readable().await?;
+        self.socket.readable().await;
         let shared = receiver.shared.clone();
         let mut shared = shared.borrow_mut();
-        let received = match self.socket.get_ref().read(&mut shared) {
+        let received = match self.socket.receive(&mut shared) {
             Ok(0) => return Err(StreamError::Closed),
             Ok(received) => &shared[..received],
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -209,8 +210,7 @@ impl Stream {
 
     /// Ends the connection; its tasks find out.
     pub(crate) fn close(&self) {
-        // Errors say that it is closed already.
-        let _ = self.socket.get_ref().shutdown(Shutdown::Both);
+        self.socket.shut_down();
     }
 
     /// When the frame that is being received began.

@@ -450,6 +450,7 @@ impl Node {
         let replica = self.replica.as_ref().expect("only a replica applies entries");
         let cluster = self.formation.identity().cluster_id().expect("only a formed cluster has entries");
         let terms = replica.terms().starts(entry.index).to_vec();
+        tracing::info!(index = entry.index, keys = self.store.keys(), "a checkpoint begins");
         self.store.begin_snapshot();
         outside.begin_checkpoint(CheckpointHeader { index: entry.index, term: entry.term, cluster, terms });
     }
