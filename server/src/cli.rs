@@ -94,7 +94,7 @@ struct Settings {
     /// MiB of log from one checkpoint to the next, at least; more if the store is larger [default: 256].
     #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB")]
     checkpoint_mib: Option<u32>,
-    /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 32].
+    /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 16].
     #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB_PER_SECOND")]
     checkpoint_mib_per_second: Option<u32>,
     /// Connections at a time, of clients and replicas together [default: 4096].

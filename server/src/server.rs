@@ -14,6 +14,7 @@ use quorate_protocol::{NodeId, NodeSet};
 use smol::{Async, LocalExecutor};
 use thiserror::Error;
 
+use crate::checkpoint;
 use crate::directory::{self, DirectorySettings};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{LogThread, LogThreadSettings, SEGMENT_BYTES};
@@ -54,7 +55,7 @@ impl ServerSettings {
             peers: BTreeMap::new(),
             node: NodeSettings::new(nodes),
             segment_bytes: SEGMENT_BYTES,
-            checkpoint_bytes_per_second: 32 << 20,
+            checkpoint_bytes_per_second: checkpoint::DEFAULT_BYTES_PER_SECOND,
             connections_max: 4096,
         }
     }

@@ -22,7 +22,7 @@ use crate::disk::Disk;
 use super::{CheckpointError, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older};
 
 /// The rate bound unless another is set, in bytes per second.
-pub const DEFAULT_BYTES_PER_SECOND: u64 = 32 << 20;
+pub const DEFAULT_BYTES_PER_SECOND: u64 = 16 << 20;
 
 /// Blocks that were handed over and are not taken yet.
 const BLOCKS_WAITING_MAX: usize = 2;

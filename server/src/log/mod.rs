@@ -85,6 +85,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 
 use quorate_protocol::{Durability, Index, Term};
 use thiserror::Error;
@@ -238,9 +239,25 @@ pub struct Log {
     mark_written: Index,
     stopped: bool,
     preparer: Option<Preparer>,
+    /// Removes old segments; joined before the next, and before the log ends.
+    remover: Option<JoinHandle<()>>,
     /// The batch that is being written, and its points; kept for their memory.
     buffer: Vec<u8>,
     points: Vec<Point>,
+}
+
+/// Removes segments, oldest first. What comes back after a crash lies below the base and is removed again.
+fn remove(disk: &dyn Disk, directory: &Path, segments: Vec<Segment>) -> Result<(), LogError> {
+    for segment in segments {
+        disk.remove(&segment.path).map_err(LogError::io("remove", &segment.path))?;
+    }
+    disk.sync_directory(directory).map_err(LogError::io("sync", directory))
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.join_remover();
+    }
 }
 
 impl Log {
@@ -380,12 +397,28 @@ impl Log {
         if removed.is_empty() {
             return Ok(());
         }
-        // Oldest first. What comes back after a crash lies below the base and is removed again.
-        for segment in &removed {
-            let done = self.disk.remove(&segment.path).map_err(LogError::io("remove", &segment.path));
-            self.or_stop(done)?;
+        let (disk, directory) = (Arc::clone(&self.disk), self.directory.clone());
+        if self.preparer.is_none() {
+            let done = remove(&*disk, &directory, removed);
+            return self.or_stop(done);
         }
-        self.sync_directory()
+        // Freeing a segment's blocks takes tens of milliseconds, during which nothing would be synced.
+        self.join_remover();
+        let remover = move || {
+            if let Err(error) = remove(&*disk, &directory, removed) {
+                tracing::warn!(%error, "old log segments stay until the next start");
+            }
+        };
+        let started = Builder::new().name("log-remove".to_owned()).spawn(remover);
+        self.remover = Some(started.map_err(LogError::io("start a thread for", &self.directory))?);
+        Ok(())
+    }
+
+    fn join_remover(&mut self) {
+        if let Some(remover) = self.remover.take() {
+            // A panic has been reported by its own thread; what it left is removed at the next start.
+            let _ = remover.join();
+        }
     }
 
     fn check_usable(&self) -> Result<(), LogError> {

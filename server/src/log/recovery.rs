@@ -109,6 +109,7 @@ pub(super) fn recover(
         mark_written,
         stopped: false,
         preparer: None,
+        remover: None,
         buffer: Vec::new(),
         points: Vec::new(),
     };
