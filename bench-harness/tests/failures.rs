@@ -359,3 +359,24 @@ fn killed_nodes_recover_from_checkpoint_and_log_and_their_checkpoints_are_alike(
     }
     assert_checkpoints_agree(&cluster);
 }
+
+#[test]
+fn a_restarted_leader_keeps_the_log_that_an_absent_follower_lacks() {
+    let (mut cluster, _directory) = start_with(2, &["--segment-mib", "4", "--checkpoint-mib", "1"]);
+    let load = Load::start(&cluster, 4000);
+    load.wait_for_more(50);
+    cluster.kill(3).unwrap();
+    // Until two checkpoints cover whole segments that node 3 has never had.
+    let held = || Some(status(&cluster, 1)?.view().log_bytes_held).filter(|held| *held > 4 << 20);
+    wait_for("log that is held for node 3", held);
+    cluster.kill(1).unwrap();
+    cluster.restart(1).unwrap();
+    load.wait_for_more(50);
+    let report = load.stop();
+    let checkpoint = status(&cluster, 1).unwrap().view().checkpoint;
+    assert!(status(&cluster, 3).is_none());
+    cluster.restart(3).unwrap();
+    wait_ready(&mut cluster);
+    assert_nothing_is_lost(&mut cluster, &report);
+    assert!(checkpoint > 0);
+}

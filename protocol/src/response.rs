@@ -128,7 +128,7 @@ pub enum Refusal {
     },
     /// Too few replicas can be reached to commit a write.
     #[error(
-        "{have} of the {need} replicas that a write needs are reachable: bring back {}",
+        "{have} of the {need} replicas that a write needs are reachable: bring back {} more",
         .need.saturating_sub(*.have)
     )]
     NoQuorum {
@@ -252,7 +252,8 @@ pub struct DiskStatus {
 pub struct FollowerStatus<'a> {
     /// The follower.
     pub node: NodeId,
-    /// Whether it has answered within the election timeout.
+    /// Whether a write sent now would be stored: it has answered within the election timeout, and needs no
+    /// older entries first.
     pub reachable: bool,
     /// Highest index that it holds durably in this term.
     pub durable: Index,

@@ -240,12 +240,15 @@ impl Settings {
 
     /// Every replica's peer address; none for a cluster of one.
     fn replicas(&self, node: NodeId) -> Result<BTreeMap<NodeId, Option<String>>, WrongSetting> {
-        let mut replicas = BTreeMap::new();
+        let mut replicas = BTreeMap::<NodeId, Option<String>>::new();
         for replica in &self.replica {
             let form = || WrongSetting(format!("--replica {replica} is not of the form ID=HOST:PORT"));
             let (id, address) = replica.split_once('=').ok_or_else(form)?;
             let id = node_id("--replica", id.trim().parse().map_err(|_| form())?)?;
             check_address("--replica", address)?;
+            if let Some((other, _)) = replicas.iter().find(|(_, taken)| taken.as_deref() == Some(address)) {
+                return wrong(format!("--replica gives nodes {other} and {id} the same address {address}"));
+            }
             if replicas.insert(id, Some(address.to_owned())).is_some() {
                 return wrong(format!(
                     "--replica is given twice for node {id}: give each node its own number"
@@ -319,9 +322,15 @@ fn node_id(flag: &str, id: u8) -> Result<NodeId, WrongSetting> {
 
 fn check_address(flag: &str, address: &str) -> Result<(), WrongSetting> {
     match address.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(()),
         _ => wrong(format!("{flag} has the address \"{address}\", which is not of the form HOST:PORT")),
     }
+}
+
+/// An IPv6 address stands in brackets, or its last group would be taken for the port.
+fn is_host(host: &str) -> bool {
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    !host.is_empty() && (is_bracketed || !host.contains(':'))
 }
 
 fn positive(name: &str, value: Option<u32>) -> Result<Option<u32>, WrongSetting> {
@@ -375,6 +384,9 @@ fn serve(plan: Plan) -> ExitCode {
     let result = Listeners::bind(&listen, listen_to_peers.as_deref()).and_then(|listeners| {
         let bound =
             listeners.client_address().map_err(|error| ServerError::Listen { address: listen, error })?;
+        if bound.ip().is_unspecified() && advertise.is_none() && server.node.nodes.len() > 1 {
+            return Err(ServerError::Advertise(bound));
+        }
         server.node.advertise = advertise.unwrap_or_else(|| bound.to_string());
         announce(&server, &bound.to_string());
         server::run(server, listeners, shutdown)
@@ -430,7 +442,7 @@ fn exit_code(error: &ServerError) -> u8 {
         ServerError::Node(NodeError::Log(_) | NodeError::Checkpoint(_) | NodeError::Directory(_)) => {
             EXIT_DISK
         }
-        ServerError::Listen { .. } => EXIT_WRONG_SETTING,
+        ServerError::Listen { .. } | ServerError::Advertise(_) => EXIT_WRONG_SETTING,
         _ => EXIT_FAILURE,
     }
 }

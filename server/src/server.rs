@@ -100,6 +100,11 @@ pub enum ServerError {
         /// What the system says.
         error: io::Error,
     },
+    /// Clients that ask another replica could not be sent here.
+    #[error(
+        "clients cannot be sent to {0}: add --advertise with the HOST:PORT at which they reach this replica"
+    )]
+    Advertise(SocketAddr),
     /// The data directory cannot be used.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),

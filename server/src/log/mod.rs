@@ -262,8 +262,9 @@ impl Drop for Log {
 
 impl Log {
     /// Opens the log in `directory`, or creates it, and repairs what a crash can leave. `base` is the last
-    /// entry whose effect a checkpoint holds, 0 for none: segments wholly at or below it are removed, and a
-    /// log that ends before it starts again behind it.
+    /// entry whose effect a checkpoint holds, 0 for none: the log must reach back to it, and one that ends
+    /// before it starts again behind it. Older segments stay until [`Log::drop_before`], as other replicas may
+    /// lack what they hold; those that came back after they had been dropped are removed.
     pub fn open(
         disk: Arc<dyn Disk>,
         directory: PathBuf,

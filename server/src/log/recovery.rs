@@ -70,7 +70,7 @@ pub(super) fn recover(
         disk.sync_directory(parent).map_err(LogError::io("sync", parent))?;
     }
     let found = Found::list(&*disk, &directory)?;
-    let (kept, removed) = found.split_at_base(base)?;
+    let (kept, removed) = found.split_at_base(&*disk, base)?;
     let mut scan = Scan::new(kept.first().map_or(base, |(_, header)| header.first - 1));
     for place in 0..kept.len() {
         scan.segment(&*disk, kept[place].clone(), kept.get(place + 1).map(|(_, header)| *header))?;
@@ -158,9 +158,10 @@ impl Found {
         Ok(found)
     }
 
-    /// The segments that hold something above `base` or are the newest, and before them those that came back
-    /// after they had been dropped.
-    fn split_at_base(&self, base: Index) -> Result<(Vec<Listed>, Vec<PathBuf>), LogError> {
+    /// The unbroken run of segments that ends with the newest, and before it those that came back after they
+    /// had been dropped. The run reaches at least to `base`; what of it lies below is kept, as another replica
+    /// may still lack it.
+    fn split_at_base(&self, disk: &dyn Disk, base: Index) -> Result<(Vec<Listed>, Vec<PathBuf>), LogError> {
         let reaching = self.segments.partition_point(|(_, header)| header.first <= base + 1);
         if reaching == 0
             && let Some((path, header)) = self.segments.first()
@@ -168,8 +169,26 @@ impl Found {
             let what = format!("entries {} to {} before it are missing", base + 1, header.first - 1);
             return Err(LogError::Damaged { file: path.clone(), offset: 0, what });
         }
-        let (below, kept) = self.segments.split_at(reaching.saturating_sub(1));
-        Ok((kept.to_vec(), below.iter().map(|(path, _)| path.clone()).collect()))
+        let mut first_kept = reaching.saturating_sub(1);
+        while first_kept > 0 && self.continues(disk, first_kept - 1)? {
+            first_kept -= 1;
+        }
+        let (broken_off, kept) = self.segments.split_at(first_kept);
+        Ok((kept.to_vec(), broken_off.iter().map(|(path, _)| path.clone()).collect()))
+    }
+
+    /// Whether the segment at `place` is whole and the next one follows it.
+    fn continues(&self, disk: &dyn Disk, place: usize) -> Result<bool, LogError> {
+        let (listed, next) = (self.segments[place].clone(), self.segments[place + 1].1);
+        match Scan::new(listed.1.first - 1).segment(disk, listed, Some(next)) {
+            Ok(_) => Ok(true),
+            // Checkpoints hold what it held; the operator is told, in case a replica lacks it.
+            Err(error @ LogError::Damaged { .. }) => {
+                tracing::warn!(%error, "a log segment below the checkpoints is not followed by the next: removing it");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn remove_temporary(&self, disk: &dyn Disk, directory: &Path) -> Result<(), LogError> {

@@ -53,7 +53,11 @@ impl Formation {
 
     /// Who is missing, for an operator: replicas not met, or that have not stored the cluster yet.
     pub(super) fn missing(&self) -> NodeSet {
-        self.nodes.iter().filter(|node| !self.stored.contains(*node)).collect()
+        let is_here = |node: &NodeId| match self.identity.members.is_empty() {
+            true => self.met.contains_key(node),
+            false => self.stored.contains(*node),
+        };
+        self.nodes.iter().filter(|node| !is_here(node)).collect()
     }
 
     /// Where clients reach a node, if it has said so.

@@ -102,7 +102,7 @@ impl Node {
 
     fn not_formed(&self) -> Refusal {
         let missing: Vec<_> = self.formation.missing().iter().map(|node| node.to_string()).collect();
-        Refusal::NotReady(format!("the cluster has not formed: node {} is missing", missing.join(", ")))
+        Refusal::NotReady(format!("the cluster has not formed, it waits for node {}", missing.join(", ")))
     }
 
     fn status(&self, now: Time, histograms: bool, report: impl FnOnce(Status<'_>)) {
@@ -118,7 +118,7 @@ impl Node {
             let (lag_us, lag_entries) = lags.next().map_or((&[][..], &[][..]), |(us, entries)| (us, entries));
             FollowerStatus {
                 node,
-                reachable: progress.is_heard(now, self.settings.election_timeout),
+                reachable: progress.is_reachable(now, self.settings.election_timeout),
                 durable: progress.durable,
                 applied: progress.applied,
                 entries_behind: index(Replica::last) - progress.durable,

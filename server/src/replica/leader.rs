@@ -11,6 +11,9 @@ use quorate_protocol::{Index, NodeId, Term, limits};
 use super::tail::longest_prefix;
 use super::{Flow, Message, Output, Progress, Promise, Replica, Role, Tail, Terms, Time, nth_highest};
 
+/// Rounds after which what could not be read from the log is tried again: about a second of heartbeats.
+const READ_AGAIN_ROUNDS: u64 = 20;
+
 #[derive(Debug)]
 pub(super) struct Leader {
     /// The index of its no-op (R15).
@@ -67,6 +70,7 @@ impl Replica {
 
     pub(super) fn receive_ack(&mut self, now: Time, from: NodeId, ack: &Ack) {
         let last = self.last;
+        let first_in_memory = self.tail.first().unwrap_or(self.batch_first);
         let Some(progress) = self.current_follower(from, ack.term) else { return };
         if ack.durable > last {
             return self.report(format!(
@@ -81,7 +85,8 @@ impl Replica {
             && round != 0
             && ack.round >= round
         {
-            progress.flow = Flow::Streaming;
+            let is_in_memory = progress.next >= first_in_memory;
+            progress.flow = if is_in_memory { Flow::Streaming } else { Flow::Reading { pending: false } };
         }
     }
 
@@ -135,8 +140,8 @@ impl Replica {
         }
         let first = entries.as_deref().and_then(|entries| Entry::parse(entries).ok());
         let (Some(first), Some(entries)) = (first.map(|entry| entry.index), &entries) else {
-            progress.probe(); // Asks again after a round trip.
-            return self.report(format!("the log cannot be read for node {to}"));
+            progress.flow = Flow::Unreadable { round: leader.round };
+            return; // Whoever read it has said why.
         };
         if first != progress.next {
             return; // It answers an earlier question; the answer to the last one is still to come.
@@ -183,7 +188,7 @@ impl Head {
             progress.flow = Flow::Probing { round };
         }
         if !matches!(progress.flow, Flow::Probing { .. }) {
-            self.feed_entries(to, progress, terms, tail, outputs);
+            self.feed_entries(to, progress, round, terms, tail, outputs);
         }
         // A new round asks for an answer; and an idle follower learns the commit index at once.
         let new_round = progress.round_sent < round;
@@ -201,10 +206,17 @@ impl Head {
         &self,
         to: NodeId,
         progress: &mut Progress,
+        round: u64,
         terms: &Terms,
         tail: &Tail,
         outputs: &mut Vec<Output>,
     ) {
+        if let Flow::Unreadable { round: tried } = progress.flow {
+            if round < tried + READ_AGAIN_ROUNDS {
+                return;
+            }
+            progress.flow = Flow::Reading { pending: false };
+        }
         // One source at a time: what is being read comes first.
         while progress.next <= self.last
             && progress.room(self.window_bytes_max) > 0

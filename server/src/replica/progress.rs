@@ -45,6 +45,11 @@ pub enum Flow {
         /// Whether a read is under way.
         pending: bool,
     },
+    /// Not at all: what it needs could not be read in this round. Tried again some rounds later.
+    Unreadable {
+        /// The round of the attempt.
+        round: u64,
+    },
 }
 
 impl Progress {
@@ -102,7 +107,7 @@ impl Progress {
         match self.flow {
             Flow::Probing { round: 0 } => false,
             Flow::Probing { .. } => previous == self.next - 1,
-            Flow::Streaming | Flow::Reading { .. } => previous < self.next,
+            Flow::Streaming | Flow::Reading { .. } | Flow::Unreadable { .. } => previous < self.next,
         }
     }
 
