@@ -64,14 +64,12 @@ async fn measure_case(
 }
 
 fn judge(case: &Case, run: &Run, place: Place) -> Result<(), Failure> {
-    if run.interrupted {
-        return Err(Failure::Interrupted);
-    }
-    if run.verified.is_clean() {
+    let Some(verified) = &run.verified else { return Err(Failure::Interrupted) };
+    if verified.is_clean() {
         return Ok(());
     }
     let kept = place.keep();
-    let Verified { keys, lost, differing, first } = &run.verified;
+    let Verified { keys, lost, differing, first } = verified;
     let what = match first {
         Some(first) => format!("{lost} of {keys} keys are lost or wrong, the first: {first}"),
         None => format!("nodes {differing:?} hold other data than the leader"),
@@ -88,8 +86,8 @@ mod tests {
     fn a_run_that_lost_a_key_fails_and_keeps_its_data() {
         let parent = tempfile::tempdir().unwrap();
         let mut lossy = run(2);
-        lossy.verified.lost = 1;
-        lossy.verified.first = Some("node 3, key 5: gone".to_owned());
+        let first = Some("node 3, key 5: gone".to_owned());
+        lossy.verified = Some(Verified { keys: 99_512, lost: 1, first, ..Verified::default() });
         let place = Place::new(parent.path()).unwrap();
         let path = place.path().to_owned();
         let Err(Failure::Lost(what)) = judge(&case(2), &lossy, place) else { panic!("it passed") };
@@ -103,7 +101,7 @@ mod tests {
         judge(&case(2), &run(2), Place::new(parent.path()).unwrap()).unwrap();
         assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
         let mut differing = run(2);
-        differing.verified.differing = vec![2];
+        differing.verified = Some(Verified { differing: vec![2], ..Verified::default() });
         let place = Place::new(parent.path()).unwrap();
         assert!(matches!(judge(&case(2), &differing, place), Err(Failure::Lost(_))));
     }
@@ -112,7 +110,7 @@ mod tests {
     fn an_interrupted_run_ends_the_session() {
         let parent = tempfile::tempdir().unwrap();
         let mut cut = run(2);
-        cut.interrupted = true;
+        (cut.interrupted, cut.verified) = (true, None);
         let place = Place::new(parent.path()).unwrap();
         assert!(matches!(judge(&case(2), &cut, place), Err(Failure::Interrupted)));
     }

@@ -2,10 +2,18 @@
 
 mod fake;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
+use std::time::Duration;
+
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 use fake::{Fake, always, nobody, store};
 use quorate_protocol::response::Refusal;
+
+/// Longest time that a command may take here, whatever it is told.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn quorate(server: &str, arguments: &[&str]) -> Assert {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
@@ -49,10 +57,27 @@ fn values_are_any_bytes() {
 }
 
 #[test]
+fn keys_and_values_of_the_command_line_are_any_bytes() {
+    let server = store();
+    let run = |arguments: &[&[u8]]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["--servers", &server]).args(arguments.iter().map(|bytes| OsStr::from_bytes(bytes)));
+        command.assert().success()
+    };
+    run(&[b"set", b"k\xff", b"\xfe"]);
+    run(&[b"get", b"k\xff"]).stdout(&b"\xfe\n"[..]);
+    run(&[b"scan", b"k\xff"]).stdout("k\\xff\t\\xfe\n");
+    run(&[b"cas", b"k\xff", b"\xfd", b"--revision", b"1"]);
+    run(&[b"get", b"k\xff"]).stdout(&b"\xfd\n"[..]);
+    run(&[b"delete", b"k\xff"]);
+    run(&[b"scan"]).stdout("");
+}
+
+#[test]
 fn a_compare_and_set_that_fails_says_what_is_there() {
     let server = store();
     quorate(&server, &["cas", "a", "1", "--revision", "absent"]).success();
-    let failed = quorate(&server, &["cas", "a", "2", "--revision", "absent"]).code(1);
+    let failed = quorate(&server, &["cas", "a", "2", "--revision", "absent"]).code(1).stdout("");
     assert!(error(&failed).contains("the key is at revision 1, expected absent"));
     let failed = quorate(&server, &["cas", "a", "2", "--revision", "7", "--format", "json"]).code(1);
     assert!(stdout(failed).contains("\"revision\":1"));
@@ -69,6 +94,26 @@ fn a_scan_prints_a_prefix_up_to_a_limit() {
     let json = stdout(quorate(&server, &["scan", "a", "--format", "json"]));
     assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":\"0\"}\n");
     assert_eq!(stdout(quorate(&server, &["scan"])).lines().count(), 4);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let server = store();
+    quorate(&server, &["set", "a", "1"]).success();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut scan = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let scan = scan.args(["--servers", &server, "scan"]).stdout(writer).stderr(Stdio::piped());
+    let output = scan.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn status_of_a_server_that_does_not_run_is_known_at_once() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let asked =
+        command.args(["--servers", &nobody(), "--timeout", "1h", "status"]).timeout(DEADLINE).assert();
+    assert!(stdout(asked.code(4)).contains("connection refused"));
 }
 
 #[test]
@@ -110,5 +155,7 @@ fn exit_codes_tell_errors_apart() {
     assert!(error(&brief(&silent.address, &["set", "a", "1"]).code(5)).contains("outcome is unknown"));
     brief(&gone, &["get"]).code(2);
     brief(&gone, &["get", ""]).code(2);
+    let no_token = brief(&gone, &["get", "a", "--read", "session"]).code(2);
+    assert!(String::from_utf8_lossy(&no_token.get_output().stderr).contains("--token"));
     brief("no-port", &["get", "a"]).code(2);
 }

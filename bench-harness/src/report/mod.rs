@@ -86,8 +86,8 @@ pub struct Run {
     pub writes: Writes,
     /// How far each follower lagged.
     pub followers: Vec<FollowerLag>,
-    /// Whether everything acknowledged is there.
-    pub verified: Verified,
+    /// Whether everything acknowledged is there; none if the run was cut short before that was known.
+    pub verified: Option<Verified>,
 }
 
 /// The writes that began in the measured time.
@@ -167,7 +167,7 @@ impl Run {
             interrupted: verified.is_none(),
             writes,
             followers,
-            verified: verified.unwrap_or_default(),
+            verified,
         }
     }
 }
@@ -336,6 +336,18 @@ pub(crate) mod tests {
         ] {
             assert_eq!(run.pointer(name), Some::<&serde_json::Value>(&value), "{name}");
         }
+        assert_eq!(serde_json::from_str::<Report>(&report.json()).unwrap(), report);
+    }
+
+    #[test]
+    fn a_run_that_was_not_verified_claims_nothing() {
+        let mut report = report();
+        let measured = run(2);
+        let seconds = Duration::from_secs(1);
+        report.runs.push(Run::new(&case(2), seconds, measured.writes, measured.followers, None));
+        let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!(json["runs"][0]["verified"], serde_json::Value::Null);
+        assert_eq!(json["runs"][0]["interrupted"], true);
         assert_eq!(serde_json::from_str::<Report>(&report.json()).unwrap(), report);
     }
 

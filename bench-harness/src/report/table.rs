@@ -8,6 +8,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::{Report, Run, State};
 use crate::units::{format_duration, show_bytes, show_count, show_us};
+use crate::verify::Verified;
 
 const HEADER: [&str; 13] = [
     "n",
@@ -113,11 +114,11 @@ fn row(run: &Run) -> [String; 13] {
 }
 
 fn verified(run: &Run) -> String {
-    match run.verified.lost {
-        _ if run.interrupted => "no".to_owned(),
-        0 if run.verified.is_clean() => show_count(run.verified.keys),
-        0 => "DIFFER".to_owned(),
-        lost => format!("{} LOST", show_count(lost)),
+    match &run.verified {
+        None => "no".to_owned(),
+        Some(verified) if verified.is_clean() => show_count(verified.keys),
+        Some(Verified { lost: 0, .. }) => "DIFFER".to_owned(),
+        Some(verified) => format!("{} LOST", show_count(verified.lost)),
     }
 }
 
@@ -133,11 +134,13 @@ fn remark(run: &Run) -> Option<String> {
     if run.writes.unknown > 0 {
         remarks.push(format!("{} writes with an unknown outcome", show_count(run.writes.unknown)));
     }
-    if run.verified.lost > 0 {
-        remarks.push(format!("{} KEYS LOST OR WRONG", show_count(run.verified.lost)));
+    if let Some(Verified { lost: lost @ 1.., .. }) = run.verified {
+        remarks.push(format!("{} KEYS LOST OR WRONG", show_count(lost)));
     }
-    if !run.verified.differing.is_empty() {
-        remarks.push(format!("REPLICAS DIFFER from the leader: {:?}", run.verified.differing));
+    if let Some(Verified { differing, .. }) = &run.verified
+        && !differing.is_empty()
+    {
+        remarks.push(format!("REPLICAS DIFFER from the leader: {differing:?}"));
     }
     (!remarks.is_empty()).then(|| format!("n={}: {}\n", run.quorum, remarks.join("; ")))
 }
@@ -180,10 +183,9 @@ n  writes  latency                                      node     lag            
         let mut wrong = run(3);
         wrong.writes.refused = 1200;
         wrong.writes.unknown = 7;
-        wrong.verified.lost = 2;
-        wrong.verified.differing = vec![3];
+        wrong.verified = Some(Verified { lost: 2, differing: vec![3], ..Verified::default() });
         let mut cut = run(1);
-        (cut.interrupted, cut.duration_s) = (true, 3.21);
+        (cut.interrupted, cut.duration_s, cut.verified) = (true, 3.21, None);
         report.runs = vec![wrong, cut];
         report.close(Err(&Failure::Interrupted));
         let rendered = render(&report);

@@ -1,5 +1,6 @@
 //! What the command line may say.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -53,34 +54,35 @@ pub(super) enum Command {
     /// Give a key a value, and print how safe the write is
     Set {
         /// 1 to 4096 bytes
-        key: String,
+        key: OsString,
         /// Up to 1 MiB; `-` reads it from standard input
         #[arg(allow_hyphen_values = true)]
-        value: String,
+        value: OsString,
     },
     /// Print the value of a key and a newline; exit code 3 if the key is absent
     Get {
         /// 1 to 4096 bytes
-        key: String,
+        key: OsString,
         /// How fresh the value must be
         #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
         read: ReadConsistency,
         /// For `--read session`: term and index of a write that must be seen
-        #[arg(long, value_name = "TERM:INDEX", value_parser = token)]
+        #[arg(long, value_name = "TERM:INDEX", value_parser = token,
+            required_if_eq("read", "session"))]
         token: Option<Token>,
     },
     /// Remove a key; no error if it is absent
     Delete {
         /// 1 to 4096 bytes
-        key: String,
+        key: OsString,
     },
     /// Give a key a value if it is as expected; exit code 1 if it is not
     Cas {
         /// 1 to 4096 bytes
-        key: String,
+        key: OsString,
         /// Up to 1 MiB; `-` reads it from standard input
         #[arg(allow_hyphen_values = true)]
-        value: String,
+        value: OsString,
         /// The revision that the key must have, or `absent`
         #[arg(long, value_name = "R|absent", value_parser = expected)]
         revision: Expected,
@@ -89,7 +91,7 @@ pub(super) enum Command {
     Scan {
         /// Nothing for all keys
         #[arg(default_value = "")]
-        prefix: String,
+        prefix: OsString,
         /// Print at most so many
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
@@ -97,7 +99,8 @@ pub(super) enum Command {
         #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
         read: ReadConsistency,
         /// For `--read session`: term and index of a write that must be seen
-        #[arg(long, value_name = "TERM:INDEX", value_parser = token)]
+        #[arg(long, value_name = "TERM:INDEX", value_parser = token,
+            required_if_eq("read", "session"))]
         token: Option<Token>,
     },
     /// Print how each of the nodes named is, and how far the leader's followers are

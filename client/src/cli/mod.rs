@@ -8,7 +8,9 @@ mod arguments;
 mod output;
 mod status;
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,9 +21,11 @@ use crate::{Client, Consistency, Error, Expected, Refusal, Token, WriteResult, W
 /// Items of one page of a scan.
 const SCAN_PAGE_ITEMS: usize = 1000;
 
-/// The exit codes; 0 is for done, and 2 (wrong use) is clap's too.
+/// The exit codes; 2 (wrong use) is clap's too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Exit {
+    /// Whoever reads standard output has seen enough: no failure, and nothing to say.
+    ReaderGone = 0,
     Refused = 1,
     WrongUse = 2,
     Absent = 3,
@@ -52,7 +56,12 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self { exit: Exit::Refused, message: format!("cannot read or write the command's data: {error}") }
+        // Only a write can meet this: standard input ends instead.
+        let exit = match error.kind() {
+            io::ErrorKind::BrokenPipe => Exit::ReaderGone,
+            _ => Exit::Refused,
+        };
+        Self { exit, message: format!("cannot read or write the command's data: {error}") }
     }
 }
 
@@ -74,7 +83,7 @@ pub fn main() -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = smol::block_on(run(&arguments, &mut out)).and_then(|()| Ok(out.flush()?));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure { exit: Exit::ReaderGone, .. }) => ExitCode::SUCCESS,
         Err(failure) => {
             // What was printed before the failure stands.
             let _ = out.flush();
@@ -92,30 +101,30 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
     let format = arguments.format;
     match &arguments.command {
         Command::Set { key, value } => {
-            let written = client.set(key, input(value)?).await?;
+            let written = client.set(key.as_bytes(), input(value)?).await?;
             Ok(output::written(out, format, &written)?)
         }
         Command::Get { key, read, token } => {
-            get(&client.with_consistency(consistency(*read, *token)), key, format, out).await
+            get(&client.with_consistency(consistency(*read, *token)), key.as_bytes(), format, out).await
         }
-        Command::Delete { key } => Ok(output::written(out, format, &client.delete(key).await?)?),
+        Command::Delete { key } => Ok(output::written(out, format, &client.delete(key.as_bytes()).await?)?),
         Command::Cas { key, value, revision } => {
-            let written = client.compare_and_set(key, *revision, input(value)?).await?;
+            let written = client.compare_and_set(key.as_bytes(), *revision, input(value)?).await?;
             output::written(out, format, &written)?;
             condition(&written, *revision)
         }
         Command::Scan { prefix, limit, read, token } => {
             let client = client.with_consistency(consistency(*read, *token));
-            scan(&client, prefix, *limit, format, out).await
+            scan(&client, prefix.as_bytes(), *limit, format, out).await
         }
         Command::Status => unreachable!("done above"),
     }
 }
 
 /// A value of the command line; `-` is all of standard input.
-fn input(value: &str) -> Result<Vec<u8>, Failure> {
+fn input(value: &OsStr) -> Result<Vec<u8>, Failure> {
     if value != "-" {
-        return Ok(value.into());
+        return Ok(value.as_bytes().into());
     }
     let mut bytes = Vec::new();
     // One byte more than allowed: the client says what is wrong with it.
@@ -126,14 +135,15 @@ fn input(value: &str) -> Result<Vec<u8>, Failure> {
 fn consistency(read: ReadConsistency, token: Option<Token>) -> Consistency {
     match read {
         ReadConsistency::Linearizable => Consistency::Linearizable,
+        // The command line demands a token with it.
         ReadConsistency::Session => Consistency::Session(token.unwrap_or_default()),
         ReadConsistency::Local => Consistency::Local,
     }
 }
 
-async fn get(client: &Client, key: &str, format: Format, out: &mut impl Write) -> Result<(), Failure> {
+async fn get(client: &Client, key: &[u8], format: Format, out: &mut impl Write) -> Result<(), Failure> {
     let value = client.get(key).await?.value;
-    output::value(out, format, key.as_bytes(), value.as_ref())?;
+    output::value(out, format, key, value.as_ref())?;
     match value {
         Some(_) => Ok(()),
         None => Err(Failure { exit: Exit::Absent, message: "the key is absent".into() }),
@@ -156,14 +166,14 @@ fn condition(written: &Written, expected: Expected) -> Result<(), Failure> {
 
 async fn scan(
     client: &Client,
-    start: &str,
+    start: &[u8],
     limit: Option<u64>,
     format: Format,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
     let page_items = usize::try_from(left).unwrap_or(usize::MAX).min(SCAN_PAGE_ITEMS);
-    let mut pages = client.scan_pages(prefix(start.as_bytes()), page_items);
+    let mut pages = client.scan_pages(prefix(start), page_items);
     while left > 0
         && let Some(page) = pages.next().await
     {

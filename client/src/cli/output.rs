@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use super::arguments::Format;
 use crate::{KeyValue, NodeId, Value, WriteResult, Written};
 
-/// A committed write.
+/// A committed write. As text, nothing if its condition failed: the error message says all about that.
 pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -> io::Result<()> {
     match format {
         Format::Text => {
@@ -16,7 +16,7 @@ pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -
             let what = match written.result {
                 WriteResult::Applied { existed: 0 } => "done, the key was absent",
                 WriteResult::Applied { .. } => "done, the key was present",
-                WriteResult::ConditionFailed { .. } => "nothing changed",
+                WriteResult::ConditionFailed { .. } => return Ok(()),
             };
             let failover = if receipt.survives_failover { "survives" } else { "may not survive" };
             writeln!(

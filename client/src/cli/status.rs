@@ -1,18 +1,24 @@
 //! `quorate status`: each node asked for itself.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use quorate_protocol::response::{FollowerStatus, Status};
 use serde_json::{Value as Json, json};
+use smol::net::TcpStream;
+use smol::{Timer, future};
 
 use super::arguments::{Arguments, Format};
 use super::{Exit, Failure};
 use crate::{Client, Error, NodeStatus, Role};
 
+/// How long a node has to answer before it is found out whether anybody listens there at all.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What a node said, or why it said nothing.
-type Asked = (String, Result<NodeStatus, Error>);
+type Asked = (String, Result<NodeStatus, String>);
 
 /// Asks all nodes at once, and prints what each said.
 pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure> {
@@ -38,14 +44,27 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(
     }
 }
 
-async fn ask(server: String, timeout: std::time::Duration) -> Asked {
+async fn ask(server: String, timeout: Duration) -> Asked {
     let answer = async {
         let client =
             Client::builder().servers([&server]).deadline(timeout).connect_timeout(timeout).connect()?;
         client.status(false).await
     };
-    let answer = answer.await;
+    let answer = async { answer.await.map_err(|error: Error| error.to_string()) };
+    let answer = future::or(answer, refused(&server)).await;
     (server, answer)
+}
+
+/// Ends only if the connection is refused: the client would try until its deadline, and who asks how nodes
+/// are wants to know which are down now.
+async fn refused<T>(server: &str) -> Result<T, String> {
+    Timer::after(PATIENCE).await;
+    match TcpStream::connect(server).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            Err("connection refused: no node listens there".into())
+        }
+        _ => future::pending().await,
+    }
 }
 
 fn role(role: Role) -> &'static str {
@@ -123,7 +142,7 @@ fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
 fn node_json((server, answer): &Asked) -> Json {
     match answer {
         Ok(status) => status_json(server, &status.view()),
-        Err(error) => json!({ "server": server, "reached": false, "error": error.to_string() }),
+        Err(error) => json!({ "server": server, "reached": false, "error": error }),
     }
 }
 
