@@ -123,11 +123,15 @@ fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_writte
     let addresses = Addresses::take();
     let replicas = one_of_three(&addresses);
     let three = |rest: &str| format!("{replicas} {rest}");
+    let two = "--id 1 --quorum 2 --replica 1=127.0.0.1:0 --replica 2=127.0.0.1:1";
     for (arguments, words) in [
         (three("--id 1 --quorum 4"), "it must be from 1 to 3"),
         (three("--id 1 --quorum 0"), "it must be from 1 to 3"),
         (three("--id 1"), "--quorum is missing"),
         (three("--quorum 2"), "--id is missing"),
+        ("--id 1 --quorum 2 --replica 1=127.0.0.1:1 --replica 2=127.0.0.1:1".into(), "the same address"),
+        (format!("{two} --listen ::1:7401"), "not of the form HOST:PORT"),
+        (format!("{two} --listen 0.0.0.0:0"), "add --advertise"),
         (three("--id 4 --quorum 2"), "there is no --replica 4=HOST:PORT: add it"),
         (three("--id 1 --quorum 2 --leader 9"), "--leader is 9, which is none of the replicas"),
         (three("--id 1 --quorum 2 --replica 1=127.0.0.1:1"), "--replica is given twice for node 1"),
