@@ -19,14 +19,14 @@ pub struct FollowerLag {
     /// The follower.
     pub node: u8,
     /// From an entry's append at the leader to this follower's acknowledgement, in microseconds on the
-    /// leader's clock.
-    pub lag_us: LagTimes,
-    /// The most entries that it was behind when one of its acknowledgements came.
+    /// leader's clock; none if it acknowledged nothing in the window.
+    pub lag_us: Option<LagTimes>,
+    /// The most entries that it was behind when one of its acknowledgements came, or at the window's end.
     pub lag_entries_max: u64,
 }
 
 /// A distribution of lag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LagTimes {
     /// Median.
     pub p50: u64,
@@ -34,6 +34,14 @@ pub struct LagTimes {
     pub p99: u64,
     /// Longest.
     pub max: u64,
+}
+
+impl LagTimes {
+    /// Sums up a histogram of microseconds; none if nothing was recorded.
+    fn of(times: &Histogram<u64>) -> Option<Self> {
+        let quantile = |quantile| times.value_at_quantile(quantile);
+        (!times.is_empty()).then(|| Self { p50: quantile(0.5), p99: quantile(0.99), max: times.max() })
+    }
 }
 
 /// The lag of every follower between two states of the leader, asked for with histograms.
@@ -49,12 +57,9 @@ pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<Follo
                 .with_context(|| {
                     format!("the entries behind of node {} as the leader tells them", after.node)
                 })?;
-            let lag_us = LagTimes {
-                p50: times.value_at_quantile(0.5),
-                p99: times.value_at_quantile(0.99),
-                max: times.max(),
-            };
-            Ok(FollowerLag { node: after.node.get(), lag_us, lag_entries_max: entries.max() })
+            // Who acknowledges nothing leaves no trace in a histogram, and may be furthest behind.
+            let lag_entries_max = entries.max().max(after.entries_behind);
+            Ok(FollowerLag { node: after.node.get(), lag_us: LagTimes::of(&times), lag_entries_max })
         })
         .collect()
 }
@@ -105,8 +110,8 @@ mod tests {
     fn an_idle_window_has_no_lag() {
         let state = serialised([50_000_000]);
         let window = window(&state, &state).unwrap();
-        assert_eq!((window.len(), window.value_at_quantile(0.99), window.max()), (0, 0, 0));
-        assert_eq!(super::window(&[], &[]).unwrap().max(), 0);
+        assert_eq!((window.len(), LagTimes::of(&window)), (0, None));
+        assert_eq!(LagTimes::of(&super::window(&[], &[]).unwrap()), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use quorate_protocol::{Durability, Quorums, limits};
 
 use crate::failure::Failure;
 use crate::plan::{Case, Load, Plan, durability_text};
-use crate::units::{parse_bytes, parse_duration};
+use crate::units::{counted, parse_bytes, parse_duration};
 
 /// Clients of one run: each is a TCP connection, of which a server takes 4,096 at once.
 const CLIENTS_MAX: usize = 4_000;
@@ -57,7 +57,7 @@ Results are saved as DIR/report.json after each run. Nodes end when the harness 
 #[command(name = "bench-harness", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
 pub struct Options {
     /// Replicas of the cluster, the leader included
-    #[arg(long, value_name = "M", default_value_t = 3, help_heading = "Cluster")]
+    #[arg(long, value_name = "M", default_value_t = 3, value_parser = parse_replicas, help_heading = "Cluster")]
     pub replicas: u8,
 
     /// Replicas that must hold a write before it is acknowledged, the leader included: a number, a list to
@@ -183,7 +183,6 @@ impl Options {
             true => Ok(()),
             false => Err(format!("--{name} {number} is out of range: choose a number from {min} to {max}")),
         };
-        range("replicas", self.replicas.into(), 1, limits::REPLICAS_MAX.into())?;
         range("clients", self.clients as u64, 1, CLIENTS_MAX as u64)?;
         range("in-flight", self.in_flight as u64, 1, IN_FLIGHT_MAX as u64)?;
         range("keys", self.keys, 1, KEYS_MAX)?;
@@ -206,11 +205,17 @@ fn check_open_files(clients: u64, limit: Option<u64>) -> Result<(), String> {
     let needed = clients + OPEN_FILES_SPARE;
     match limit {
         Some(limit) if limit < needed => Err(format!(
-            "{clients} clients need {needed} open files and this shell allows {limit}: \
-             raise it with \"ulimit -n {needed}\", or choose fewer --clients"
+            "{} and the nodes need {needed} open files and this shell allows {limit}: \
+             raise it with \"ulimit -n {needed}\", or choose fewer --clients",
+            counted(clients, "client")
         )),
         _ => Ok(()),
     }
+}
+
+fn parse_replicas(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|number| (1..=limits::REPLICAS_MAX).contains(number));
+    number.ok_or_else(|| format!("choose a number from 1 to {}", limits::REPLICAS_MAX))
 }
 
 fn parse_quorums(text: &str) -> Result<Quorum, String> {
@@ -218,9 +223,12 @@ fn parse_quorums(text: &str) -> Result<Quorum, String> {
         return Ok(Quorum::All);
     }
     let numbers: Result<Vec<u8>, _> = text.split(',').map(|number| number.trim().parse()).collect();
-    numbers
-        .map(Quorum::List)
-        .map_err(|_| format!("\"{text}\" is no quorum: write a number, a list like 1,3, or all"))
+    let numbers =
+        numbers.map_err(|_| format!("\"{text}\" is no quorum: write a number, a list like 1,3, or all"))?;
+    match numbers.iter().enumerate().find(|(at, number)| numbers[..*at].contains(number)) {
+        Some((_, twice)) => Err(format!("{twice} is there twice: name each quorum once")),
+        None => Ok(Quorum::List(numbers)),
+    }
 }
 
 /// clap explains itself over several lines; its usage lines say less than `--help`.
@@ -280,7 +288,9 @@ mod tests {
             ),
             ("--quorum 1,0", "a quorum of 0 is impossible"),
             ("--quorum two", "\"two\" is no quorum: write a number, a list like 1,3, or all"),
-            ("--replicas 0", "--replicas 0 is out of range: choose a number from 1 to 15"),
+            ("--quorum 2,1,2", "2 is there twice: name each quorum once"),
+            ("--replicas 0", "'0' for '--replicas <M>': choose a number from 1 to 15"),
+            ("--replicas 300", "'300' for '--replicas <M>': choose a number from 1 to 15"),
             ("--clients 0", "--clients 0 is out of range"),
             ("--in-flight 0", "--in-flight 0 is out of range"),
             ("--keys 0", "--keys 0 is out of range"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_protocol::{Durability, Quorums};
 use serde::{Deserialize, Serialize};
 
-use crate::units::{duration_text, show_bytes};
+use crate::units::{counted, duration_text, show_bytes};
 
 /// What is measured, in order.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -71,7 +71,8 @@ impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { clients, in_flight, value_bytes, keys, .. } = self;
         let value = show_bytes(*value_bytes as u64);
-        write!(f, "{clients} clients × {in_flight} in flight, {value} values, {keys} keys")
+        let (clients, keys) = (counted(*clients as u64, "client"), counted(*keys, "key"));
+        write!(f, "{clients} × {in_flight} in flight, {value} values, {keys}")
     }
 }
 

@@ -126,6 +126,11 @@ pub mod duration_text {
     }
 }
 
+/// A number and what it counts, whose plural takes an s: `1 client`, `2 clients`.
+pub fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +173,11 @@ mod tests {
         for text in ["", "KiB", "-1", "0.3B", "1 GiBi", "99999999MiB"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "client")), ["0 clients", "1 client", "2 clients"]);
     }
 
     #[test]

@@ -139,7 +139,7 @@ fn a_short_run_measures_two_followers_and_loses_nothing() {
     let latency = run.writes.latency_us;
     assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{run:?}");
     assert_eq!(run.followers.iter().map(|follower| follower.node).collect::<Vec<_>>(), [2, 3]);
-    assert!(run.followers.iter().all(|follower| follower.lag_us.max > 0), "{run:?}");
+    assert!(run.followers.iter().all(|follower| follower.lag_us.is_some_and(|lag| lag.max > 0)), "{run:?}");
     let verified = run.verified.as_ref().expect("the run was not interrupted");
     assert!(verified.is_clean() && (1..=1000).contains(&verified.keys), "{run:?}");
     assert_eq!(std::fs::read_dir(directory.path().join("data")).unwrap().count(), 0, "data is removed");

@@ -292,7 +292,7 @@ pub(crate) mod tests {
             Writes { acknowledged: 532_140, refused: 0, unknown: 0, per_second: 53_214.0, latency_us };
         let lag = |node, p50| FollowerLag {
             node,
-            lag_us: LagTimes { p50, p99: 3 * p50, max: 40 * p50 },
+            lag_us: Some(LagTimes { p50, p99: 3 * p50, max: 40 * p50 }),
             lag_entries_max: 512,
         };
         let verified = Verified { keys: 99_512, ..Verified::default() };
@@ -340,14 +340,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_run_that_was_not_verified_claims_nothing() {
+    fn what_was_not_measured_is_null() {
         let mut report = report();
-        let measured = run(2);
+        let mut measured = run(2);
+        measured.followers[1].lag_us = None;
         let seconds = Duration::from_secs(1);
         report.runs.push(Run::new(&case(2), seconds, measured.writes, measured.followers, None));
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["runs"][0]["verified"], serde_json::Value::Null);
         assert_eq!(json["runs"][0]["interrupted"], true);
+        assert_eq!(json["runs"][0]["followers"][1]["lag_us"], serde_json::Value::Null);
         assert_eq!(serde_json::from_str::<Report>(&report.json()).unwrap(), report);
     }
 

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::{Report, Run, State};
-use crate::units::{format_duration, show_bytes, show_count, show_us};
+use crate::lag::{FollowerLag, LagTimes};
+use crate::units::{counted, format_duration, show_bytes, show_count, show_us};
 use crate::verify::Verified;
 
 const HEADER: [&str; 13] = [
@@ -26,10 +27,14 @@ const HEADER: [&str; 13] = [
     "keys\nverified",
 ];
 
+/// In place of a figure that there is none of.
+const NOT_MEASURED: &str = "–";
+
 const EXPLANATION: &str = "\
 n         replicas, the leader included, that held a write durably before it was acknowledged
 writes    acknowledged writes per second; latency is from a client's call to its answer
-lag       per follower: from a write's append at the leader to that follower's durable copy being known there
+lag       per follower: from a write's append at the leader to that follower's durable copy being known there;
+          – if it acknowledged nothing
 behind    the most entries that the follower had yet to make durable
 verified  keys read back from every replica, which all hold what was acknowledged, and the same
 ";
@@ -65,8 +70,11 @@ fn context(report: &Report) -> String {
         let (duration, warmup) = (format_duration(case.load.duration), format_duration(case.load.warmup));
         let _ = writeln!(
             text,
-            "{} replicas, {}, {}, {duration} after {warmup} of warm-up, seed {}",
-            case.replicas, case.durability, case.load, environment.plan.seed
+            "{}, {}, {}, {duration} after {warmup} of warm-up, seed {}",
+            counted(case.replicas.into(), "replica"),
+            case.durability,
+            case.load,
+            environment.plan.seed
         );
     }
     if environment.profile == "debug" {
@@ -93,8 +101,13 @@ fn table(runs: &[Run]) -> Table {
 
 fn row(run: &Run) -> [String; 13] {
     let latency = &run.writes.latency_us;
-    let followers = |shown: &dyn Fn(&crate::lag::FollowerLag) -> String| {
+    let followers = |shown: &dyn Fn(&FollowerLag) -> String| {
         run.followers.iter().map(shown).collect::<Vec<_>>().join("\n")
+    };
+    let lag = |figure: &dyn Fn(&LagTimes) -> u64| {
+        followers(&|follower| {
+            follower.lag_us.as_ref().map_or(NOT_MEASURED.to_owned(), |times| show_us(figure(times)))
+        })
     };
     [
         run.quorum.to_string(),
@@ -105,9 +118,9 @@ fn row(run: &Run) -> [String; 13] {
         show_us(latency.p99_9),
         show_us(latency.max),
         followers(&|follower| follower.node.to_string()),
-        followers(&|follower| show_us(follower.lag_us.p50)),
-        followers(&|follower| show_us(follower.lag_us.p99)),
-        followers(&|follower| show_us(follower.lag_us.max)),
+        lag(&|times| times.p50),
+        lag(&|times| times.p99),
+        lag(&|times| times.max),
         followers(&|follower| show_count(follower.lag_entries_max)),
         verified(run),
     ]
@@ -197,6 +210,14 @@ n  writes  latency                                      node     lag            
         ] {
             assert!(rendered.lines().any(|shown| shown == line), "{line}: {rendered}");
         }
+    }
+
+    #[test]
+    fn a_follower_that_acknowledged_nothing_has_entries_behind_and_no_lag() {
+        let mut silent = run(2);
+        (silent.followers[1].lag_us, silent.followers[1].lag_entries_max) = (None, 4_711);
+        let row = row(&silent);
+        assert_eq!(row[8..12], ["420 µs\n–", "1.26 ms\n–", "16.8 ms\n–", "512\n4,711"]);
     }
 
     #[test]
