@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bench_harness::cluster::{Cluster, Program, Settings};
+use bench_harness::lag;
 use bench_harness::verify::verify;
 use quorate_client::load::{self, Control, Report};
 use quorate_client::{Client, Durability, Error, ErrorKind, NodeStatus, Refusal};
@@ -152,6 +153,23 @@ fn a_killed_follower_stops_nothing_and_catches_up_after_its_restart() {
     let report = load.stop();
     assert_eq!((report.refused, report.unknown), (0, 0), "{:?}", report.last_error);
     assert_nothing_is_lost(&mut cluster, &report);
+}
+
+#[test]
+fn a_follower_that_is_down_has_no_lag_but_the_entries_that_it_lacks() {
+    let (mut cluster, _directory) = start(2);
+    cluster.kill(3).unwrap();
+    wait_reachable(&cluster, 3, false);
+    let leader = client(&cluster);
+    let state = || smol::block_on(leader.status(true)).unwrap();
+    let before = state();
+    for _ in 0..10 {
+        smol::block_on(leader.set("key", "value")).unwrap();
+    }
+    let lags = lag::between(&before, &state()).unwrap();
+    let [running, down] = lags.as_slice() else { panic!("{lags:?}") };
+    assert!(running.node == 2 && running.lag_us.is_some(), "{lags:?}");
+    assert!((down.node, down.lag_us) == (3, None) && down.lag_entries_max >= 10, "{lags:?}");
 }
 
 #[test]
