@@ -9,7 +9,7 @@
 //! - Nothing is awaited while the node or the world is borrowed.
 //! - Bytes leave at the end of a turn, one send for each connection that has some.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -123,7 +123,6 @@ pub(crate) struct Shell {
     pub(crate) guard: Rc<Guard>,
     pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
     in_flight_max: u32,
-    is_stopping: Cell<bool>,
 }
 
 impl Shell {
@@ -153,7 +152,6 @@ impl Shell {
             guard: Rc::new(Guard::new(connections_max)),
             buffer: shared_buffer(),
             in_flight_max,
-            is_stopping: Cell::new(false),
         })
     }
 
@@ -194,16 +192,11 @@ impl Shell {
 
     /// Takes no more requests, and waits until those appended are answered, or long enough.
     pub(crate) async fn drain(&self) {
-        self.is_stopping.set(true);
         let deadline = self.now() + DRAIN_DEADLINE;
         self.node.borrow_mut().stop();
         while self.node.borrow().has_waiting() && self.now() < deadline {
             self.reactor.sleep(TICK).await;
         }
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.is_stopping.get()
     }
 
     /// Hands an event to the node. What it brings about happens in the next turn: see [`Shell::wake`].
@@ -241,7 +234,7 @@ impl Shell {
     /// Welcomes a client that asked for a cluster, or for any with an empty name.
     pub(crate) fn welcome_client(&self, cluster: &str) -> Result<Welcome, HelloRefusal> {
         let node = self.node.borrow();
-        if self.is_stopping() {
+        if node.is_stopping() {
             return Err(HelloRefusal::Stopping);
         }
         if !cluster.is_empty() && cluster != node.cluster() {

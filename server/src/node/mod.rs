@@ -240,6 +240,11 @@ impl Node {
         self.is_stopping = true;
     }
 
+    /// Whether requests are refused because the node is about to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
     /// Whether a write has been appended and not been answered.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -3,6 +3,10 @@
 //! [`Store::apply`] is total and deterministic: the same entries give the same store and the same results
 //! on every replica.
 //!
+//! Keys and values lie in a hash table, and the keys once more in a tree that holds their order: a write of a
+//! key that exists is one look-up, and only new and deleted keys touch the tree. Nothing ever goes through the
+//! table in its own order, which differs between processes.
+//!
 //! A checkpoint is taken while entries go on being applied ([`Store::begin_snapshot`]): a cursor walks the
 //! map in key order, block by block, and whoever changes a key that the cursor has not reached puts what it
 //! was aside first. So the snapshot is the state at one index, costs nothing to begin, and holds in memory
@@ -10,6 +14,7 @@
 //!
 //! # Invariants
 //!
+//! - Table and tree have the same keys.
 //! - A key's revision is the index of the entry that last wrote it.
 //! - A batch changes everything or nothing; its conditions are those of the state before it.
 //!
@@ -25,11 +30,11 @@ use std::ops::Bound;
 use quorate_protocol::Index;
 use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, Write};
 use quorate_protocol::response::{Item, Versioned, WriteResult};
-
 use smallvec::SmallVec;
+
 use snapshot::Snapshot;
 
-/// A key, in the map itself if it is short: comparing it then follows no pointer.
+/// A key; a short one lies where it is compared, behind no pointer.
 type Key = SmallVec<[u8; 16]>;
 
 /// Every key with its value and revision.
