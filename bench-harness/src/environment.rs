@@ -12,8 +12,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
-
 /// Syncs of the probe.
 const PROBE_SYNCS: usize = 200;
 
@@ -48,8 +46,6 @@ pub struct Environment {
     pub file_system: String,
     /// What a sync costs there.
     pub fsync: FsyncProbe,
-    /// What was asked.
-    pub plan: Plan,
 }
 
 /// Times of writing and syncing (fdatasync) 4 KiB onto blocks that were written before.
@@ -66,7 +62,7 @@ pub struct FsyncProbe {
 impl Environment {
     /// Looks around. Takes a fraction of a second, up to two on a slow disk. Fails if nothing can be
     /// written to `data_dir`.
-    pub fn gather(plan: &Plan, data_dir: &Path) -> anyhow::Result<Self> {
+    pub fn gather(data_dir: &Path) -> anyhow::Result<Self> {
         let system = rustix::system::uname();
         let data_dir = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
         Ok(Self {
@@ -81,7 +77,6 @@ impl Environment {
             file_system: file_system(&read("/proc/self/mountinfo"), &data_dir),
             fsync: FsyncProbe::measure(&data_dir)?,
             data_dir: data_dir.display().to_string(),
-            plan: plan.clone(),
         })
     }
 

@@ -11,41 +11,11 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use quorate_client::NodeStatus;
-use serde::{Deserialize, Serialize};
 
-/// How far a follower was behind the leader during a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FollowerLag {
-    /// The follower.
-    pub node: u8,
-    /// From an entry's append at the leader to this follower's acknowledgement, in microseconds on the
-    /// leader's clock; none if it acknowledged nothing in the window.
-    pub lag_us: Option<LagTimes>,
-    /// The most entries that it was behind when one of its acknowledgements came, or at the window's end.
-    pub lag_entries_max: u64,
-}
-
-/// A distribution of lag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LagTimes {
-    /// Median.
-    pub p50: u64,
-    /// 99th percentile.
-    pub p99: u64,
-    /// Longest.
-    pub max: u64,
-}
-
-impl LagTimes {
-    /// Sums up a histogram of microseconds; none if nothing was recorded.
-    fn of(times: &Histogram<u64>) -> Option<Self> {
-        let quantile = |quantile| times.value_at_quantile(quantile);
-        (!times.is_empty()).then(|| Self { p50: quantile(0.5), p99: quantile(0.99), max: times.max() })
-    }
-}
+use crate::report::{Distribution, Follower};
 
 /// The lag of every follower between two states of the leader, asked for with histograms.
-pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<FollowerLag>> {
+pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<Follower>> {
     let (begin, end) = (begin.view(), end.view());
     end.followers
         .iter()
@@ -59,7 +29,16 @@ pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<Follo
                 })?;
             // Who acknowledges nothing leaves no trace in a histogram, and may be furthest behind.
             let lag_entries_max = entries.max().max(after.entries_behind);
-            Ok(FollowerLag { node: after.node.get(), lag_us: LagTimes::of(&times), lag_entries_max })
+            Ok(Follower {
+                node: after.node.get(),
+                lag_us: (!times.is_empty()).then(|| Distribution::of(&times)),
+                stages: None,
+                entries_behind_max: lag_entries_max,
+                bytes_behind_max: 0,
+                visible_us: None,
+                probes_failed: 0,
+                samples: Vec::new(),
+            })
         })
         .collect()
 }
@@ -110,8 +89,8 @@ mod tests {
     fn an_idle_window_has_no_lag() {
         let state = serialised([50_000_000]);
         let window = window(&state, &state).unwrap();
-        assert_eq!((window.len(), LagTimes::of(&window)), (0, None));
-        assert_eq!(LagTimes::of(&super::window(&[], &[]).unwrap()), None);
+        assert_eq!(window.len(), 0);
+        assert!(super::window(&[], &[]).unwrap().is_empty());
     }
 
     #[test]

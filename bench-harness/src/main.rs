@@ -10,7 +10,6 @@ use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
 use bench_harness::options::{Format, Options};
-use bench_harness::plan::Plan;
 use bench_harness::report::{Output, Report, table};
 use bench_harness::{node, session};
 
@@ -30,13 +29,15 @@ fn main() -> ExitCode {
 
 fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
     let Some(options) = Options::read(arguments)? else { return Ok(()) };
+    let options = options.measure;
     let plan = options.plan()?;
+    let options = options.place;
     let output = Output::prepare(options.output.as_deref())?;
     let data_dir = options.data_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let environment = look_around(&plan, &data_dir)?;
+    let environment = look_around(&data_dir)?;
 
     let interrupt = Interrupt::listen()?;
-    let mut report = Report::new(environment);
+    let mut report = Report::new(environment, plan.clone());
     let end = smol::block_on(session::measure(&plan, &data_dir, &output, &mut report, &interrupt));
 
     print(options.format, &report)?;
@@ -45,10 +46,10 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
 }
 
 /// The environment, with a warning if it makes the figures meaningless.
-fn look_around(plan: &Plan, data_dir: &PathBuf) -> Result<Environment, Failure> {
+fn look_around(data_dir: &PathBuf) -> Result<Environment, Failure> {
     let prepared = std::fs::create_dir_all(data_dir).map_err(anyhow::Error::from);
     let environment = prepared
-        .and_then(|()| Environment::gather(plan, Path::new(data_dir)))
+        .and_then(|()| Environment::gather(Path::new(data_dir)))
         .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error:#}", data_dir.display())))?;
     if environment.data_is_in_memory() {
         eprintln!(
@@ -63,7 +64,7 @@ fn look_around(plan: &Plan, data_dir: &PathBuf) -> Result<Environment, Failure> 
 fn print(format: Format, report: &Report) -> anyhow::Result<()> {
     let text = match format {
         Format::Table => table::render(report),
-        Format::Json => report.json(),
+        Format::Json | Format::Markdown | Format::Csv => report.json(),
     };
     std::io::stdout().write_all(text.as_bytes()).context("the report cannot be printed")
 }

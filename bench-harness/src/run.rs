@@ -15,11 +15,11 @@ use smol::Timer;
 use crate::cluster::{Cluster, Program, Settings};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::lag::{self, FollowerLag};
+use crate::lag;
 use crate::place::Place;
-use crate::plan::Case;
+use crate::plan::{Case, Step};
 use crate::progress::{self, Progress};
-use crate::report::{Latency, Run, Writes, tenths};
+use crate::report::{Calls, Distribution, Follower, Generator as Schedule, Run, tenths};
 use crate::verify::verify;
 
 /// How long a fresh cluster may take until it serves.
@@ -35,6 +35,7 @@ const WATCH: Duration = Duration::from_millis(50);
 /// what was measured until then; interrupted before, it fails with that.
 pub async fn run(
     case: &Case,
+    step: Step,
     seed: u64,
     program: Program,
     place: &Place,
@@ -60,13 +61,42 @@ pub async fn run(
     };
     cluster.shut_down()?;
     let load::Report { elapsed, .. } = measured.load;
-    Ok(Run::new(case, elapsed, writes(&measured.load), measured.followers, verified))
+    Ok(Run {
+        case_number: step.case,
+        repeat: step.repeat,
+        case: case.clone(),
+        began_unix_ms: 0,
+        duration_s: elapsed.as_secs_f64(),
+        interrupted: verified.is_none(),
+        writes: writes(&measured.load),
+        reads: None,
+        generator: Schedule {
+            scheduled: 0,
+            issued: 0,
+            schedule_lag_us: Distribution::default(),
+            waited_for_slot: 0,
+            late: 0,
+            fell_behind: false,
+        },
+        seconds: Vec::new(),
+        followers: measured.followers,
+        nodes: Vec::new(),
+        harness: Default::default(),
+        machine: Default::default(),
+        events: Vec::new(),
+        catch_ups: Vec::new(),
+        floor: None,
+        peer: None,
+        verified,
+        failover: None,
+        receipts: None,
+    })
 }
 
 /// What came of the load.
 struct Measured {
     load: load::Report,
-    followers: Vec<FollowerLag>,
+    followers: Vec<Follower>,
 }
 
 async fn measure(
@@ -130,9 +160,9 @@ fn load_settings(case: &Case, seed: u64, cluster: &Cluster) -> load::Settings {
     let nodes = std::iter::once(cluster.leader()).chain(cluster.followers());
     load::Settings {
         servers: nodes.map(|node| cluster.address(node).to_string()).collect(),
-        clients: u32::try_from(case.load.clients).unwrap_or(u32::MAX),
-        in_flight: u32::try_from(case.load.in_flight).unwrap_or(u32::MAX),
-        value_bytes: case.load.value_bytes,
+        clients: case.load.clients,
+        in_flight: case.load.in_flight,
+        value_bytes: case.load.value_bytes.max as usize,
         keys: case.load.keys,
         seed,
         warmup: case.load.warmup,
@@ -141,13 +171,15 @@ fn load_settings(case: &Case, seed: u64, cluster: &Cluster) -> load::Settings {
     }
 }
 
-fn writes(load: &load::Report) -> Writes {
-    Writes {
+fn writes(load: &load::Report) -> Calls {
+    Calls {
+        reasons: Default::default(),
         acknowledged: load.acknowledged,
         refused: load.refused,
         unknown: load.unknown,
         per_second: tenths(load.per_second()),
-        latency_us: Latency::from_ns(&load.latency_ns),
+        latency_us: Distribution::of_ns(&load.latency_ns),
+        service_us: Distribution::of_ns(&load.latency_ns),
     }
 }
 

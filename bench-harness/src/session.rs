@@ -6,7 +6,7 @@ use crate::cluster::Program;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::place::Place;
-use crate::plan::{Case, Plan};
+use crate::plan::{Case, Plan, Step};
 use crate::report::{Output, Report, Run};
 use crate::run;
 use crate::verify::Verified;
@@ -33,8 +33,8 @@ async fn measure_cases(
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
     output.save(report)?;
-    for case in &plan.cases {
-        let run = measure_case(case, plan.seed, data_dir, report, interrupt).await;
+    for step in plan.steps() {
+        let run = measure_case(&plan.cases[step.case], step, plan.seed, data_dir, report, interrupt).await;
         output.save(report)?;
         run?;
     }
@@ -44,13 +44,14 @@ async fn measure_cases(
 /// Measures one case in a fresh place, which is kept if somebody will want to look into it.
 async fn measure_case(
     case: &Case,
+    step: Step,
     seed: u64,
     data_dir: &Path,
     report: &mut Report,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
     let place = Place::new(data_dir)?;
-    let run = match run::run(case, seed, Program::this()?, &place, interrupt).await {
+    let run = match run::run(case, step, seed, Program::this()?, &place, interrupt).await {
         Ok(run) => run,
         Err(Failure::Interrupted) => return Err(Failure::Interrupted),
         Err(failure) => {
@@ -80,7 +81,8 @@ fn judge(case: &Case, run: &Run, place: Place) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::{case, run};
+    use crate::plan::tests::case;
+    use crate::report::sample::run;
 
     #[test]
     fn a_run_that_lost_a_key_fails_and_keeps_its_data() {

@@ -1,0 +1,3 @@
+//! Stand-in until the proxy is merged.
+mod settings;
+pub use settings::LinkSettings;
