@@ -89,6 +89,7 @@ impl Distribution {
         }
         anyhow::ensure!(self.hdr_scale == other.hdr_scale, "two histograms have different units");
         let mut histogram = self.histogram()?;
+        histogram.auto(true); // The other may hold greater numbers.
         histogram.add(other.histogram()?).map_err(|error| anyhow!("histograms cannot be added: {error}"))?;
         Ok(Self::scaled(&histogram, self.hdr_scale))
     }
