@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,7 +10,6 @@ use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
 use bench_harness::options::{Format, Options};
-use bench_harness::plan::Plan;
 use bench_harness::report::{Output, Report, table};
 use bench_harness::{node, session};
 
@@ -33,10 +32,10 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
     let plan = options.plan()?;
     let output = Output::prepare(options.output.as_deref())?;
     let data_dir = options.data_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let environment = look_around(&plan, &data_dir)?;
+    let environment = look_around(&data_dir)?;
 
     let interrupt = Interrupt::listen()?;
-    let mut report = Report::new(environment);
+    let mut report = Report::new(plan.clone(), environment);
     let end = smol::block_on(session::measure(&plan, &data_dir, &output, &mut report, &interrupt));
 
     print(options.format, &report)?;
@@ -45,11 +44,10 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
 }
 
 /// The environment, with a warning if it makes the figures meaningless.
-fn look_around(plan: &Plan, data_dir: &PathBuf) -> Result<Environment, Failure> {
-    let prepared = std::fs::create_dir_all(data_dir).map_err(anyhow::Error::from);
-    let environment = prepared
-        .and_then(|()| Environment::gather(plan, Path::new(data_dir)))
-        .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error:#}", data_dir.display())))?;
+fn look_around(data_dir: &Path) -> Result<Environment, Failure> {
+    std::fs::create_dir_all(data_dir)
+        .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error}", data_dir.display())))?;
+    let environment = Environment::gather(data_dir)?;
     if environment.data_is_in_memory() {
         eprintln!(
             "warning: {} is in memory ({}), where a sync costs nothing: choose a --data-dir on a disk",

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::environment::{Environment, utc};
 use crate::failure::Failure;
 use crate::lag::FollowerLag;
-use crate::plan::{Case, durability_text};
+use crate::plan::{Case, Plan, durability_text};
 use crate::verify::Verified;
 
 /// Version of the JSON.
@@ -40,6 +40,8 @@ pub struct Report {
     pub state: State,
     /// Why it was not carried out in full.
     pub error: Option<String>,
+    /// What was asked.
+    pub plan: Plan,
     /// Under which conditions.
     pub environment: Environment,
     /// One per case that was measured, in the plan's order.
@@ -124,8 +126,8 @@ pub struct Latency {
 
 impl Report {
     /// Nothing is measured yet.
-    pub fn new(environment: Environment) -> Self {
-        Self { schema: SCHEMA, state: State::Running, error: None, environment, runs: Vec::new() }
+    pub fn new(plan: Plan, environment: Environment) -> Self {
+        Self { schema: SCHEMA, state: State::Running, error: None, plan, environment, runs: Vec::new() }
     }
 
     /// Nothing more will be measured, and this is why.
@@ -247,9 +249,9 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::environment::FsyncProbe;
+    use crate::environment::tests::environment;
     use crate::lag::LagTimes;
-    use crate::plan::{Load, Plan};
+    use crate::plan::Load;
 
     pub(crate) fn case(quorum: u8) -> Case {
         let (second, load_keys) = (Duration::from_secs(1), 100_000);
@@ -269,21 +271,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn report() -> Report {
-        let environment = Environment {
-            version: "0.1.0".to_owned(),
-            profile: "release".to_owned(),
-            time: "2026-11-22T17:02:57Z".to_owned(),
-            os: "Linux".to_owned(),
-            kernel: "6.1.0".to_owned(),
-            cpu: "Fast CPU".to_owned(),
-            cores: 2,
-            memory_bytes: 8 << 30,
-            data_dir: "/data".to_owned(),
-            file_system: "ext4".to_owned(),
-            fsync: FsyncProbe { syncs: 200, p50_us: 120, p99_us: 800 },
-            plan: Plan { seed: 1, cases: vec![case(2)] },
-        };
-        Report::new(environment)
+        Report::new(Plan { seed: 1, cases: vec![case(2)] }, environment())
     }
 
     pub(crate) fn run(quorum: u8) -> Run {
@@ -306,7 +294,7 @@ pub(crate) mod tests {
         report.runs.push(run(2));
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["schema"], 1);
-        assert_eq!(json["environment"]["plan"]["seed"], 1);
+        assert_eq!(json["plan"]["seed"], 1);
         let run = &json["runs"][0];
         for (name, value) in [
             ("/replicas", 3.into()),

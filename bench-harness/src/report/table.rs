@@ -66,7 +66,7 @@ fn context(report: &Report) -> String {
         environment.file_system,
         show_us(environment.fsync.p50_us),
     );
-    if let Some(case) = environment.plan.cases.first() {
+    if let Some(case) = report.plan.cases.first() {
         let (duration, warmup) = (format_duration(case.load.duration), format_duration(case.load.warmup));
         let _ = writeln!(
             text,
@@ -74,7 +74,7 @@ fn context(report: &Report) -> String {
             counted(case.replicas.into(), "replica"),
             case.durability,
             case.load,
-            environment.plan.seed
+            report.plan.seed
         );
     }
     if environment.profile == "debug" {
