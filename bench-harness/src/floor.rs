@@ -3,29 +3,33 @@
 //! The parts come from the probes, so a reader sees at once how much of a measured latency is the machine's,
 //! and how much Quorate and the load add: "measured p50 is 3.1 × the floor".
 //!
-//! The parts are medians, and so the floor is a typical time rather than a least one. A measured median may be
-//! a little below it where the first of several equal followers counts, as the quickest of two syncs is
-//! quicker than the median one; and a probe may have met a busier machine than the run did. What is left
-//! out: processor time of server and client, waking threads for anything but the two round trips, waiting
-//! for other writes, and that all nodes of one machine share its disk.
+//! The parts are the probes' 10th percentiles: medians rise with whatever else the machine does while it is
+//! probed, up to many times on busy processors, and the quickest of several followers is quicker than the
+//! median one. A floor so made can still be missed by a little from below, if the machine was busy all the
+//! while that it was probed. What is left out: processor time of server and client, waking threads for
+//! anything but the two round trips, waiting for other writes, and that all nodes of one machine share its
+//! disk.
 
 use quorate_protocol::Durability;
 use serde::{Deserialize, Serialize};
+
+use crate::environment::Environment;
 
 /// How the floor comes about, for whoever reads it beside a measured latency.
 pub const EXPLANATION: &str = "\
 The floor is the time that a write takes on this machine when nothing else happens and the server itself takes \
 no time: the client's round trip to the leader and, meanwhile, the leader's own sync and each follower's round \
 trip, link delay both ways, and sync, all at the same time. Of n replicas the leader is always one, so the \
-(n-1)-th quickest follower decides, and with n = 1 the leader's disk alone. Round trips and syncs are medians \
-measured before the run; with durability os no sync is waited for.";
+(n-1)-th quickest follower decides, and with n = 1 the leader's disk alone. Round trips and syncs were measured \
+before the run, and the time counts that one in ten of them stayed below: what they take undisturbed. With \
+durability os no sync is waited for.";
 
 /// What the probes and the plan say, in microseconds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FloorInputs {
-    /// Median round trip between two threads of this machine.
+    /// Undisturbed round trip between two threads of this machine.
     pub loopback_rtt_us: u64,
-    /// Median sync where the nodes keep their data.
+    /// Undisturbed sync where the nodes keep their data.
     pub sync_us: u64,
     /// For each follower, in any order, what its link to the leader is delayed on purpose, one way.
     pub follower_delay_us: Vec<u64>,
@@ -47,6 +51,14 @@ pub struct FloorPart {
     pub name: String,
     /// How long it takes, in microseconds.
     pub us: u64,
+}
+
+impl FloorInputs {
+    /// What the probes of an environment say, and the plan of its links.
+    pub fn new(environment: &Environment, follower_delay_us: Vec<u64>) -> Self {
+        let (loopback_rtt_us, sync_us) = (environment.loopback.p10_us, environment.fsync.p10_us);
+        Self { loopback_rtt_us, sync_us, follower_delay_us }
+    }
 }
 
 impl Floor {
@@ -94,6 +106,7 @@ fn nth_smallest(numbers: &[u64], n: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::tests::environment;
 
     /// A round trip takes 50 µs and a sync 120 µs.
     fn floor(quorum: u8, durability: Durability, follower_delay_us: &[u64]) -> Option<Floor> {
@@ -142,6 +155,15 @@ mod tests {
         assert_eq!(floor(0, Durability::Fsync, &[0, 0]), None);
         assert_eq!(floor(4, Durability::Fsync, &[0, 0]), None);
         assert!(floor(1, Durability::Fsync, &[]).is_some());
+    }
+
+    #[test]
+    fn the_probes_undisturbed_times_are_what_counts() {
+        let inputs = FloorInputs::new(&environment(), vec![0, 500]);
+        assert_eq!(
+            inputs,
+            FloorInputs { loopback_rtt_us: 40, sync_us: 100, follower_delay_us: vec![0, 500] }
+        );
     }
 
     #[test]

@@ -164,13 +164,14 @@ pub(crate) mod tests {
             mount_options: "rw,relatime".to_owned(),
             fsync: FsyncProbe {
                 syncs: 400,
+                p10_us: 100,
                 p50_us: 120,
                 p90_us: 180,
                 p99_us: 800,
                 max_us: 1_200,
                 settled: true,
             },
-            loopback: LoopbackProbe { round_trips: 2_000, p50_us: 50, p99_us: 90 },
+            loopback: LoopbackProbe { round_trips: 2_000, p10_us: 40, p50_us: 50, p99_us: 90 },
             timer: TimerProbe { sleeps: 200, p50_us: 60, p99_us: 120 },
         }
     }

@@ -41,6 +41,8 @@ const AGREE_PERCENT: u64 = 15;
 pub struct FsyncProbe {
     /// How many count.
     pub syncs: usize,
+    /// 10th percentile, in microseconds: what it takes when nobody disturbs it.
+    pub p10_us: u64,
     /// Median, in microseconds.
     pub p50_us: u64,
     /// 90th percentile, in microseconds.
@@ -49,8 +51,10 @@ pub struct FsyncProbe {
     pub p99_us: u64,
     /// Longest, in microseconds.
     pub max_us: u64,
-    /// Whether the disk came to rest: the median changed by at most 15 % from one round of syncs to the
-    /// next. If not, the figures are of the last round within two seconds, and hold for little else.
+    /// Whether the median changed by at most 15 % from one round of syncs to the next, so that the disk has
+    /// come to rest, or meets the same disturbance all the time. If it did not, the figures are of the last
+    /// round within two seconds, and hold for little else. A median far above the 10th percentile tells of a
+    /// disturbance in either case: of a busy disk, or of busy processors, for which each sync waits.
     pub settled: bool,
 }
 
@@ -64,6 +68,7 @@ impl FsyncProbe {
         let (times, settled) = sync_times(&file).with_context(advice)?;
         Ok(Self {
             syncs: times.count(),
+            p10_us: times.us_at(10),
             p50_us: times.us_at(50),
             p90_us: times.us_at(90),
             p99_us: times.us_at(99),
@@ -167,7 +172,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let probe = FsyncProbe::measure(directory.path()).unwrap();
         assert!(probe.syncs > 0, "{probe:?}");
-        let figures = [probe.p50_us, probe.p90_us, probe.p99_us, probe.max_us];
+        let figures = [probe.p10_us, probe.p50_us, probe.p90_us, probe.p99_us, probe.max_us];
         assert!(figures.is_sorted(), "{probe:?}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
