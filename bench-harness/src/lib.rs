@@ -6,7 +6,8 @@
 //! - [`plan`]: the cases that will be measured, decided before anything starts;
 //! - run: [`session`] takes the cases one by one, [`run`] measures one with a [`cluster`] of real
 //!   processes, the client crate's load, [`lag`] and [`verify`];
-//! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`].
+//! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`]; beside the figures
+//!   belong the [`resources`] that a run used and the [`floor`] under its latency.
 //!
 //! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -46,11 +46,10 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
 }
 
 /// The environment, with a warning if it makes the figures meaningless.
-fn look_around(data_dir: &PathBuf) -> Result<Environment, Failure> {
-    let prepared = std::fs::create_dir_all(data_dir).map_err(anyhow::Error::from);
-    let environment = prepared
-        .and_then(|()| Environment::gather(Path::new(data_dir)))
-        .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error:#}", data_dir.display())))?;
+fn look_around(data_dir: &Path) -> Result<Environment, Failure> {
+    std::fs::create_dir_all(data_dir)
+        .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error}", data_dir.display())))?;
+    let environment = Environment::gather(data_dir)?;
     if environment.data_is_in_memory() {
         eprintln!(
             "warning: {} is in memory ({}), where a sync costs nothing: choose a --data-dir on a disk",

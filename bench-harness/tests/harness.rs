@@ -86,7 +86,7 @@ fn wrong_use_ends_with_one_sentence_and_code_2_before_anything_is_written() {
         ("--replicas 3 --quorum 4", "choose --quorum from 1 to 3"),
         ("--clients 0", "--clients 0 is out of range"),
         ("--duration soon", "write a number and a unit"),
-        ("--format xml", "possible values: table, json"),
+        ("--format xml", "possible values: table, json, markdown, csv"),
         ("--quroum 2", "--help explains"),
         ("surplus", "--help explains"),
     ] {
@@ -136,10 +136,13 @@ fn a_short_run_measures_two_followers_and_loses_nothing() {
     let run = &report.runs[0];
     assert!(run.writes.acknowledged > 0 && run.writes.per_second > 0.0, "{run:?}");
     assert_eq!((run.writes.refused, run.writes.unknown), (0, 0));
-    let latency = run.writes.latency_us;
-    assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{run:?}");
+    let latency = &run.writes.latency_us;
+    assert!(latency.p50 > 0.0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{run:?}");
     assert_eq!(run.followers.iter().map(|follower| follower.node).collect::<Vec<_>>(), [2, 3]);
-    assert!(run.followers.iter().all(|follower| follower.lag_us.is_some_and(|lag| lag.max > 0)), "{run:?}");
+    assert!(
+        run.followers.iter().all(|follower| follower.lag_us.as_ref().is_some_and(|lag| lag.max > 0.0)),
+        "{run:?}"
+    );
     let verified = run.verified.as_ref().expect("the run was not interrupted");
     assert!(verified.is_clean() && (1..=1000).contains(&verified.keys), "{run:?}");
     assert_eq!(std::fs::read_dir(directory.path().join("data")).unwrap().count(), 0, "data is removed");
@@ -152,7 +155,7 @@ fn every_quorum_is_a_row_of_the_table() {
     let arguments = "--quorum all --duration 300ms --warmup 0s --clients 4 --durability os";
     let output = harness(directory.path(), arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let quorums: Vec<_> = saved(directory.path()).runs.iter().map(|run| run.quorum).collect();
+    let quorums: Vec<_> = saved(directory.path()).runs.iter().map(|run| run.case.quorum).collect();
     assert_eq!(quorums, [1, 2, 3]);
     let table = text(&output.stdout);
     assert!(table.contains("verified") && table.lines().all(|line| line.chars().count() <= 120), "{table}");

@@ -80,9 +80,11 @@ pub struct Run {
     /// What each node used.
     pub nodes: Vec<Node>,
     /// What the harness itself used: generator, watching, and the proxy if there was one.
-    pub harness: Usage,
+    pub harness: Option<Usage>,
     /// What the whole machine did meanwhile.
-    pub machine: MachineUsage,
+    pub machine: Option<MachineUsage>,
+    /// Part of the machine, 0 to 1, that neither nodes nor harness used: what disturbed the run.
+    pub others_share: Option<f64>,
     /// What was done to the cluster, and when.
     pub events: Vec<Event>,
     /// Followers that were behind and caught up.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::*;
-use crate::environment::{Environment, FsyncProbe};
-use crate::floor::Floor;
+use crate::environment::tests::environment;
+use crate::floor::{Floor, FloorPart};
 use crate::plan::tests::case;
 use crate::plan::{Arrivals, Plan};
-use crate::resources::{MachineUsage, Usage};
+use crate::resources::{MachineUsage, Pressure, Usage};
 use crate::verify::Verified;
 
 /// Numbers around a median, in the unit of the histogram.
@@ -35,22 +35,6 @@ pub(crate) fn whole() -> Report {
     report.runs = (1..=3).map(run).collect();
     report.close(Ok(()));
     report
-}
-
-fn environment() -> Environment {
-    Environment {
-        version: "0.1.0".to_owned(),
-        profile: "release".to_owned(),
-        time: "2026-11-22T17:02:57Z".to_owned(),
-        os: "Linux".to_owned(),
-        kernel: "6.1.0".to_owned(),
-        cpu: "Fast CPU".to_owned(),
-        cores: 2,
-        memory_bytes: 8 << 30,
-        data_dir: "/data".to_owned(),
-        file_system: "ext4".to_owned(),
-        fsync: FsyncProbe { syncs: 200, p50_us: 120, p99_us: 800 },
-    }
 }
 
 /// A run of quorum n of 3.
@@ -116,13 +100,16 @@ pub(crate) fn run(quorum: u8) -> Run {
             .collect(),
         followers: vec![follower(2), follower(3)],
         nodes: (1..=3).map(node).collect(),
-        harness: usage(3.1),
-        machine: MachineUsage { busy: 0.93, ..MachineUsage::default() },
+        harness: Some(usage(3.1)),
+        machine: Some(machine()),
+        others_share: Some(0.02),
         events: Vec::new(),
         catch_ups: Vec::new(),
         floor: Some(Floor {
             latency_us: 170,
-            parts: vec![("client to leader and back".to_owned(), 50), ("the leader's sync".to_owned(), 120)],
+            parts: [("client to leader and back", 50), ("the leader's sync", 120)]
+                .map(|(name, us)| FloorPart { name: name.to_owned(), us })
+                .into(),
         }),
         peer: None,
         verified: Some(Verified { keys: 99_512, ..Verified::default() }),
@@ -133,7 +120,29 @@ pub(crate) fn run(quorum: u8) -> Run {
 }
 
 fn usage(cpu_s: f64) -> Usage {
-    Usage { cpu_s, rss_bytes: 120 << 20, written_bytes: 90 << 20, ..Usage::default() }
+    Usage {
+        cpu_user_s: cpu_s * 0.6,
+        cpu_system_s: cpu_s * 0.4,
+        rss_bytes: 120 << 20,
+        rss_peak_bytes: 130 << 20,
+        storage_write_bytes: Some(90 << 20),
+        write_call_bytes: Some(88 << 20),
+        switches_voluntary: 40_000,
+        switches_involuntary: 900,
+        threads: 4,
+    }
+}
+
+fn machine() -> MachineUsage {
+    MachineUsage {
+        cores: 2,
+        core_s: 20.0,
+        busy_share: 0.93,
+        iowait_share: 0.02,
+        steal_share: 0.01,
+        load_1m: Some(2.4),
+        pressure: Some(Pressure { cpu_some_share: 0.4, io_some_share: 0.2, io_full_share: 0.05 }),
+    }
 }
 
 fn calls(median_ns: u64) -> Calls {
