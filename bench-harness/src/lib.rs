@@ -26,6 +26,7 @@ pub mod options;
 pub mod place;
 pub mod plan;
 pub mod progress;
+pub mod proxy;
 pub mod report;
 pub mod run;
 pub mod session;

@@ -1,7 +1,7 @@
 //! Humane units: how durations and sizes are read from a command line or a plan, and shown in a table.
 //!
 //! Durations have a resolution of one microsecond; sizes are whole bytes. What is read back from
-//! [`format_duration`] is what was written.
+//! [`format_duration`] or [`format_bytes`] is what was written.
 
 use std::time::Duration;
 
@@ -55,6 +55,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         return Err(advice());
     }
     Ok(bytes as u64)
+}
+
+/// Writes bytes in the largest unit that shows them without a fraction.
+pub fn format_bytes(bytes: u64) -> String {
+    let (name, unit_bytes) = SIZE_UNITS
+        .iter()
+        .rev()
+        .find(|(name, unit_bytes)| bytes.is_multiple_of(*unit_bytes) && (bytes > 0 || *name == "B"))
+        .expect("every number of bytes is a multiple of one");
+    format!("{}{name}", bytes / unit_bytes)
 }
 
 /// A number without sign, and what follows it.
@@ -173,6 +183,13 @@ mod tests {
         for text in ["", "KiB", "-1", "0.3B", "1 GiBi", "99999999MiB"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_are_read_back_as_they_were_written() {
+        let sizes = [0, 1, 1000, 1024, 1536, 10_000_000, 10 << 20];
+        assert_eq!(sizes.map(format_bytes), ["0B", "1B", "1kB", "1KiB", "1536B", "10MB", "10MiB"]);
+        assert_eq!(sizes.map(|bytes| parse_bytes(&format_bytes(bytes))), sizes.map(Ok));
     }
 
     #[test]
