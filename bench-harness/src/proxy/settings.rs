@@ -63,25 +63,24 @@ impl FromStr for LinkSettings {
 
     /// The error is a sentence for the person who typed it.
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut delay = None;
-        let mut rate = None;
-        for part in text.split(',').map(str::trim) {
-            let is_new = match part.strip_suffix("/s") {
-                Some(bytes) => rate.replace(parse_bytes(bytes)).is_none(),
-                None => delay.replace(parse_delay(part)).is_none(),
-            };
-            if !is_new {
-                return Err(format!("\"{text}\" gives a delay or a rate twice: write it once"));
-            }
-        }
         let advice = |reason| {
             format!(
                 "\"{text}\" is no link ({reason}): write a delay, a rate or both, like 5ms, 5ms±1ms, 10MB/s or \
                  5ms±1ms,10MB/s"
             )
         };
-        let (delay, jitter) = delay.transpose().map_err(advice)?.unwrap_or_default();
-        let settings = Self { delay, jitter, bytes_per_second: rate.transpose().map_err(advice)? };
+        let (mut delay, mut bytes_per_second) = (None, None);
+        for part in text.split(',').map(str::trim) {
+            let is_new = match part.strip_suffix("/s") {
+                Some(bytes) => bytes_per_second.replace(parse_bytes(bytes).map_err(advice)?).is_none(),
+                None => delay.replace(parse_delay(part).map_err(advice)?).is_none(),
+            };
+            if !is_new {
+                return Err(format!("\"{text}\" gives a delay or a rate twice: write it once"));
+            }
+        }
+        let (delay, jitter) = delay.unwrap_or_default();
+        let settings = Self { delay, jitter, bytes_per_second };
         settings.check()?;
         Ok(settings)
     }
