@@ -114,7 +114,8 @@ impl Client {
         Pages { client: self, next: Some(range.start.to_vec()), end: range.end, items_max }
     }
 
-    /// How the node is that the client is connected to; with `histograms`, a leader's followers' lag too.
+    /// How the node is that the client is connected to; with `histograms`, how its disk was and
+    /// a leader's followers lagged too.
     pub async fn status(&self, histograms: bool) -> Result<NodeStatus, Error> {
         match self.call(Operation::Status { histograms }).await? {
             Reply::Status(status) => Ok(status),

@@ -122,6 +122,7 @@ fn status_of_one_node_is_an_object() {
     let one: serde_json::Value = serde_json::from_str(&one).unwrap();
     assert_eq!((&one["role"], &one["election_quorum"]), (&"leader".into(), &2.into()));
     assert_eq!(one["followers"][0]["entries_behind"], 1);
+    assert_eq!(one["followers"][0]["lag_us"], 1_234_567);
 }
 
 #[test]
@@ -136,6 +137,7 @@ fn status_of_several_nodes_is_an_array_that_shows_who_cannot_be_reached() {
     assert_eq!((&json[0]["reached"], &json[1]["reached"]), (&true.into(), &false.into()));
     let text = stdout(ask(&both, "text").success());
     assert!(text.contains("2 of 3") && text.contains("not reached"), "{text}");
+    assert!(text.contains("lag") && text.contains("1234.567 ms"), "{text}");
     ask(&gone, "json").code(4);
 }
 

@@ -52,11 +52,14 @@ pub struct Ack {
     pub durable: Index,
     /// It has applied everything up to here.
     pub applied: Index,
+    /// Microseconds from when it had to when it sent this, on its own clock; at most about 71 minutes.
+    pub applied_ago_us: u32,
     /// The round of the append that is answered; 0 when a sync caused the ack.
     pub round: u64,
-    /// Microseconds from an entry's receipt to its being durable, of the last batch synced.
+    /// Microseconds from an entry's receipt to its being durable: of the oldest entry that has become durable
+    /// since the ack before, or as that one said if none has.
     pub disk_us: u32,
-    /// Microseconds of them in the write and sync itself.
+    /// Microseconds in the write and sync alone, of the last batch.
     pub sync_us: u32,
 }
 

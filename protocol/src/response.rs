@@ -228,7 +228,8 @@ pub struct Status<'a> {
     /// Bytes of keys and values in its store.
     pub store_bytes: u64,
     /// How its disk has worked.
-    pub disk: DiskStatus,
+    #[serde(borrow)]
+    pub disk: DiskStatus<'a>,
     /// What a leader knows of its followers.
     #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::REPLICAS_MAX as usize }>")]
     pub followers: Vec<FollowerStatus<'a>>,
@@ -236,7 +237,7 @@ pub struct Status<'a> {
 
 /// What a node's log thread has done since the node started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct DiskStatus {
+pub struct DiskStatus<'a> {
     /// Writes, each with its sync.
     pub syncs: u64,
     /// Entries in them.
@@ -245,9 +246,22 @@ pub struct DiskStatus {
     pub bytes: u64,
     /// Microseconds spent in them.
     pub busy_us: u64,
+    /// Microseconds of each write with its sync: a histogram like [`FollowerStatus::lag_us`].
+    #[serde(with = "serde_bytes")]
+    pub sync_us: &'a [u8],
+    /// Entries in each: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub batch_entries: &'a [u8],
+    /// Bytes in each: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub batch_bytes: &'a [u8],
 }
 
 /// What the leader knows of a follower.
+///
+/// The histograms hold what was measured since the node started, one value for each entry, and to two decimal
+/// digits. They are HDR histograms in V2 serialisation, and empty unless asked for. Queue, network and disk of an
+/// entry add up to its lag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FollowerStatus<'a> {
     /// The follower.
@@ -263,11 +277,29 @@ pub struct FollowerStatus<'a> {
     pub entries_behind: u64,
     /// Bytes of them.
     pub bytes_behind: u64,
-    /// Microseconds from a write's append at the leader to this follower's acknowledgement, on the leader's
-    /// clock, since the node started: an HDR histogram (V2 serialisation). Empty unless asked for.
+    /// Microseconds since the append of the oldest entry that it has not acknowledged; 0 if there is none.
+    pub lag_now_us: u64,
+    /// Microseconds from an entry's append at the leader to this follower's acknowledgement, on the leader's
+    /// clock: a histogram.
     #[serde(with = "serde_bytes")]
     pub lag_us: &'a [u8],
-    /// Entries behind, seen at each acknowledgement: an HDR histogram. Empty unless asked for.
+    /// Of these, until the entry was sent to the follower: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub queue_us: &'a [u8],
+    /// Of these, on the way there and back: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub network_us: &'a [u8],
+    /// Of these, from the follower's receipt until it was durable, by the follower's clock: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub disk_us: &'a [u8],
+    /// Of the disk's share, in write and sync alone: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub sync_us: &'a [u8],
+    /// Microseconds from the acknowledgement until the follower had applied the entry, as far as the leader
+    /// learns it: a histogram.
+    #[serde(with = "serde_bytes")]
+    pub apply_us: &'a [u8],
+    /// Entries behind, seen at each acknowledgement: a histogram.
     #[serde(with = "serde_bytes")]
     pub lag_entries: &'a [u8],
 }

@@ -4,6 +4,7 @@
 //! The values borrow leaked bytes: messages borrow from their buffer, a strategy has none to lend, and the
 //! process is short. Cases are the same in every run; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` give others.
 
+use proptest::array;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -253,9 +254,10 @@ fn any_refusal() -> impl Strategy<Value = Refusal> {
 }
 
 fn any_follower() -> impl Strategy<Value = FollowerStatus<'static>> {
-    (any_node(), any::<bool>(), any::<[u64; 4]>(), any_bytes(), any_bytes()).prop_map(
-        |(node, reachable, numbers, lag_us, lag_entries)| {
-            let [durable, applied, entries_behind, bytes_behind] = numbers;
+    (any_node(), any::<bool>(), any::<[u64; 5]>(), array::uniform7(any_bytes())).prop_map(
+        |(node, reachable, numbers, histograms)| {
+            let [durable, applied, entries_behind, bytes_behind, lag_now_us] = numbers;
+            let [lag_us, queue_us, network_us, disk_us, sync_us, apply_us, lag_entries] = histograms;
             FollowerStatus {
                 node,
                 reachable,
@@ -263,7 +265,13 @@ fn any_follower() -> impl Strategy<Value = FollowerStatus<'static>> {
                 applied,
                 entries_behind,
                 bytes_behind,
+                lag_now_us,
                 lag_us,
+                queue_us,
+                network_us,
+                disk_us,
+                sync_us,
+                apply_us,
                 lag_entries,
             }
         },
@@ -275,12 +283,14 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
     let who = (any_node(), any_str(), any::<bool>(), role, option::of(any_hint()));
     let settings = (any_quorums(), any_durability());
     let followers = vec(any_follower(), 0..=limits::REPLICAS_MAX as usize);
-    (who, settings, any::<[u64; 15]>(), followers).prop_map(|(who, settings, numbers, followers)| {
+    let parts = (who, settings, any::<[u64; 15]>(), array::uniform3(any_bytes()), followers);
+    parts.prop_map(|(who, settings, numbers, histograms, followers)| {
         let (node, cluster, formed, role, leader) = who;
         let (quorums, durability) = settings;
         let [term, last, durable, commit, applied, checkpoint, log_first, log_bytes, log_bytes_held, ..] =
             numbers;
         let [.., keys, store_bytes, syncs, entries, bytes, busy_us] = numbers;
+        let [sync_us, batch_entries, batch_bytes] = histograms;
         Status {
             node,
             cluster,
@@ -300,7 +310,7 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
             log_bytes_held,
             keys,
             store_bytes,
-            disk: DiskStatus { syncs, entries, bytes, busy_us },
+            disk: DiskStatus { syncs, entries, bytes, busy_us, sync_us, batch_entries, batch_bytes },
             followers,
         }
     })
@@ -328,10 +338,11 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         let [term, previous_index, previous_term, commit, round] = numbers;
         Append { term, previous_index, previous_term, commit, round, entries }
     });
-    let ack = (any::<[u64; 4]>(), any::<[u32; 2]>()).prop_map(|(numbers, [disk_us, sync_us])| {
-        let [term, durable, applied, round] = numbers;
-        Ack { term, durable, applied, round, disk_us, sync_us }
-    });
+    let ack =
+        (any::<[u64; 4]>(), any::<[u32; 3]>()).prop_map(|(numbers, [applied_ago_us, disk_us, sync_us])| {
+            let [term, durable, applied, round] = numbers;
+            Ack { term, durable, applied, applied_ago_us, round, disk_us, sync_us }
+        });
     let reason = prop_oneof![
         Just(RejectReason::StaleTerm),
         Just(RejectReason::NotLeader),

@@ -215,7 +215,8 @@ fn acknowledgements_of_what_was_never_sent_do_not_count() {
     scene.cluster.server(2).pause();
     for (term, durable) in [(term, u64::MAX), (term, last + 1000), (term - 1, last + 1), (term + 9, last + 1)]
     {
-        let ack = Ack { term, durable, applied: durable, round: 1, disk_us: 0, sync_us: 0 };
+        let (applied, applied_ago_us) = (durable, 0);
+        let ack = Ack { term, durable, applied, applied_ago_us, round: 1, disk_us: 0, sync_us: 0 };
         say(scene.link(1), &PeerMessage::Ack(ack));
         let client = scene.cluster.client().with_deadline(Duration::from_millis(200));
         let result = smol::block_on(client.set("unheard", "v"));

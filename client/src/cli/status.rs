@@ -125,7 +125,8 @@ fn row(server: &str, status: &Status<'_>) -> [String; 11] {
 }
 
 fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
-    let mut table = new_table(["node", "reachable", "durable", "applied", "entries behind", "bytes behind"]);
+    let mut table =
+        new_table(["node", "reachable", "durable", "applied", "entries behind", "bytes behind", "lag"]);
     for follower in followers {
         table.add_row([
             follower.node.to_string(),
@@ -134,6 +135,7 @@ fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
             follower.applied.to_string(),
             follower.entries_behind.to_string(),
             follower.bytes_behind.to_string(),
+            format!("{:.3} ms", follower.lag_now_us as f64 / 1000.0),
         ]);
     }
     table
@@ -189,5 +191,6 @@ fn follower_json(follower: &FollowerStatus<'_>) -> Json {
         "applied": follower.applied,
         "entries_behind": follower.entries_behind,
         "bytes_behind": follower.bytes_behind,
+        "lag_us": follower.lag_now_us,
     })
 }

@@ -272,7 +272,13 @@ pub(crate) fn status() -> Outcome<'static> {
         applied: 7,
         entries_behind: 1,
         bytes_behind: 130,
+        lag_now_us: 1_234_567,
         lag_us: &[],
+        queue_us: &[],
+        network_us: &[],
+        disk_us: &[],
+        sync_us: &[],
+        apply_us: &[],
         lag_entries: &[],
     };
     Outcome::Status(Box::new(Status {

@@ -10,8 +10,10 @@
 //! - Clients are answered in the order in which their writes were applied, once each.
 //! - After [`Node::finish_turn`] has returned an error nothing may be handled any more.
 
+mod batches;
 mod checkpoints;
 mod formation;
+mod histograms;
 mod lag;
 mod outside;
 mod recovery;
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Welcome};
-use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{Outcome, Receipt, Response, WriteResult};
 use quorate_protocol::{Index, NodeId, NodeSet, VERSION, limits};
@@ -37,6 +39,7 @@ use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::replica::{self, Input, Output, Recovered, Replica, Time};
 use crate::store::Store;
 
+use batches::Batches;
 use checkpoints::Checkpoints;
 use formation::Formation;
 use lag::Lag;
@@ -157,6 +160,7 @@ pub struct Node {
     reader: LogReader,
     counters: Arc<LogCounters>,
     checkpoints: Checkpoints,
+    batches: Batches,
     lag: Lag,
     waiting: VecDeque<Waiting>,
     connected: NodeSet,
@@ -180,6 +184,7 @@ impl Node {
             reader,
             counters,
             checkpoints,
+            batches: Batches::new(),
             lag: Lag::new(std::iter::empty(), 0),
             waiting: VecDeque::new(),
             connected: NodeSet::default(),
@@ -211,7 +216,12 @@ impl Node {
                     self.identity_changed(outside);
                 }
             }
-            Event::Message { from, message } => self.step(now, Input::Message { from, message: &message }),
+            Event::Message { from, message } => {
+                self.step(now, Input::Message { from, message: &message });
+                if let PeerMessage::Ack(ack) = &message {
+                    self.measure(now, from, ack);
+                }
+            }
             Event::Log(event) => self.log_event(now, event),
             Event::LogRead { to, entries } => self.step(now, Input::LogRead { to, entries }),
             Event::Checkpoint(event) => self.checkpoint_event(event, outside),
@@ -225,11 +235,7 @@ impl Node {
         }
         let Some(replica) = &mut self.replica else { return Ok(()) };
         let mut outputs = std::mem::take(&mut self.outputs);
-        replica.finish_turn(&mut outputs);
-        let last = replica.last();
-        for (node, progress) in replica.followers() {
-            self.lag.acknowledged(node, progress.durable, last, now);
-        }
+        replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
         result
@@ -356,6 +362,14 @@ impl Node {
         }
     }
 
+    /// Takes an ack's times for the indexes that the replica has taken from it.
+    fn measure(&mut self, now: Time, from: NodeId, ack: &Ack) {
+        if let Some(progress) = self.replica.as_ref().and_then(|replica| replica.follower(from)) {
+            let ack = Ack { durable: progress.durable, applied: progress.applied, ..*ack };
+            self.lag.acknowledged(from, &ack, now);
+        }
+    }
+
     fn tick(&mut self, now: Time, outside: &mut impl Outside) {
         self.step(now, Input::Tick);
         if now.saturating_sub(self.swept) >= self.settings.heartbeat {
@@ -367,7 +381,8 @@ impl Node {
 
     fn log_event(&mut self, now: Time, event: LogEvent) {
         match event {
-            LogEvent::Durable { generation, index, queued, sync, .. } => {
+            LogEvent::Durable { generation, index, queued, sync, entries, bytes } => {
+                self.batches.written(sync, entries, bytes);
                 self.step(now, Input::Durable { generation, index, disk: queued, sync });
             }
             LogEvent::Truncated { .. } | LogEvent::Dropped { .. } => {}
@@ -381,14 +396,19 @@ impl Node {
         match output {
             Output::Promise(promise) => outside.store_promise(promise)?,
             Output::Append { generation, first, last, commit, entries } => {
-                self.lag.appended(last, now);
+                self.lag.appended(first, last, now);
                 outside.log(LogCommand::Append { generation, first, last, commit, entries });
             }
             Output::Truncate { generation, after } => {
                 tracing::info!(after, "removing entries that were never committed");
                 outside.log(LogCommand::Truncate { generation, after });
             }
-            Output::Send { to, message } => outside.send(to, &message.to_wire()),
+            Output::Send { to, message } => {
+                if let Some(first) = message.first_entry() {
+                    self.lag.sent(to, first, now);
+                }
+                outside.send(to, &message.to_wire());
+            }
             Output::ReadLog { to, from, bytes_max } => outside.read_log(to, from, bytes_max),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),

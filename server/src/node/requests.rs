@@ -11,6 +11,9 @@ use quorate_protocol::response::{
 };
 use quorate_protocol::{Index, NodeId, limits};
 
+use super::batches::BatchesSerialised;
+use super::histograms::Serialiser;
+use super::lag::LagSerialised;
 use super::{ClientId, Node, Outside, Waiting};
 use crate::replica::{ProposeError, Replica, Time};
 
@@ -109,13 +112,10 @@ impl Node {
         let identity = self.formation.identity();
         let replica = self.replica.as_ref();
         let index = |of: fn(&Replica) -> Index| replica.map_or(0, of);
-        let lags = match histograms {
-            true => self.followers().map(|(node, _)| self.lag.serialised(node)).collect(),
-            false => Vec::new(),
-        };
-        let mut lags = lags.iter();
-        let followers = self.followers().map(|(node, progress)| {
-            let (lag_us, lag_entries) = lags.next().map_or((&[][..], &[][..]), |(us, entries)| (us, entries));
+        let measured = if histograms { self.measured() } else { Measured::default() };
+        let not_asked_for = LagSerialised::default();
+        let followers = self.followers().enumerate().map(|(at, (node, progress))| {
+            let lag = measured.lags.get(at).unwrap_or(&not_asked_for);
             FollowerStatus {
                 node,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
@@ -123,8 +123,14 @@ impl Node {
                 applied: progress.applied,
                 entries_behind: index(Replica::last) - progress.durable,
                 bytes_behind: self.bytes_behind(progress.durable),
-                lag_us,
-                lag_entries,
+                lag_now_us: self.lag.now_us(node, now),
+                lag_us: &lag.total,
+                queue_us: &lag.queue,
+                network_us: &lag.network,
+                disk_us: &lag.disk,
+                sync_us: &lag.sync,
+                apply_us: &lag.apply,
+                lag_entries: &lag.entries,
             }
         });
         report(Status {
@@ -146,9 +152,17 @@ impl Node {
             log_bytes_held: self.log_bytes_held(),
             keys: self.store.keys(),
             store_bytes: self.store.bytes(),
-            disk: self.disk_status(),
+            disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });
+    }
+
+    fn measured(&self) -> Measured {
+        let mut serialiser = Serialiser::new();
+        Measured {
+            batches: self.batches.serialised(&mut serialiser),
+            lags: self.followers().map(|(node, _)| self.lag.serialised(node, &mut serialiser)).collect(),
+        }
     }
 
     fn followers(&self) -> impl Iterator<Item = (NodeId, &crate::replica::Progress)> {
@@ -173,14 +187,25 @@ impl Node {
         self.reader.bytes_below(covered).saturating_sub(self.reader.bytes_below(kept))
     }
 
-    fn disk_status(&self) -> DiskStatus {
+    fn disk_status<'a>(&self, batches: &'a BatchesSerialised) -> DiskStatus<'a> {
         DiskStatus {
             syncs: self.counters.syncs(),
             entries: self.counters.entries(),
             bytes: self.counters.bytes(),
             busy_us: self.counters.busy().as_micros() as u64,
+            sync_us: &batches.sync_us,
+            batch_entries: &batches.entries,
+            batch_bytes: &batches.bytes,
         }
     }
+}
+
+/// The histograms of a status; empty unless asked for.
+#[derive(Default)]
+struct Measured {
+    batches: BatchesSerialised,
+    /// In the order of the followers.
+    lags: Vec<LagSerialised>,
 }
 
 /// Acknowledgement at another count than n, progress and sessions are in the protocol, but not done yet.

@@ -6,7 +6,7 @@ use quorate_protocol::entry::{self, Entry};
 use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
 use quorate_protocol::{Index, NodeId};
 
-use super::{Output, Promise, Replica, Role};
+use super::{Output, Promise, Replica, Role, Time};
 
 #[derive(Debug, Default)]
 pub(super) struct Follower {
@@ -16,6 +16,8 @@ pub(super) struct Follower {
     pub(super) commit: Index,
     /// What is due to be acknowledged: nothing, a sync (round 0), or a round.
     ack_round: Option<u64>,
+    /// Whether the log has synced since the last ack.
+    has_synced: bool,
     disk: Duration,
     sync: Duration,
 }
@@ -23,7 +25,10 @@ pub(super) struct Follower {
 impl Follower {
     pub(super) fn synced(&mut self, disk: Duration, sync: Duration) {
         self.ack_round = self.ack_round.max(Some(0));
-        (self.disk, self.sync) = (disk, sync);
+        // Batches that are acknowledged together: the oldest entry has waited longest.
+        self.disk = if self.has_synced { self.disk.max(disk) } else { disk };
+        self.sync = sync;
+        self.has_synced = true;
     }
 }
 
@@ -135,15 +140,18 @@ impl Replica {
     }
 
     /// Tells the leader what is durable, once a turn.
-    pub(super) fn acknowledge(&mut self) {
+    pub(super) fn acknowledge(&mut self, now: Time) {
         let (term, durable, applied) = (self.promise.term, self.durable, self.applied);
+        let applied_ago = now.saturating_sub(self.applied_at);
         let leader = self.leader();
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(round) = follower.ack_round.take() else { return };
+        follower.has_synced = false;
         let ack = Ack {
             term,
             durable: durable.min(follower.matched), // R12
             applied,
+            applied_ago_us: micros(applied_ago),
             round,
             disk_us: micros(follower.disk),
             sync_us: micros(follower.sync),

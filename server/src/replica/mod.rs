@@ -212,6 +212,14 @@ impl Message {
             Self::Small(message) => message.clone(),
         }
     }
+
+    /// The first entry that it carries, if it does.
+    pub fn first_entry(&self) -> Option<Index> {
+        match self {
+            Self::Append { head, entries } if !entries.is_empty() => Some(head.previous_index + 1),
+            _ => None,
+        }
+    }
 }
 
 /// Why a write was not appended.
@@ -245,6 +253,8 @@ pub struct Replica {
     durable: Index,
     commit: Index,
     applied: Index,
+    /// When `applied` last rose.
+    applied_at: Time,
     generation: u64,
     /// As of the end of the last turn.
     uncommitted_bytes: usize,
@@ -274,6 +284,7 @@ impl Replica {
             durable: last,
             commit: recovered.applied,
             applied: recovered.applied,
+            applied_at: Time::ZERO,
             generation: 0,
             uncommitted_bytes: 0,
             batch: Vec::new(),
@@ -315,13 +326,13 @@ impl Replica {
     }
 
     /// Ends a turn: everything pending goes out at once, into the empty `outputs`. Carry them out in order.
-    pub fn finish_turn(&mut self, outputs: &mut Vec<Output>) {
+    pub fn finish_turn(&mut self, now: Time, outputs: &mut Vec<Output>) {
         debug_assert!(outputs.is_empty());
         self.cut_batch();
-        self.advance();
+        self.advance(now);
         match self.role {
             Role::Leader(_) => self.feed_followers(),
-            Role::Follower(_) => self.acknowledge(),
+            Role::Follower(_) => self.acknowledge(now),
         }
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);
@@ -394,6 +405,14 @@ impl Replica {
         }
         .into_iter()
         .flatten()
+    }
+
+    /// What a leader knows of one follower.
+    pub fn follower(&self, node: NodeId) -> Option<&Progress> {
+        match &self.role {
+            Role::Leader(leader) => leader.followers.get(&node),
+            Role::Follower(_) => None,
+        }
     }
 
     /// Replicas that would store a write now, this node included: heard in this term within the election
@@ -476,7 +495,7 @@ impl Replica {
     }
 
     /// Raises the commit index if it may, and hands over what is committed.
-    fn advance(&mut self) {
+    fn advance(&mut self, now: Time) {
         let committed = match &self.role {
             Role::Leader(leader) => self.committed_by_counting(leader),
             Role::Follower(follower) => follower.commit.min(self.last),
@@ -485,7 +504,9 @@ impl Replica {
         for entries in self.tail.range(self.applied, self.commit) {
             self.outputs.push(Output::Apply(entries));
         }
-        self.applied = self.commit;
+        if self.applied < self.commit {
+            (self.applied, self.applied_at) = (self.commit, now);
+        }
     }
 
     fn forget_tail(&mut self) {

@@ -1,5 +1,10 @@
 //! What clients are told.
 
+use std::io::Cursor;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+
 use super::*;
 
 fn value(answer: &Answer) -> (Token, Option<(Index, String)>) {
@@ -229,4 +234,58 @@ fn a_status_tells_how_each_follower_stands() {
     let answer = world.status(2);
     assert_eq!((answer.status().role, answer.status().followers.len()), (Role::Follower, 0));
     assert_eq!(answer.status().leader.unwrap().address, "host:1");
+}
+
+#[test]
+fn a_status_tells_the_lag_of_each_follower_in_stages() {
+    let mut world = World::formed(3, 2);
+    world.isolate(3);
+    world.request(1, 1, 1, set("a", "1"));
+    world.now += Duration::from_micros(3500); // Node 2's disk takes 2 ms of it.
+    world.settle();
+    world.answers(1);
+    world.advance(HEARTBEAT);
+    world.settle();
+    let answer = world.ask(1, Operation::Status { histograms: true });
+    let status = answer.status();
+    let [two, three] = &status.followers[..] else { panic!("not two followers: {status:?}") };
+    let only = |serialised: &[u8]| {
+        let histogram = histogram(serialised);
+        assert_eq!(histogram.len(), 1);
+        histogram.min()..=histogram.max()
+    };
+    let lags = [two.lag_us, two.queue_us, two.network_us, two.disk_us, two.sync_us, two.apply_us];
+    for (serialised, expected) in lags.into_iter().zip([3500, 0, 1500, 2000, 1000, 0]) {
+        let found = only(serialised);
+        assert!(found.contains(&expected), "{found:?} µs, not {expected}");
+    }
+    assert_eq!((only(two.lag_entries), two.lag_now_us), (1..=1, 0));
+    assert_eq!(three.lag_now_us, 53_500, "since the append");
+    assert_eq!(histogram(three.lag_us).len(), 0);
+}
+
+#[test]
+fn every_node_tells_how_its_own_disk_worked_if_asked() {
+    let mut world = World::formed(3, 2);
+    world.ask(1, set("a", "1"));
+    for id in world.ids() {
+        let answer = world.ask(id, Operation::Status { histograms: true });
+        let disk = answer.status().disk;
+        let [sync, entries, bytes] =
+            [disk.sync_us, disk.batch_entries, disk.batch_bytes].map(|serialised| histogram(serialised));
+        assert_eq!(
+            [sync.len(), entries.len(), bytes.len()],
+            [2; 3],
+            "the leader's first entry, and the write"
+        );
+        assert!((sync.min()..=sync.max()).contains(&1000) && entries.max() == 1 && bytes.min() > 0);
+        let answer = world.status(id);
+        let disk = answer.status().disk;
+        assert!([disk.sync_us, disk.batch_entries, disk.batch_bytes].iter().all(|bytes| bytes.is_empty()));
+    }
+}
+
+/// What a status gives as a histogram.
+fn histogram(serialised: &[u8]) -> Histogram<u64> {
+    Deserializer::new().deserialize(&mut Cursor::new(serialised)).unwrap()
 }

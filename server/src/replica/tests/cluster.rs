@@ -209,7 +209,7 @@ impl Cluster {
         let now = self.now;
         let replica = &mut self.member(id).replica;
         let result = act(replica, now);
-        let outputs = super::finish(replica);
+        let outputs = super::finish(replica, now);
         self.carry_out(id, outputs);
         result
     }

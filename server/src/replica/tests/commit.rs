@@ -12,7 +12,7 @@ fn subsets(m: u8) -> impl Iterator<Item = Vec<u8>> {
 }
 
 fn ack(term: Term, durable: Index) -> Message {
-    let ack = Ack { term, durable, applied: 0, round: 0, disk_us: 0, sync_us: 0 };
+    let ack = Ack { term, durable, applied: 0, applied_ago_us: 0, round: 0, disk_us: 0, sync_us: 0 };
     Message::Small(PeerMessage::Ack(ack))
 }
 
@@ -79,7 +79,7 @@ fn an_entry_of_an_older_term_commits_only_through_one_of_the_own() {
 #[test]
 fn a_leader_that_restarts_takes_a_new_term_and_votes_for_itself_in_it() {
     let mut leader = Replica::new(settings(1, 3, 2), super::super::Recovered::default());
-    let outputs = finish(&mut leader);
+    let outputs = finish(&mut leader, Time::ZERO);
     let promise = Promise { term: 1, voted_for: Some(node(1)) };
     assert_eq!(outputs[0], Output::Promise(promise));
     assert!(matches!(outputs[1], Output::Append { first: 1, last: 1, .. }), "R15: its no-op");

@@ -125,7 +125,7 @@ fn entries_replaced_within_one_turn_go_to_the_log_in_order() {
         let message = PeerMessage::Append(append);
         replica.step(NOW, Input::Message { from: node(1), message: &message });
     }
-    let outputs = finish(&mut replica);
+    let outputs = finish(&mut replica, NOW);
     let log: Vec<_> = outputs
         .iter()
         .filter_map(|output| match output {
@@ -185,7 +185,7 @@ fn an_append_of_a_node_that_does_not_lead_is_refused_reported_and_changes_nothin
 #[test]
 fn a_leader_takes_no_entries() {
     let mut leader = Replica::new(settings(1, 3, 2), Recovered::default());
-    finish(&mut leader);
+    finish(&mut leader, NOW);
     for from in [1, 2] {
         let outputs = receive(&mut leader, from, &append(7, (0, 0), 1, &entries(7, [1])));
         assert_eq!(rejected(&outputs).unwrap().reason, RejectReason::NotLeader);
@@ -319,4 +319,46 @@ fn an_append_that_asks_for_no_answer_gets_none_until_something_is_synced() {
     let expected = Output::Append { generation: 0, first: 2, last: 2, commit: 1, entries: Bytes::from(run) };
     assert_eq!(outputs, [expected]);
     assert_eq!(acked(&synced(&mut replica, 0, 2)), Some(2));
+}
+
+/// The one ack in full.
+fn ack(outputs: &[Output]) -> Ack {
+    match &sent(outputs)[..] {
+        [PeerMessage::Ack(ack)] => *ack,
+        other => panic!("not one ack: {other:?}"),
+    }
+}
+
+#[test]
+fn an_ack_says_how_long_ago_the_last_entry_was_applied() {
+    let ms = Time::from_millis;
+    let mut replica = follower(&[1], 1);
+    let heartbeat = |replica: &mut Replica, now, commit, round| {
+        let append = Append { round, ..append(1, (3, 1), commit, &[]) };
+        turn(replica, now, Input::Message { from: node(1), message: &PeerMessage::Append(append) })
+    };
+    receive(&mut replica, 1, &append(1, (1, 1), 1, &entries(1, 2..=3)));
+    synced(&mut replica, 0, 3);
+    assert_eq!(ack(&heartbeat(&mut replica, ms(100), 2, 2)).applied_ago_us, 0, "in this very turn");
+    let later = ack(&heartbeat(&mut replica, ms(150), 2, 3));
+    assert_eq!((later.applied, later.applied_ago_us), (2, 50_000), "nothing new: the time goes on");
+    assert_eq!(sent(&heartbeat(&mut replica, ms(170), 3, 0)), [], "a commit index asks for no ack");
+    let later = ack(&heartbeat(&mut replica, ms(200), 3, 4));
+    assert_eq!((later.applied, later.applied_ago_us), (3, 30_000));
+    assert_eq!(ack(&heartbeat(&mut replica, Time::from_secs(1 << 20), 3, 5)).applied_ago_us, u32::MAX);
+}
+
+#[test]
+fn an_ack_of_several_batches_tells_the_disk_time_of_the_oldest_entry() {
+    let ms = Time::from_millis;
+    let mut replica = follower(&[1], 1);
+    receive(&mut replica, 1, &append(1, (1, 1), 1, &entries(1, 2..=5)));
+    let batch = |index, disk, sync| Input::Durable { generation: 0, index, disk: ms(disk), sync: ms(sync) };
+    let told = |outputs: &[Output]| (ack(outputs).durable, ack(outputs).disk_us, ack(outputs).sync_us);
+    assert_eq!(told(&turn(&mut replica, NOW, batch(2, 9, 4))), (2, 9000, 4000));
+    replica.step(NOW, batch(3, 7, 2));
+    replica.step(NOW, batch(4, 6, 3));
+    assert_eq!(told(&finish(&mut replica, NOW)), (4, 7000, 3000));
+    assert_eq!(told(&receive(&mut replica, 1, &append(1, (5, 1), 1, &[]))), (4, 7000, 3000), "nothing new");
+    assert_eq!(told(&turn(&mut replica, NOW, batch(5, 1, 1))), (5, 1000, 1000));
 }

@@ -56,12 +56,12 @@ fn set(value: &[u8]) -> Payload<'_> {
 /// A turn with one input.
 fn turn(replica: &mut Replica, now: Time, input: Input<'_>) -> Vec<Output> {
     replica.step(now, input);
-    finish(replica)
+    finish(replica, now)
 }
 
-fn finish(replica: &mut Replica) -> Vec<Output> {
+fn finish(replica: &mut Replica, now: Time) -> Vec<Output> {
     let mut outputs = Vec::new();
-    replica.finish_turn(&mut outputs);
+    replica.finish_turn(now, &mut outputs);
     outputs
 }
 
