@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::directory::DirectorySettings;
+use crate::disk::{Disk, RealDisk};
 use crate::node::{NodeError, NodeSettings, RecoveryError};
 use crate::server::{self, Listeners, ServerError, ServerSettings};
 
@@ -125,6 +127,11 @@ fn wrong<T>(message: impl Into<String>) -> Result<T, WrongSetting> {
 
 /// Runs a replica with a command line, the first argument being the program's name, until it is told to stop.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run_with_disk(arguments, Arc::new(RealDisk))
+}
+
+/// The same on another disk, for programs that have a replica inside.
+pub fn run_with_disk(arguments: impl IntoIterator<Item = OsString>, disk: Arc<dyn Disk>) -> ExitCode {
     let command = match Command::try_parse_from(arguments) {
         Ok(command) => command,
         Err(error) => {
@@ -135,7 +142,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     start_log();
     match plan(command) {
-        Ok(plan) => serve(plan),
+        Ok(plan) => serve(Plan { server: ServerSettings { disk, ..plan.server }, ..plan }),
         Err(error) => fail(&error, EXIT_WRONG_SETTING),
     }
 }

@@ -34,6 +34,8 @@ pub struct ServerSettings {
     pub identity: DirectorySettings,
     /// The data directory.
     pub data: PathBuf,
+    /// The file system that it is in.
+    pub disk: Arc<dyn Disk>,
     /// Peer addresses of the other replicas, `HOST:PORT`.
     pub peers: BTreeMap<NodeId, String>,
     /// Everything about replication.
@@ -52,6 +54,7 @@ impl ServerSettings {
         Self {
             identity,
             data,
+            disk: Arc::new(RealDisk),
             peers: BTreeMap::new(),
             node: NodeSettings::new(nodes),
             segment_bytes: SEGMENT_BYTES,
@@ -173,7 +176,7 @@ async fn serve(
 
 /// Recovers the node from its directory, and starts its log thread.
 fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, ServerError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let disk = settings.disk.clone();
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
     let interval = settings.node.checkpoint_interval_bytes;
     let opened =

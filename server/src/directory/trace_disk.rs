@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::disk::{Disk, DiskFile, RealDisk};
 
 /// The real disk, watched.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TraceDisk(Arc<Mutex<Trace>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Trace {
     operations: Vec<String>,
     fault: Option<(String, io::ErrorKind)>,

@@ -1,8 +1,8 @@
 //! The disk, as far as the server uses it: the only part that touches `std::fs`.
 //!
 //! Log, checkpoint, vote and identity are written against [`Disk`] and [`DiskFile`], so that they run the
-//! same on the [real](RealDisk) disk and on a simulated one that tears, forgets and fails. Every operation
-//! here has one effect, and what makes it durable is a separate operation:
+//! same on the [real](RealDisk) disk, on a [slow](DelayedDisk) one, and on a simulated one that tears, forgets
+//! and fails. Every operation here has one effect, and what makes it durable is a separate operation:
 //!
 //! | effect | durable after |
 //! |---|---|
@@ -13,16 +13,19 @@
 //! After a failed sync nobody may sync the same file again and believe the answer: the kernel reports an
 //! error once and calls the pages clean. The node stops instead.
 
+mod delayed;
 mod real;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use delayed::{DelayedDisk, SyncDelay};
 pub use real::RealDisk;
 
 /// A file system.
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Creates a file that must not exist yet, for reading and writing.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 

@@ -12,7 +12,7 @@ use quorate_protocol::{Durability, Index, Term};
 use super::format::SECTOR_BYTES;
 use super::*;
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Image {
     durable: Vec<u8>,
     current: Vec<u8>,
@@ -20,7 +20,7 @@ struct Image {
 
 type Names = BTreeMap<PathBuf, usize>;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     files: Vec<Image>,
     /// What the names are after each change since the last sync; the first is what is durable.
@@ -70,7 +70,7 @@ impl State {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct CrashDisk(Arc<Mutex<State>>);
 
 struct CrashFile(CrashDisk, usize);

@@ -552,7 +552,7 @@ proptest! {
 }
 
 /// A disk whose syncs fail once told to, and which counts them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct FailingDisk {
     broken: Arc<AtomicBool>,
     writes: Arc<AtomicU64>,
