@@ -12,7 +12,7 @@ use quorate_client::load::{self, Control};
 use quorate_client::{Client, NodeStatus};
 use smol::Timer;
 
-use crate::cluster::{Cluster, Program, Settings};
+use crate::cluster::{Cluster, Links, Program, Settings};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::lag;
@@ -50,6 +50,7 @@ pub async fn run(
         leader: 1,
         name: "bench".to_owned(),
         directory: place.path().to_owned(),
+        links: Links::Direct,
     })?;
     interrupt.or(cluster.wait_ready(READY_TIME_MAX)).await?;
     let measured = measure(case, seed, &mut cluster, &progress, interrupt).await?;

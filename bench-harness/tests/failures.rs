@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bench_harness::cluster::{Cluster, Program, Settings};
+use bench_harness::cluster::{Cluster, Links, Program, Settings};
 use bench_harness::lag;
 use bench_harness::verify::verify;
 use quorate_client::load::{self, Control, QuorateTarget, Reads, Report, Workload};
@@ -37,6 +37,7 @@ fn start_with(quorum: u8, options: &[&str]) -> (Cluster, TempDir) {
         leader: LEADER,
         name: "failures".to_owned(),
         directory: directory.path().to_owned(),
+        links: Links::Direct,
     };
     let mut cluster = Cluster::start(settings).unwrap();
     wait_ready(&mut cluster);

@@ -2,8 +2,8 @@
 //!
 //! Ports picked as "free a moment ago" are taken by somebody else now and then, and a node that restarts
 //! needs the one it had. So a cluster takes an address out of 127.0.0.0/8, all of which Linux serves on
-//! loopback, and holds it by listening on a fixed port there; node ports on it are fixed numbers below the
-//! range that outgoing connections draw theirs from.
+//! loopback, and holds it by listening on a fixed port there; the ports of nodes and of the links between
+//! them are fixed numbers below the range that outgoing connections draw theirs from.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -23,10 +23,23 @@ const CLIENT_PORT_BASE: u16 = 7400;
 /// Node i meets its peers at this port plus i.
 const PEER_PORT_BASE: u16 = 7500;
 
+/// Where node i dials node j through a proxy: this port plus [`LINK_PORTS_PER_NODE`] times i, plus j.
+const LINK_PORT_BASE: u16 = 7600;
+
+const LINK_PORTS_PER_NODE: u16 = 16;
+
+/// The last port that a cluster may use.
+const PORT_MAX: u16 = LINK_PORT_BASE + LINK_PORTS_PER_NODE * NODES_MAX + NODES_MAX;
+
+const NODES_MAX: u16 = quorate_protocol::limits::REPLICAS_MAX as u16;
+
 /// Addresses that are tried before giving up.
 const ATTEMPTS: u32 = 100;
 
-const _: () = assert!(CLIENT_PORT_BASE + (quorate_protocol::limits::REPLICAS_MAX as u16) < PEER_PORT_BASE);
+const _: () = assert!(CLIENT_PORT_BASE + NODES_MAX < PEER_PORT_BASE);
+const _: () = assert!(PEER_PORT_BASE + NODES_MAX < LINK_PORT_BASE);
+// No two links have the same port, and none is drawn for an outgoing connection.
+const _: () = assert!(NODES_MAX < LINK_PORTS_PER_NODE && PORT_MAX < 32_768);
 
 /// A loopback address that is ours until this is dropped.
 #[derive(Debug)]
@@ -49,8 +62,7 @@ impl Reservation {
         let Some(error) = last else { bail!("no loopback address was tried") };
         bail!(
             "no loopback address is free for a cluster ({error}): stop whatever listens on all addresses at \
-             ports {RESERVATION_PORT} to {}",
-            PEER_PORT_BASE + u16::from(replicas)
+             ports {RESERVATION_PORT} to {PORT_MAX}"
         )
     }
 
@@ -60,6 +72,7 @@ impl Reservation {
         for node in 1..=replicas {
             check_free(reservation.client(node))?;
             check_free(reservation.peer(node))?;
+            (1..=replicas).try_for_each(|peer| check_free(reservation.link(node, peer)))?;
         }
         Ok(reservation)
     }
@@ -72,6 +85,12 @@ impl Reservation {
     /// Where peers reach a node.
     pub(super) fn peer(&self, node: u8) -> SocketAddr {
         (self.address, PEER_PORT_BASE + u16::from(node)).into()
+    }
+
+    /// Where one node dials another if a proxy is between them.
+    pub(super) fn link(&self, from: u8, to: u8) -> SocketAddr {
+        let port = LINK_PORT_BASE + LINK_PORTS_PER_NODE * u16::from(from) + u16::from(to);
+        (self.address, port).into()
     }
 }
 
@@ -93,6 +112,7 @@ fn random_address() -> Ipv4Addr {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -120,6 +140,18 @@ mod tests {
         let reservation = Reservation::try_take(address, 2).unwrap();
         assert!(check_free(reservation.peer(3)).is_err());
         assert!(check_free(reservation.client(3)).is_ok());
+    }
+
+    #[test]
+    fn every_port_of_the_largest_cluster_is_another() {
+        let reservation = Reservation::take(15).unwrap();
+        let mut taken = BTreeSet::from([RESERVATION_PORT]);
+        for node in 1..=15 {
+            let links = (1..=15).map(|peer| reservation.link(node, peer));
+            for address in links.chain([reservation.client(node), reservation.peer(node)]) {
+                assert!(taken.insert(address.port()) && address.port() <= PORT_MAX, "{address}");
+            }
+        }
     }
 
     #[test]

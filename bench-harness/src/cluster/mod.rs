@@ -8,8 +8,10 @@
 //! DIRECTORY/node-1.log    what node 1 printed, over all its starts
 //! ```
 //!
+//! The nodes reach each other directly, or through a [proxy](crate::proxy) that makes links slow or cuts them.
+//!
 //! Invariants:
-//! - a node keeps its addresses and its data over kill, stop and restart;
+//! - a node keeps its addresses, its data and its links over kill, stop and restart;
 //! - when a [`Cluster`] is dropped none of its processes is left, whatever state they were in.
 //!
 //! Start nodes from a thread that outlives the cluster: the kernel kills the harness's nodes with the
@@ -18,6 +20,7 @@
 //! Nothing here knows what is measured, and nothing here removes a directory.
 
 mod address;
+mod faults;
 mod process;
 mod readiness;
 
@@ -35,6 +38,7 @@ use quorate_protocol::{Durability, Quorums};
 use rustix::process::Signal;
 
 use crate::node::SUBCOMMAND;
+use crate::proxy::Proxy;
 use address::Reservation;
 use process::Process;
 
@@ -59,6 +63,20 @@ pub struct Settings {
     pub name: String,
     /// Where data and logs go; must exist.
     pub directory: PathBuf,
+    /// How nodes reach each other.
+    pub links: Links,
+}
+
+/// How the nodes of a cluster reach each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Links {
+    /// Over loopback as it is.
+    Direct,
+    /// Through a proxy in this process, which can slow and cut every link. It costs a hop for each message.
+    Proxied {
+        /// Of all jitter.
+        seed: u64,
+    },
 }
 
 /// An executable and the arguments that come before a server's own.
@@ -100,6 +118,7 @@ pub struct Cluster {
     settings: Settings,
     reservation: Reservation,
     nodes: Vec<Node>,
+    proxy: Option<Proxy>,
 }
 
 #[derive(Debug)]
@@ -118,7 +137,8 @@ impl Cluster {
         }
         let reservation = Reservation::take(replicas)?;
         let nodes = (1..=replicas).map(|id| Node { id, process: None }).collect();
-        let mut cluster = Self { settings, reservation, nodes };
+        let proxy = faults::start_proxy(settings.links, settings.quorums, &reservation)?;
+        let mut cluster = Self { settings, reservation, nodes, proxy };
         for id in 1..=replicas {
             let directory = cluster.data_directory(id);
             fs::create_dir_all(&directory)
@@ -141,12 +161,12 @@ impl Cluster {
     /// All but the leader.
     pub fn followers(&self) -> impl Iterator<Item = u8> {
         let leader = self.settings.leader;
-        (1..=self.settings.quorums.replicas()).filter(move |node| *node != leader)
+        self.ids().filter(move |node| *node != leader)
     }
 
     /// Where clients reach a node.
     pub fn address(&self, node: u8) -> SocketAddr {
-        assert!(self.nodes.iter().any(|known| known.id == node), "the cluster has no node {node}");
+        self.assert_known(node);
         self.reservation.client(node)
     }
 
@@ -155,9 +175,9 @@ impl Cluster {
         self.nodes.iter().map(|node| self.address(node.id)).collect()
     }
 
-    /// Where peers reach a node.
+    /// Where a node listens for its peers.
     pub fn peer_address(&self, node: u8) -> SocketAddr {
-        assert!(self.nodes.iter().any(|known| known.id == node), "the cluster has no node {node}");
+        self.assert_known(node);
         self.reservation.peer(node)
     }
 
@@ -287,6 +307,22 @@ impl Cluster {
         }
     }
 
+    fn ids(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=self.settings.quorums.replicas()
+    }
+
+    fn assert_known(&self, node: u8) {
+        assert!(self.ids().any(|known| known == node), "the cluster has no node {node}");
+    }
+
+    /// Where one node dials another; its own address is where it listens.
+    fn dialled_address(&self, node: u8, peer: u8) -> SocketAddr {
+        match self.proxy {
+            Some(_) if node != peer => self.reservation.link(node, peer),
+            _ => self.reservation.peer(peer),
+        }
+    }
+
     fn command(&self, node: u8) -> Command {
         let Settings { program, quorums, durability, leader, name, .. } = &self.settings;
         let mut command = Command::new(&program.path);
@@ -299,8 +335,8 @@ impl Cluster {
         }
         command.args(["--id", &node.to_string()]).arg("--data").arg(self.data_directory(node));
         command.args(["--listen", &self.address(node).to_string()]);
-        for peer in 1..=quorums.replicas() {
-            command.args(["--replica", &format!("{peer}={}", self.peer_address(peer))]);
+        for peer in self.ids() {
+            command.args(["--replica", &format!("{peer}={}", self.dialled_address(node, peer))]);
         }
         command.args(["--quorum", &quorums.quorum().to_string(), "--leader", &leader.to_string()]);
         command.args(["--durability", &durability.to_string(), "--cluster", name]);
@@ -341,12 +377,17 @@ fn request_stop(process: &mut Process) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
     /// A cluster of shell scripts, which get a node's command line.
     fn cluster_of(script: &str, directory: &Path) -> anyhow::Result<Cluster> {
+        cluster_with(Links::Direct, script, directory)
+    }
+
+    fn cluster_with(links: Links, script: &str, directory: &Path) -> anyhow::Result<Cluster> {
         let program = directory.join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -357,6 +398,7 @@ mod tests {
             leader: 1,
             name: "test".to_owned(),
             directory: directory.to_owned(),
+            links,
         })
     }
 
@@ -390,6 +432,34 @@ mod tests {
         );
         wait_for_line(&cluster, 2, &expected);
         assert!(data.is_dir());
+    }
+
+    #[test]
+    fn a_proxied_node_dials_links_and_listens_where_it_always_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cluster =
+            cluster_with(Links::Proxied { seed: 7 }, "echo $7 $8 $9 ${10}", directory.path()).unwrap();
+        let dialled = cluster.dialled_address(2, 1);
+        assert_ne!(dialled, cluster.peer_address(1));
+        for line in ["first", "second"] {
+            assert!(TcpStream::connect(dialled).is_ok(), "nobody listens on the link at its {line} start");
+            let expected = format!("--replica 1={dialled} --replica 2={}", cluster.peer_address(2));
+            wait_for_line(&cluster, 2, &expected);
+            fs::remove_file(cluster.log(2)).unwrap();
+            cluster.kill(2).unwrap();
+            cluster.restart(2).unwrap();
+        }
+    }
+
+    #[test]
+    fn faults_that_a_cluster_cannot_have_are_refused_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = cluster_of(SERVES, directory.path()).unwrap();
+        let refused = [cluster.isolate(2), cluster.cut(1, 2), cluster.heal_all()];
+        for refused in refused {
+            let refused = refused.unwrap_err().to_string();
+            assert_eq!(refused, "the links of this cluster are direct: start it with proxied ones");
+        }
     }
 
     #[test]

@@ -1,0 +1,222 @@
+//! Real server processes on slow and cut links.
+//!
+//! Times are only ever asserted to be long enough, which holds by construction; that the rest of a cluster
+//! does not wait for a slow replica shows in who holds a write when it is acknowledged.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bench_harness::cluster::{Cluster, Links, Program, Settings};
+use bench_harness::lag;
+use bench_harness::proxy::LinkSettings;
+use quorate_client::{Client, Durability, Error, ErrorKind, NodeStatus, Receipt, Refusal};
+use quorate_protocol::Quorums;
+use tempfile::TempDir;
+
+/// After this long something that must happen has not happened.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longer than a replica that is gone stays unnoticed.
+const NOTICED: Duration = Duration::from_secs(1);
+
+const LEADER: u8 = 1;
+
+/// The follower that has a fault.
+const SLOW: u8 = 3;
+
+const DELAY: Duration = Duration::from_millis(30);
+
+fn start(quorum: u8, links: Links) -> (Cluster, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")),
+        quorums: Quorums::new(3, quorum).unwrap(),
+        durability: Durability::Fsync,
+        leader: LEADER,
+        name: "links".to_owned(),
+        directory: directory.path().to_owned(),
+        links,
+    };
+    let mut cluster = Cluster::start(settings).unwrap();
+    smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
+    (cluster, directory)
+}
+
+fn start_proxied(quorum: u8) -> (Cluster, TempDir) {
+    start(quorum, Links::Proxied { seed: 2026 })
+}
+
+/// Asks again until the answer is there.
+fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn client(cluster: &Cluster) -> Client {
+    cluster.client(LEADER).unwrap().with_deadline(PATIENCE)
+}
+
+fn write(client: &Client) -> Receipt {
+    time_write(client).0
+}
+
+/// Writes, and says how long that took. On a machine that stalls the leader may miss a replica for a while.
+fn time_write(client: &Client) -> (Receipt, Duration) {
+    wait_for("a write that is not refused", || {
+        let start = Instant::now();
+        match smol::block_on(client.set("key", "value")) {
+            Ok(written) => Some((written.receipt, start.elapsed())),
+            Err(Error::Refused(Refusal::NoQuorum { .. })) => None,
+            Err(error) => panic!("{error}"),
+        }
+    })
+}
+
+fn holders(receipt: &Receipt) -> Vec<u8> {
+    receipt.holders.iter().map(|node| node.get()).collect()
+}
+
+fn status(cluster: &Cluster, node: u8) -> Option<NodeStatus> {
+    smol::block_on(cluster.client(node).unwrap().with_deadline(NOTICED).status(true)).ok()
+}
+
+fn wait_reachable(cluster: &Cluster, reachable: bool) {
+    wait_for("the leader's view of the follower", || {
+        let status = status(cluster, LEADER)?;
+        let known = status.view().followers.iter().find(|known| known.node.get() == SLOW)?.reachable;
+        (known == reachable).then_some(())
+    });
+}
+
+/// Waits until a node holds durably what the leader held when this was called.
+fn wait_for_durable(cluster: &Cluster, node: u8) {
+    let last = status(cluster, LEADER).unwrap().view().last;
+    wait_for("a durable log", || (status(cluster, node)?.view().durable >= last).then_some(()));
+}
+
+fn forwarded_bytes(cluster: &Cluster, from: u8, to: u8) -> u64 {
+    cluster.proxy().unwrap().traffic(from, to).unwrap().forwarded_bytes
+}
+
+#[test]
+fn a_follower_on_a_slow_link_is_not_waited_for_when_two_of_three_are_enough() {
+    let (cluster, _directory) = start_proxied(2);
+    wait_for_durable(&cluster, SLOW);
+    cluster.set_link(SLOW, LinkSettings::delay(DELAY)).unwrap();
+    let client = client(&cluster);
+    let begin = status(&cluster, LEADER).unwrap();
+    wait_for("a write that is acknowledged without the slow one", || {
+        (holders(&write(&client)) == [1, 2]).then_some(())
+    });
+    for _ in 0..20 {
+        assert!(holders(&write(&client)).len() >= 2);
+    }
+    wait_for_durable(&cluster, SLOW);
+    let lags = wait_for("an acknowledgement of the slow one", || {
+        let lags = lag::between(&begin, &status(&cluster, LEADER)?).unwrap();
+        lags.iter().all(|lag| lag.lag_us.is_some()).then_some(lags)
+    });
+    let slow = lags.iter().find(|lag| lag.node == SLOW).unwrap();
+    // There and back.
+    assert!(slow.lag_us.unwrap().p50 >= 60_000, "{lags:?}");
+    assert!(slow.lag_entries_max >= 1, "{lags:?}");
+}
+
+#[test]
+fn a_write_that_all_three_must_hold_takes_a_slow_link_there_and_back() {
+    let (cluster, _directory) = start_proxied(3);
+    wait_for_durable(&cluster, SLOW);
+    cluster.set_link(SLOW, LinkSettings::delay(DELAY)).unwrap();
+    let client = client(&cluster);
+    for _ in 0..5 {
+        let (receipt, elapsed) = time_write(&client);
+        assert_eq!(holders(&receipt), [1, 2, 3]);
+        assert!(elapsed >= 2 * DELAY, "{elapsed:?}");
+    }
+}
+
+#[test]
+fn no_write_waits_for_the_link_between_two_followers() {
+    let (cluster, _directory) = start_proxied(3);
+    // Longer than the deadline of a write.
+    cluster.set_link_between(2, SLOW, LinkSettings::delay(2 * PATIENCE)).unwrap();
+    let client = client(&cluster);
+    for _ in 0..5 {
+        assert_eq!(holders(&write(&client)), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn an_isolated_follower_is_done_without_when_two_of_three_are_enough_and_catches_up() {
+    let (mut cluster, _directory) = start_proxied(2);
+    wait_for_durable(&cluster, SLOW);
+    cluster.isolate(SLOW).unwrap();
+    let passed = [(LEADER, SLOW), (SLOW, LEADER)].map(|(from, to)| forwarded_bytes(&cluster, from, to));
+    let client = client(&cluster);
+    for _ in 0..50 {
+        assert_eq!(holders(&write(&client)), [1, 2]);
+    }
+    wait_reachable(&cluster, false);
+    let receipt = write(&client);
+    let behind = status(&cluster, SLOW).unwrap().view().durable;
+    assert!(behind + 51 <= receipt.index, "node {SLOW} has {behind} of {}", receipt.index);
+    let now = [(LEADER, SLOW), (SLOW, LEADER)].map(|(from, to)| forwarded_bytes(&cluster, from, to));
+    assert_eq!(passed, now, "something went through the cut");
+    assert!(cluster.proxy().unwrap().traffic(LEADER, SLOW).unwrap().waiting_bytes > 0);
+    cluster.heal_all().unwrap();
+    wait_reachable(&cluster, true);
+    smol::block_on(cluster.wait_applied(SLOW, receipt.index, PATIENCE)).unwrap();
+}
+
+#[test]
+fn an_isolated_follower_stops_writes_when_all_three_are_needed() {
+    let (cluster, _directory) = start_proxied(3);
+    let client = client(&cluster);
+    write(&client);
+    cluster.isolate(SLOW).unwrap();
+    let impatient = client.with_deadline(NOTICED);
+    let refused =
+        wait_for("a refusal for want of replicas", || match smol::block_on(impatient.set("refused", "x")) {
+            Err(Error::Refused(Refusal::NoQuorum { have, need })) => Some((have, need)),
+            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => None,
+            other => panic!("neither refused nor unknown: {other:?}"),
+        });
+    assert_eq!(refused, (2, 3));
+    cluster.heal_all().unwrap();
+    wait_reachable(&cluster, true);
+    assert_eq!(holders(&write(&client)), [1, 2, 3]);
+}
+
+#[test]
+fn a_follower_that_is_heard_no_more_still_hears_the_leader() {
+    let (mut cluster, _directory) = start_proxied(2);
+    wait_for_durable(&cluster, SLOW);
+    cluster.cut(SLOW, LEADER).unwrap();
+    let receipt = write(&client(&cluster));
+    assert_eq!(holders(&receipt), [1, 2]);
+    smol::block_on(cluster.wait_applied(SLOW, receipt.index, PATIENCE)).unwrap();
+    wait_reachable(&cluster, false);
+    cluster.heal(SLOW, LEADER).unwrap();
+    wait_reachable(&cluster, true);
+}
+
+#[test]
+fn links_stay_over_a_restart_of_the_nodes_on_them() {
+    let (mut cluster, _directory) = start_proxied(3);
+    cluster.set_link(SLOW, LinkSettings::delay(DELAY)).unwrap();
+    cluster.kill(SLOW).unwrap();
+    wait_reachable(&cluster, false);
+    let before = forwarded_bytes(&cluster, SLOW, LEADER);
+    cluster.restart(SLOW).unwrap();
+    wait_reachable(&cluster, true);
+    let (receipt, elapsed) = time_write(&client(&cluster));
+    assert_eq!(holders(&receipt), [1, 2, 3]);
+    assert!(elapsed >= 2 * DELAY, "{elapsed:?}");
+    assert!(forwarded_bytes(&cluster, SLOW, LEADER) > before, "it came in by another way");
+}
