@@ -10,7 +10,7 @@ use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
 use bench_harness::options::{Format, Options};
-use bench_harness::report::{Output, Report, table};
+use bench_harness::report::{Output, Report, csv, markdown, table};
 use bench_harness::{node, session};
 
 fn main() -> ExitCode {
@@ -63,7 +63,9 @@ fn look_around(data_dir: &Path) -> Result<Environment, Failure> {
 fn print(format: Format, report: &Report) -> anyhow::Result<()> {
     let text = match format {
         Format::Table => table::render(report),
-        Format::Json | Format::Markdown | Format::Csv => report.json(),
+        Format::Json => report.json(),
+        Format::Markdown => markdown::render(report),
+        Format::Csv => csv::runs(report),
     };
     std::io::stdout().write_all(text.as_bytes()).context("the report cannot be printed")
 }
