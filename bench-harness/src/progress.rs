@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::units::show_count;
+use quorate_client::load::Live;
+
+use crate::units::{show_count, show_us};
 
 /// How often the load's progress is shown.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +24,7 @@ pub struct Progress {
 
 impl Progress {
     /// For a case with this name, whose load lasts `total`, warm-up included.
-    pub fn new(case: String, total: Duration) -> Self {
+    pub fn new(case: String, total: Duration, _live: bool) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(
                 Some(total.as_millis() as u64),
@@ -44,10 +46,11 @@ impl Progress {
     }
 
     /// Says how far the load is.
-    pub fn load(&self, elapsed: Duration, is_warmup: bool, per_second: f64) {
+    pub fn load(&self, elapsed: Duration, is_warmup: bool, live: Live) {
         let phase = if is_warmup { "warm-up" } else { "measuring" };
-        let rate = show_count(per_second.max(0.0) as u64);
-        let message = format!("{phase}, {} s, {rate} acknowledged/s", elapsed.as_secs());
+        let rate = show_count(live.per_second as u64);
+        let p99 = show_us(live.p99_us);
+        let message = format!("{phase}, {} s, {rate} acknowledged/s, p99 {p99}", elapsed.as_secs());
         match &self.bar {
             Some(bar) => {
                 bar.set_position(elapsed.as_millis() as u64);

@@ -33,13 +33,15 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use quorate_client::{Client, Consistency};
+use quorate_client::Client;
 use quorate_protocol::{Durability, Quorums};
 use rustix::process::Signal;
 
+use crate::members::Members;
 use crate::node::SUBCOMMAND;
 use crate::proxy::Proxy;
 use address::Reservation;
+pub use readiness::wait_applied;
 use process::Process;
 
 /// How long nodes have to stop when told to, before they are killed.
@@ -201,15 +203,15 @@ impl Cluster {
         self.nodes.iter().find(|known| known.id == node)?.process.as_ref().map(Process::id)
     }
 
-    /// A client that asks one node alone, whatever its role, and takes its own state for an answer: for
-    /// status, and for reads of what that replica holds. Linearizable reads at a follower go to the leader.
+    /// The nodes as their clients reach them.
+    pub fn members(&self) -> Members {
+        let nodes = self.ids().map(|node| (node, self.address(node).to_string()));
+        Members::new(self.settings.name.clone(), self.leader(), nodes.collect())
+    }
+
+    /// A client that asks one node alone: see [`Members::client`].
     pub fn client(&self, node: u8) -> anyhow::Result<Client> {
-        let client = Client::builder()
-            .servers([self.address(node).to_string()])
-            .cluster(&self.settings.name)
-            .connect()
-            .context("a client cannot be set up")?;
-        Ok(if node == self.leader() { client } else { client.with_consistency(Consistency::Local) })
+        self.members().client(node)
     }
 
     /// Kills a node with SIGKILL, and waits for its end: a crash of the process, not of the machine.

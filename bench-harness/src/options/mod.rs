@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::units::parse_bytes;
 
 pub use measure::{Measure, Versus, Where};
-pub use words::{GoalOf, LatencyGoal};
+pub use words::{GoalOf, LatencyGoal, List, Quorum};
 
 const ABOUT: &str = "Starts a real Quorate cluster, loads it, and shows what the quorum costs.";
 

@@ -54,6 +54,60 @@ pub struct PeerDescription {
     pub acknowledgement: String,
     /// How it was set.
     pub settings: Vec<String>,
-    /// Its processes.
-    pub processes: u32,
+    /// How many servers were started.
+    pub servers: usize,
+}
+
+/// Stand-in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which one.
+    pub kind: PeerKind,
+    /// The harness.
+    pub launcher: std::path::PathBuf,
+    /// m and n.
+    pub quorums: quorate_protocol::Quorums,
+    /// Durability.
+    pub durability: Durability,
+    /// Where.
+    pub directory: std::path::PathBuf,
+}
+
+impl Settings {
+    /// This executable.
+    pub fn this() -> anyhow::Result<std::path::PathBuf> {
+        Ok(std::env::current_exe()?)
+    }
+}
+
+/// Stand-in.
+#[derive(Debug)]
+pub struct PeerCluster(PeerDescription);
+
+impl PeerCluster {
+    /// Starts.
+    pub async fn start(_: &Settings) -> anyhow::Result<Self> {
+        anyhow::bail!("not built in")
+    }
+    /// Words.
+    pub fn description(&self) -> &PeerDescription {
+        &self.0
+    }
+    /// Pids.
+    pub fn processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+    /// Running.
+    pub fn check_running(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+    /// Target.
+    pub fn target(&self, deadline: std::time::Duration) -> quorate_client::load::QuorateTarget {
+        let reads = quorate_client::load::Reads::Leader;
+        quorate_client::load::QuorateTarget { servers: Vec::new(), deadline, cluster: None, reads }
+    }
+    /// End.
+    pub fn shut_down(self) -> anyhow::Result<()> {
+        Ok(())
+    }
 }

@@ -12,7 +12,7 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::floor::Floor;
 use crate::peers::PeerDescription;
-use crate::plan::{Case, Plan, System};
+use crate::plan::{Case, Plan, Step, System};
 use crate::resources::{MachineUsage, Usage};
 use crate::verify::Verified;
 
@@ -320,6 +320,11 @@ impl Report {
         let mut json = serde_json::to_string_pretty(self).expect("a report has text keys and finite numbers");
         json.push('\n');
         json
+    }
+
+    /// Whether a measurement was made, and not cut short.
+    pub fn has(&self, step: Step) -> bool {
+        self.repeats_of(step.case).any(|run| run.repeat == step.repeat)
     }
 
     /// The runs of one case that were not cut short.
