@@ -19,37 +19,39 @@ use crate::visible::Visible;
 /// The lag of every follower between two states of the leader, asked for with histograms.
 pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<Follower>> {
     let (begin, end) = (begin.view(), end.view());
-    let follower = |after: &FollowerStatus<'_>| {
-        let before = begin.followers.iter().find(|follower| follower.node == after.node);
-        let of = |histogram: for<'a> fn(&FollowerStatus<'a>) -> &'a [u8]| {
-            window(before.map_or(&[], histogram), histogram(after))
-        };
-        let lag = of(|follower| follower.lag_us)?;
-        let entries = of(|follower| follower.lag_entries)?;
-        let is_measured = !lag.is_empty();
-        let stages = Stages {
-            queue_us: Distribution::of(&of(|follower| follower.queue_us)?),
-            network_us: Distribution::of(&of(|follower| follower.network_us)?),
-            disk_us: Distribution::of(&of(|follower| follower.disk_us)?),
-            sync_us: Distribution::of(&of(|follower| follower.sync_us)?),
-            apply_us: Distribution::of(&of(|follower| follower.apply_us)?),
-        };
-        Ok(Follower {
-            node: after.node.get(),
-            lag_us: is_measured.then(|| Distribution::of(&lag)),
-            stages: is_measured.then_some(stages),
-            // Who acknowledges nothing leaves no trace in a histogram, and may be furthest behind.
-            entries_behind_max: entries.max().max(after.entries_behind),
-            bytes_behind_max: after.bytes_behind,
-            visible_us: None,
-            probes_failed: 0,
-            samples: Vec::new(),
-        })
-    };
     let lag = |after: &FollowerStatus<'_>| {
-        follower(after).with_context(|| format!("the lag of node {} as the leader tells it", after.node))
+        let before = begin.followers.iter().find(|follower| follower.node == after.node);
+        follower(before, after)
+            .with_context(|| format!("the lag of node {} as the leader tells it", after.node))
     };
     end.followers.iter().map(lag).collect()
+}
+
+fn follower(before: Option<&FollowerStatus<'_>>, after: &FollowerStatus<'_>) -> anyhow::Result<Follower> {
+    let of = |histogram: for<'a> fn(&FollowerStatus<'a>) -> &'a [u8]| {
+        window(before.map_or(&[], histogram), histogram(after))
+    };
+    let lag = of(|follower| follower.lag_us)?;
+    let entries = of(|follower| follower.lag_entries)?;
+    let stages = Stages {
+        queue_us: Distribution::of(&of(|follower| follower.queue_us)?),
+        network_us: Distribution::of(&of(|follower| follower.network_us)?),
+        disk_us: Distribution::of(&of(|follower| follower.disk_us)?),
+        sync_us: Distribution::of(&of(|follower| follower.sync_us)?),
+        apply_us: Distribution::of(&of(|follower| follower.apply_us)?),
+    };
+    let is_measured = !lag.is_empty();
+    Ok(Follower {
+        node: after.node.get(),
+        lag_us: is_measured.then(|| Distribution::of(&lag)),
+        stages: is_measured.then_some(stages),
+        // Who acknowledges nothing leaves no trace in a histogram, and may be furthest behind.
+        entries_behind_max: entries.max().max(after.entries_behind),
+        bytes_behind_max: after.bytes_behind,
+        visible_us: None,
+        probes_failed: 0,
+        samples: Vec::new(),
+    })
 }
 
 /// Adds what was seen of a follower while the window lasted.
@@ -69,7 +71,8 @@ pub fn add_samples(follower: &mut Follower, samples: &[LagSample], visible: Opti
 pub fn log_usage(begin: Option<&NodeStatus>, end: &NodeStatus, seconds: f64) -> anyhow::Result<LogUsage> {
     let end = end.view();
     let begin = begin.map(NodeStatus::view).filter(|begin| begin.disk.syncs <= end.disk.syncs);
-    let since = |of: fn(&DiskStatus<'_>) -> u64| of(&end.disk) - begin.as_ref().map_or(0, |begin| of(&begin.disk));
+    let since =
+        |of: fn(&DiskStatus<'_>) -> u64| of(&end.disk) - begin.as_ref().map_or(0, |begin| of(&begin.disk));
     let of = |histogram: for<'a> fn(&DiskStatus<'a>) -> &'a [u8]| {
         window(begin.as_ref().map_or(&[], |begin| histogram(&begin.disk)), histogram(&end.disk))
             .with_context(|| format!("the log of node {} as it tells it", end.node))

@@ -101,7 +101,8 @@ impl Members {
         patience: Duration,
         check: &mut dyn FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let commit = self.client(self.leader)?.status(false).await.context("the leader's status")?.view().commit;
+        let commit =
+            self.client(self.leader)?.status(false).await.context("the leader's status")?.view().commit;
         for follower in self.followers() {
             wait_applied(&self.client(follower)?, commit, patience, check)
                 .await
@@ -117,12 +118,12 @@ impl Found {
         let mut nodes = BTreeMap::new();
         let mut leading = None;
         for address in addresses {
-            let client = Client::builder().servers([address]).connect().context("a client cannot be set up")?;
-            let status = client
-                .with_deadline(ANSWER_TIME_MAX)
-                .status(false)
-                .await
-                .with_context(|| format!("{address} does not say how it is: start it, or leave it out"))?;
+            let client =
+                Client::builder().servers([address]).connect().context("a client cannot be set up")?;
+            let status =
+                client.with_deadline(ANSWER_TIME_MAX).status(false).await.with_context(|| {
+                    format!("{address} does not say how it is: start it, or leave it out")
+                })?;
             let view = status.view();
             if let Some(other) = nodes.insert(view.node.get(), address.clone()) {
                 bail!("{address} and {other} are the same node: name each once");

@@ -119,7 +119,8 @@ impl Session<'_> {
 
 /// Whether a rate kept the goal: the latency, and nothing refused, lost or left behind.
 fn judge_trial(run: &Run, rate: f64, goal: &LatencyGoal) -> Trial {
-    let calls = if run.case.load.reads < 1.0 { &run.writes } else { run.reads.as_ref().unwrap_or(&run.writes) };
+    let calls =
+        if run.case.load.reads < 1.0 { &run.writes } else { run.reads.as_ref().unwrap_or(&run.writes) };
     let reads = run.reads.as_ref();
     let reached = run.writes.per_second + reads.map_or(0.0, |reads| reads.per_second);
     let failed = |calls: &crate::report::Calls| calls.refused + calls.unknown;
@@ -127,7 +128,12 @@ fn judge_trial(run: &Run, rate: f64, goal: &LatencyGoal) -> Trial {
     // Poisson arrivals are as many as chance has it.
     let due = run.generator.scheduled as f64 / run.duration_s.max(f64::MIN_POSITIVE);
     let kept = goal.is_kept(&calls.latency_us) && none_failed && reached >= due * REACHED_MIN;
-    Trial { asked_per_second: rate, per_second: reached, latency_us: goal.latency_us(&calls.latency_us), kept }
+    Trial {
+        asked_per_second: rate,
+        per_second: reached,
+        latency_us: goal.latency_us(&calls.latency_us),
+        kept,
+    }
 }
 
 fn judge(case: &Case, run: &Run, place: Place) -> Result<(), Failure> {

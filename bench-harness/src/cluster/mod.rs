@@ -42,8 +42,8 @@ use crate::members::Members;
 use crate::node::SUBCOMMAND;
 use crate::proxy::Proxy;
 use address::Reservation;
-pub use readiness::wait_applied;
 use process::Process;
+pub use readiness::wait_applied;
 
 /// How long nodes have to stop when told to, before they are killed.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);

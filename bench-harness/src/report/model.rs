@@ -315,6 +315,12 @@ impl Report {
         self.error = end.err().map(ToString::to_string);
     }
 
+    /// Something more will be measured: what was cut short is measured again.
+    pub fn reopen(&mut self) {
+        self.runs.retain(|run| !run.interrupted);
+        (self.state, self.error) = (State::Running, None);
+    }
+
     /// As it is saved, with a newline at the end.
     pub fn json(&self) -> String {
         let mut json = serde_json::to_string_pretty(self).expect("a report has text keys and finite numbers");

@@ -234,7 +234,11 @@ async fn measure(
     let load = generator.finish();
     let (watched, load) = (watched?, load?);
     let Some(watched) = watched else {
-        return Err(if with.interrupt.requested() { Failure::Interrupted } else { nothing_done(&load).into() });
+        return Err(if with.interrupt.requested() {
+            Failure::Interrupted
+        } else {
+            nothing_done(&load).into()
+        });
     };
     if load.writes.acknowledged + load.reads.acknowledged == 0 && !with.interrupt.requested() {
         return Err(nothing_done(&load).into());
@@ -247,9 +251,9 @@ async fn measure(
 
 fn target(case: &Case, members: &Members) -> QuorateTarget {
     let reads = match case.load.read_from {
-        ReadFrom::Followers if members.followers().count() > 0 => {
-            Reads::Follower { servers: members.followers().map(|node| members.address(node).to_owned()).collect() }
-        }
+        ReadFrom::Followers if members.followers().count() > 0 => Reads::Follower {
+            servers: members.followers().map(|node| members.address(node).to_owned()).collect(),
+        },
         _ => Reads::Leader,
     };
     QuorateTarget {
@@ -315,17 +319,17 @@ fn nodes(
     };
     let per_write = |number: f64| (acknowledged > 0).then(|| tenths(number / acknowledged as f64));
     let node = |node| {
-            let usage: Option<Usage> = usage(node);
-            let written = usage.as_ref().and_then(|usage| usage.storage_write_bytes);
-            let (begin, end) = (watched.begin.statuses.get(&node), watched.end.statuses.get(&node));
-            Ok(Node {
-                node,
-                leader: members.map_or(node == 1, |members| members.leader() == node),
-                cpu_us_per_write: usage.as_ref().and_then(|usage| per_write(usage.cpu_s() * 1e6)),
-                disk_bytes_per_write: written.and_then(|bytes| per_write(bytes as f64)),
-                usage,
-                log: end.map(|end| lag::log_usage(begin, end, seconds)).transpose()?,
-            })
+        let usage: Option<Usage> = usage(node);
+        let written = usage.as_ref().and_then(|usage| usage.storage_write_bytes);
+        let (begin, end) = (watched.begin.statuses.get(&node), watched.end.statuses.get(&node));
+        Ok(Node {
+            node,
+            leader: members.map_or(node == 1, |members| members.leader() == node),
+            cpu_us_per_write: usage.as_ref().and_then(|usage| per_write(usage.cpu_s() * 1e6)),
+            disk_bytes_per_write: written.and_then(|bytes| per_write(bytes as f64)),
+            usage,
+            log: end.map(|end| lag::log_usage(begin, end, seconds)).transpose()?,
+        })
     };
     let mut nodes = ids.into_iter().map(node).collect::<anyhow::Result<Vec<_>>>()?;
     nodes.sort_by_key(|node| node.node);

@@ -117,7 +117,8 @@ pub(super) async fn watch(
             }
         }
         show(true);
-        let wake = [Some(sampler.next), faults.next_at().map(|at| since + at), Some(since + case.load.duration)];
+        let wake =
+            [Some(sampler.next), faults.next_at().map(|at| since + at), Some(since + case.load.duration)];
         let wake = wake.into_iter().flatten().min().expect("there are some");
         Timer::at(wake.min(Instant::now() + LOOK)).await;
     }
