@@ -132,7 +132,8 @@ struct Probe {
 
 impl Probe {
     async fn repeat(&self, offset: Duration, interval: Duration, stop: &AtomicBool) -> Visible {
-        let times_ns = Histogram::new(3).expect("three digits are allowed");
+        let longest = (VISIBLE_TIME_MAX + CALL_TIME_MAX).as_nanos() as u64;
+        let times_ns = Histogram::new_with_bounds(1, longest, 3).expect("the bounds are in order");
         let mut visible = Visible { times_ns, failed: 0 };
         let mut next = Instant::now() + offset;
         loop {
