@@ -15,7 +15,7 @@ use super::generator::Generator;
 use crate::interrupt::Interrupt;
 use crate::lag;
 use crate::plan::{Action, Case};
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, Seen};
 use crate::report::{Event, Follower, LagSample};
 use crate::resources::Snapshot;
 use crate::visible::{Probes, Visible};
@@ -84,10 +84,17 @@ pub(super) async fn watch(
 ) -> anyhow::Result<Option<Watched>> {
     let start = Instant::now();
     let mut shown = Duration::ZERO;
-    let mut show = |measuring: bool| {
-        if start.elapsed() >= shown + progress::INTERVAL {
-            shown = start.elapsed();
-            progress.load(shown, !measuring, generator.control().live());
+    let mut show = |sampler: Option<&Sampler>, actions: &[(f64, Action)]| {
+        let elapsed = start.elapsed();
+        if elapsed >= shown + progress::INTERVAL {
+            shown = elapsed;
+            progress.load(&Seen {
+                elapsed,
+                is_warmup: sampler.is_none(),
+                live: generator.control().live(),
+                lag: sampler.map(Sampler::lag).unwrap_or_default(),
+                events: actions.iter().map(|(t_s, action)| format!("{t_s:.1} s: {action}")).collect(),
+            });
         }
     };
     let since = loop {
@@ -98,7 +105,7 @@ pub(super) async fn watch(
             return Ok(None);
         }
         subject.check_running()?;
-        show(false);
+        show(None, &[]);
         let warm = (start + case.load.warmup).max(Instant::now() + Duration::from_millis(1));
         Timer::at(warm.min(Instant::now() + LOOK)).await;
     };
@@ -116,7 +123,7 @@ pub(super) async fn watch(
                 actions.push((since.elapsed().as_secs_f64(), fault.action));
             }
         }
-        show(true);
+        show(Some(&sampler), &actions);
         let wake =
             [Some(sampler.next), faults.next_at().map(|at| since + at), Some(since + case.load.duration)];
         let wake = wake.into_iter().flatten().min().expect("there are some");
@@ -165,6 +172,14 @@ impl Sampler {
             }
         }
         self.next = (self.next + SAMPLE).max(asked);
+    }
+
+    /// How far each follower was behind when it was last looked at.
+    fn lag(&self) -> Vec<(u8, u64, u64)> {
+        let last = |(node, samples): (&u8, &Vec<LagSample>)| {
+            samples.last().map(|sample| (*node, sample.entries, sample.lag_us))
+        };
+        self.samples.iter().filter_map(last).collect()
     }
 
     fn bytes_behind(&self, node: u8) -> u64 {
