@@ -8,7 +8,8 @@
 //!   processes, the client crate's load, [`lag`] and [`verify`];
 //! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`].
 //!
-//! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
+//! The nodes are this program again, with the hidden subcommand of [`node`]. [`peers`] are other stores that
+//! take the same load; only those that this program was built with can be started. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.
 //!
 //! # What it does not
@@ -23,6 +24,7 @@ pub mod interrupt;
 pub mod lag;
 pub mod node;
 pub mod options;
+pub mod peers;
 pub mod place;
 pub mod plan;
 pub mod progress;

@@ -10,6 +10,7 @@ use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
 use bench_harness::options::{Format, Options};
+use bench_harness::peers::launcher;
 use bench_harness::plan::Plan;
 use bench_harness::report::{Output, Report, table};
 use bench_harness::{node, session};
@@ -18,6 +19,9 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(arguments) = node::arguments(&arguments) {
         return node::run(arguments);
+    }
+    if let Some(arguments) = launcher::arguments(&arguments) {
+        return launcher::run(arguments);
     }
     match harness(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,8 +17,8 @@
 //!
 //! Nothing here knows what is measured, and nothing here removes a directory.
 
-mod address;
-mod process;
+pub(crate) mod address;
+pub(crate) mod process;
 mod readiness;
 
 use std::ffi::OsString;
