@@ -8,7 +8,8 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use in_process::{Calls, Cluster};
-use quorate_client::{Client, load};
+use quorate_client::Client;
+use quorate_client::load::{self, KeyPrefix};
 use quorate_protocol::{Durability, Quorums};
 
 const KEYS: u64 = 100_000;
@@ -20,11 +21,11 @@ async fn ping(client: &Client, _: u64) {
 }
 
 async fn set(client: &Client, number: u64) {
-    client.set(load::key(number % KEYS), VALUE).await.unwrap();
+    client.set(load::key(&KeyPrefix::DEFAULT, number % KEYS), VALUE).await.unwrap();
 }
 
 async fn get(client: &Client, number: u64) {
-    client.get(load::key(number % KEYS)).await.unwrap();
+    client.get(load::key(&KeyPrefix::DEFAULT, number % KEYS)).await.unwrap();
 }
 
 /// Pings, writes and reads by (clients × in flight). A ping is the path alone.

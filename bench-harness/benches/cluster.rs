@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use in_process::{Calls, Cluster};
-use quorate_client::{Client, load};
+use quorate_client::Client;
+use quorate_client::load::{self, KeyPrefix};
 use quorate_protocol::{Durability, Quorums};
 
 const REPLICAS: u8 = 3;
@@ -19,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 64;
 
 async fn set(client: &Client, number: u64) {
-    client.set(load::key(number % KEYS), VALUE).await.unwrap();
+    client.set(load::key(&KeyPrefix::DEFAULT, number % KEYS), VALUE).await.unwrap();
 }
 
 /// A write at each quorum: alone, which is the latency, and among 64, which is the throughput.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use criterion::measurement::WallTime;
 use criterion::{Bencher, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use quorate_client::load;
+use quorate_client::load::{self, Key, KeyPrefix};
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::request::{Mutation, Write};
 use quorate_protocol::{Durability, Index};
@@ -42,7 +42,7 @@ impl Place {
     fn memory() -> Self {
         let mut store = Store::default();
         for number in 0..KEYS {
-            store.restore(&load::key(number), 0, VALUE);
+            store.restore(&load::key(&KeyPrefix::DEFAULT, number), 0, VALUE);
         }
         Self { store, log: None, last: 0, entries: Vec::new(), _directory: None }
     }
@@ -98,8 +98,8 @@ impl Place {
     }
 }
 
-fn key(index: Index) -> [u8; load::KEY_BYTES] {
-    load::key(index * KEY_STRIDE % KEYS)
+fn key(index: Index) -> Key {
+    load::key(&KeyPrefix::DEFAULT, index * KEY_STRIDE % KEYS)
 }
 
 fn set(key: &[u8]) -> Write<'_> {

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use quorate_client::load::{self, Control};
+use quorate_client::load::{self, Control, QuorateTarget, Reads, Workload};
 use quorate_client::{Client, NodeStatus};
 use smol::Timer;
 
@@ -77,13 +77,13 @@ async fn measure(
     interrupt: &Interrupt,
 ) -> Result<Measured, Failure> {
     let leader = cluster.client(cluster.leader())?;
-    let mut generator = Generator::start(load_settings(case, seed, cluster))?;
+    let mut generator = Generator::start(workload(case, seed), target(cluster))?;
     let begin = watch(case, cluster, &mut generator, &leader, progress, interrupt).await;
     // A failed watch ends the load too, before its cluster goes.
     let load = generator.finish();
     let (begin, load) = (begin?, load?);
     let Some(begin) = begin else { return Err(Failure::Interrupted) };
-    if load.acknowledged == 0 && !interrupt.requested() {
+    if load.writes.acknowledged == 0 && !interrupt.requested() {
         return Err(nothing_acknowledged(&load).into());
     }
     let end = leader.status(true).await.context("the lag cannot be asked from the leader")?;
@@ -125,29 +125,37 @@ async fn watch(
     Ok(begin)
 }
 
-fn load_settings(case: &Case, seed: u64, cluster: &Cluster) -> load::Settings {
-    // The leader first: it is where writes go.
-    let nodes = std::iter::once(cluster.leader()).chain(cluster.followers());
-    load::Settings {
-        servers: nodes.map(|node| cluster.address(node).to_string()).collect(),
+fn workload(case: &Case, seed: u64) -> Workload {
+    Workload {
         clients: u32::try_from(case.load.clients).unwrap_or(u32::MAX),
         in_flight: u32::try_from(case.load.in_flight).unwrap_or(u32::MAX),
-        value_bytes: case.load.value_bytes,
+        value_bytes: case.load.value_bytes..=case.load.value_bytes,
         keys: case.load.keys,
         seed,
         warmup: case.load.warmup,
         duration: case.load.duration,
+        ..Workload::default()
+    }
+}
+
+fn target(cluster: &Cluster) -> QuorateTarget {
+    // The leader first: it is where writes go.
+    let nodes = std::iter::once(cluster.leader()).chain(cluster.followers());
+    QuorateTarget {
+        servers: nodes.map(|node| cluster.address(node).to_string()).collect(),
         deadline: WRITE_TIME_MAX,
+        cluster: None,
+        reads: Reads::Leader,
     }
 }
 
 fn writes(load: &load::Report) -> Writes {
     Writes {
-        acknowledged: load.acknowledged,
-        refused: load.refused,
-        unknown: load.unknown,
+        acknowledged: load.writes.acknowledged,
+        refused: load.writes.refused,
+        unknown: load.writes.unknown,
         per_second: tenths(load.per_second()),
-        latency_us: Latency::from_ns(&load.latency_ns),
+        latency_us: Latency::from_ns(&load.writes.latency_ns),
     }
 }
 
@@ -161,16 +169,16 @@ fn nothing_acknowledged(load: &load::Report) -> anyhow::Error {
 /// The load in its thread; told to end when dropped.
 struct Generator {
     control: Arc<Control>,
-    thread: Option<JoinHandle<Result<load::Report, load::SettingsError>>>,
+    thread: Option<JoinHandle<Result<load::Report, load::WorkloadError>>>,
 }
 
 impl Generator {
-    fn start(settings: load::Settings) -> anyhow::Result<Self> {
+    fn start(workload: Workload, target: QuorateTarget) -> anyhow::Result<Self> {
         let control = Arc::new(Control::default());
         let shared = control.clone();
         let thread = thread::Builder::new()
             .name("load".to_owned())
-            .spawn(move || load::run(&settings, &shared))
+            .spawn(move || load::run(&workload, &target, &shared, None))
             .context("the load's thread cannot be started")?;
         Ok(Self { control, thread: Some(thread) })
     }

