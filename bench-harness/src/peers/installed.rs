@@ -21,8 +21,7 @@ impl Installed {
     /// Looks for a peer.
     pub(super) fn find(kind: PeerKind) -> Option<Self> {
         let candidates = match kind {
-            PeerKind::Redis => on_path("redis-server"),
-            PeerKind::Etcd => on_path("etcd"),
+            PeerKind::Redis | PeerKind::Etcd => on_path(kind.program()),
             PeerKind::Postgres => postgres_programs(),
         };
         candidates.into_iter().find_map(|program| {

@@ -10,7 +10,12 @@
 
 #![cfg_attr(
     not(all(feature = "redis", feature = "postgres", feature = "etcd")),
-    allow(dead_code, unused_variables, unreachable_code, reason = "each peer uses its own part of what they share")
+    allow(
+        dead_code,
+        unused_variables,
+        unreachable_code,
+        reason = "each peer uses its own part of what they share"
+    )
 )]
 
 #[cfg(any(feature = "redis", feature = "postgres", feature = "etcd"))]
@@ -120,6 +125,15 @@ impl PeerKind {
         }
     }
 
+    /// Its server's executable.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Redis => "redis-server",
+            Self::Postgres => "postgres",
+            Self::Etcd => "etcd",
+        }
+    }
+
     /// The Debian package that has its server.
     fn package(self) -> &'static str {
         match self {
@@ -163,7 +177,7 @@ impl fmt::Display for Unavailable {
         match self {
             Self::NotBuiltIn(kind) => write!(f, "{kind} is not built in: build with --features {kind}"),
             Self::NotInstalled(kind) => {
-                write!(f, "{} is not installed: apt-get install {}", kind.title(), kind.package())
+                write!(f, "{} is not installed: apt-get install {}", kind.program(), kind.package())
             }
             Self::CannotDo(what) => f.write_str(what),
         }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_lite::FutureExt;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use smol::Timer;
 
 use super::launcher::{self, User};
@@ -225,9 +225,12 @@ impl Servers {
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
         let mut left = self.ids_with_children();
         for server in &mut self.running {
-            // Who cannot be signalled is killed below; a paused process has to go on to see the signal.
+            // Who cannot be signalled is killed below.
             let _ = server.process.signal(self.manners.end);
-            let _ = server.process.signal(Signal::CONT);
+        }
+        // Who is paused has to go on to see that it is to end.
+        for process in left.iter().filter_map(|process| Pid::from_raw(i32::try_from(*process).ok()?)) {
+            let _ = kill_process(process, Signal::CONT);
         }
         let deadline = Instant::now() + END_TIME_MAX;
         for server in &mut self.running {

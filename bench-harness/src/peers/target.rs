@@ -62,7 +62,9 @@ impl load::Target for PeerTarget {
                 Kind::Postgres(postgres::Connection::open(primary, deadline, executor).await?)
             }
             #[cfg(feature = "etcd")]
-            Store::Etcd(ref leader) => Kind::Etcd(Box::new(etcd::Connection::open(leader, deadline, executor).await?)),
+            Store::Etcd(ref leader) => {
+                Kind::Etcd(Box::new(etcd::Connection::open(leader, deadline, executor).await?))
+            }
         };
         Ok(PeerConnection(kind))
     }
