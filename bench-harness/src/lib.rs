@@ -9,7 +9,8 @@
 //! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`]; beside the figures
 //!   belong the [`resources`] that a run used and the [`floor`] under its latency.
 //!
-//! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
+//! The nodes are this program again, with the hidden subcommand of [`node`]. [`peers`] are other stores that
+//! take the same load; only those that this program was built with can be started. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.
 //!
 //! # What it does not

@@ -11,6 +11,7 @@ use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
 use bench_harness::node;
 use bench_harness::options::{Command, Format, LatencyGoal, Measure, Options, Versus, Where};
+use bench_harness::peers::launcher;
 use bench_harness::plan::{Plan, check_open_files};
 use bench_harness::report::{Output, Report, table};
 use bench_harness::session::Session;
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(arguments) = node::arguments(&arguments) {
         return node::run(arguments);
+    }
+    if let Some(arguments) = launcher::arguments(&arguments) {
+        return launcher::run(arguments);
     }
     match harness(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,7 +38,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         eprintln!("\"{SUBCOMMAND}\" is for the harness itself; start a server with quorate-server");
         return ExitCode::from(2);
     };
-    if let Err(error) = end_with(parent) {
+    if let Err(error) = end_with(parent, Signal::KILL) {
         eprintln!("the node cannot be tied to the harness that started it: {error}");
         return ExitCode::FAILURE;
     }
@@ -55,8 +55,10 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     )
 }
 
-fn end_with(parent: &OsStr) -> Result<(), String> {
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
+/// Has the kernel send this process a signal when the one that started it ends. An error if that has ended
+/// already, or is not the process with the id `parent`.
+pub(crate) fn end_with(parent: &OsStr, signal: Signal) -> Result<(), String> {
+    set_parent_process_death_signal(Some(signal)).map_err(|error| error.to_string())?;
     // The parent may have ended before the kernel was asked.
     let now = getppid().map(Pid::as_raw_pid);
     match parent.to_str().and_then(|pid| pid.parse::<i32>().ok()) {

@@ -20,9 +20,9 @@
 //!
 //! Nothing here knows what is measured, and nothing here removes a directory.
 
-mod address;
+pub(crate) mod address;
 mod faults;
-mod process;
+pub(crate) mod process;
 mod readiness;
 
 use std::ffi::OsString;

@@ -111,7 +111,11 @@ impl Picture {
         let part = self.seen.elapsed.as_secs_f64() / self.total.as_secs_f64().max(f64::MIN_POSITIVE);
         let title = format!(" {} ", self.case);
         let gauge = Gauge::default()
-            .block(Block::bordered().title(title).title_bottom(" Ctrl-C ends the run and keeps what was measured "))
+            .block(
+                Block::bordered()
+                    .title(title)
+                    .title_bottom(" Ctrl-C ends the run and keeps what was measured "),
+            )
             .label(format!("{}, {} s", self.phase, self.seen.elapsed.as_secs()))
             .ratio(part.clamp(0.0, 1.0));
         frame.render_widget(gauge, area);
@@ -150,8 +154,11 @@ mod tests {
 
     #[test]
     fn the_screen_shows_rate_latency_lag_and_events_at_any_size() {
-        let mut picture =
-            Picture { case: "quorum 2 of 3".to_owned(), total: Duration::from_secs(12), ..Picture::default() };
+        let mut picture = Picture {
+            case: "quorum 2 of 3".to_owned(),
+            total: Duration::from_secs(12),
+            ..Picture::default()
+        };
         for second in 0..2 * SECONDS as u64 {
             picture.add(&Seen {
                 elapsed: Duration::from_secs(second),
@@ -167,7 +174,9 @@ mod tests {
             terminal.draw(|frame| picture.draw(frame)).unwrap();
             let shown = terminal.backend().to_string();
             if width == 100 {
-                for words in ["quorum 2 of 3", "40,599 acknowledged/s", "p99 3.21 ms", "node 3: 97,500", "pause 3"] {
+                for words in
+                    ["quorum 2 of 3", "40,599 acknowledged/s", "p99 3.21 ms", "node 3: 97,500", "pause 3"]
+                {
                     assert!(shown.contains(words), "{words}: {shown}");
                 }
             }
