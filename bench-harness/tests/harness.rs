@@ -1,75 +1,12 @@
 //! The program as its users run it: real processes, real files, exit codes.
 
-use std::io::Read;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod support;
+
+use std::process::{Command, Output};
 
 use bench_harness::report::{Report, State};
 use rustix::process::{Pid, Signal, kill_process};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_bench-harness");
-
-/// Longest time that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-fn harness(directory: &Path, arguments: &str) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.arg("--output").arg(directory.join("out")).arg("--data-dir").arg(directory.join("data"));
-    command.args(arguments.split_whitespace());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn saved(directory: &Path) -> Report {
-    let json = std::fs::read_to_string(directory.join("out/report.json")).unwrap();
-    serde_json::from_str(&json).unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The processes whose command line has this in it: the nodes of the harness that keeps its data there.
-fn nodes_of(directory: &Path) -> Vec<u32> {
-    let data = directory.join("data").display().to_string();
-    let mut nodes = Vec::new();
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let arguments: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        if arguments.get(1).is_some_and(|first| first == "node")
-            && arguments.iter().any(|argument| argument.contains(&data))
-        {
-            nodes.push(id);
-        }
-    }
-    nodes
-}
-
-/// Reads the harness's plain progress lines until one has these words.
-fn wait_for_progress(child: &mut Child, words: &str) {
-    let errors = child.stderr.as_mut().unwrap();
-    let mut seen = Vec::new();
-    let mut byte = [0];
-    while !String::from_utf8_lossy(&seen).contains(words) {
-        let read = errors.read(&mut byte).unwrap();
-        assert!(read > 0, "the harness ended before {words:?}: {}", String::from_utf8_lossy(&seen));
-        seen.push(byte[0]);
-    }
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-fn wait_until_gone(directory: &Path) {
-    let deadline = Instant::now() + DEADLINE;
-    while !nodes_of(directory).is_empty() {
-        assert!(Instant::now() < deadline, "nodes are left: {:?}", nodes_of(directory));
-        std::thread::yield_now();
-    }
-}
+use support::{PROGRAM, harness, nodes_of, saved, signal, text, wait_for_progress, wait_until_gone};
 
 fn assert_wrong_use(output: &Output, advice: &str) {
     let errors = text(&output.stderr);
