@@ -201,7 +201,7 @@ fn a_workload_that_cannot_be_is_refused() {
         (Workload { read_share: f64::NAN, ..closed() }, "read share is NaN, it must be from 0 to 1"),
         (open(0.0, Spacing::Poisson), "arrivals per second is 0, it must be from 0.001 to 10000000"),
         (Workload { clients: 4000, in_flight: 4000, ..closed() }, "clients times in flight is 16000000"),
-        (Workload { value_bytes: 50..=20, ..closed() }, "least value bytes is 50, it must be from 12 to 20"),
+        (Workload { value_bytes: 4..=20, ..closed() }, "least value bytes is 4, it must be from 12 to 20"),
     ] {
         let error = refused(wrong).to_string();
         assert!(error.starts_with(message), "{error}");

@@ -118,17 +118,13 @@ impl Pacer {
         }
     }
 
-    /// What an idle task does; none if nothing comes any more.
-    pub(super) async fn handed(&self, task: usize) -> Option<Arrival> {
-        poll_fn(|cx| self.state.borrow_mut().poll_handed(task, cx.waker())).await
-    }
-
-    /// What a task does that was busy until `now`; none if nothing comes any more.
-    pub(super) async fn next_for(&self, task: usize, now: Instant) -> Option<Arrival> {
-        let due = self.state.borrow_mut().take_due(task, now, self.start);
+    /// What a task does that has been busy until `free_since`, or has done nothing yet; none if nothing comes
+    /// any more.
+    pub(super) async fn next(&self, task: usize, free_since: Option<Instant>) -> Option<Arrival> {
+        let due = free_since.and_then(|now| self.state.borrow_mut().take_due(task, now, self.start));
         match due {
             Some(due) => Some(due),
-            None => self.handed(task).await,
+            None => poll_fn(|cx| self.state.borrow_mut().poll_handed(task, cx.waker())).await,
         }
     }
 
@@ -328,7 +324,7 @@ mod tests {
         assert_eq!(handed(&pacer, 0), Some(0.0));
         pacer.close();
         let start = pacer.start;
-        assert_eq!(smol::block_on(pacer.next_for(0, start + 5 * SECOND)), None);
+        assert_eq!(smol::block_on(pacer.next(0, Some(start + 5 * SECOND))), None);
         smol::block_on(pacer.issue());
         assert_eq!(pacer.left(start + 2 * SECOND, start + 5 * SECOND), 3);
     }

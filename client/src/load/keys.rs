@@ -70,7 +70,7 @@ impl fmt::Debug for KeyPrefix {
 }
 
 /// A key; its bytes are what it dereferences to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     bytes: [u8; KEY_PREFIX_BYTES_MAX + DIGITS],
     length: usize,
@@ -93,9 +93,12 @@ impl AsRef<[u8]> for Key {
 /// The key with this number. Of numbers above 13 digits, only the last 13 count.
 pub fn key(prefix: &KeyPrefix, mut number: u64) -> Key {
     let length = prefix.length + DIGITS;
-    let mut bytes = [0; KEY_PREFIX_BYTES_MAX + DIGITS];
-    bytes[..KEY_PREFIX_BYTES_MAX].copy_from_slice(&prefix.bytes);
-    for digit in bytes[prefix.length..length].iter_mut().rev() {
+    let mut bytes = [b'0'; KEY_PREFIX_BYTES_MAX + DIGITS];
+    bytes[..prefix.length].copy_from_slice(prefix.as_bytes());
+    let mut digits = bytes[prefix.length..length].iter_mut().rev();
+    while number > 0
+        && let Some(digit) = digits.next()
+    {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::arrivals::Arrival;
 use super::content::{CallId, Content, Kind};
 use super::record::Record;
-use super::report::{Calls, Generator, Report, Second, record_time};
+use super::report::{Calls, Generator, Report, record_time};
 use super::series::{Ended, Series};
 use super::target::{CallError, Failed};
 
@@ -19,7 +19,7 @@ pub(super) struct Window {
     pub(super) end: Instant,
 }
 
-/// A call that was sent.
+/// A call that has ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub(super) id: CallId,
@@ -27,6 +27,7 @@ pub(super) struct Call {
     /// When it was to be sent.
     pub(super) intended: Instant,
     pub(super) sent: Instant,
+    pub(super) ended: Instant,
 }
 
 #[derive(Debug)]
@@ -63,24 +64,24 @@ impl Tally {
         intended >= self.window.begin
     }
 
-    /// An arrival of an open loop is sent now.
-    pub(super) fn arrive(&mut self, arrival: Arrival, sent: Instant) {
-        if self.is_measured(arrival.intended) {
-            let lag = sent - arrival.intended;
+    /// A call is sent now; in an open loop, that of an arrival.
+    pub(super) fn begin(&mut self, arrival: Option<Arrival>, sent: Instant) {
+        let intended = arrival.map_or(sent, |arrival| arrival.intended);
+        self.series.begin(intended);
+        if !self.is_measured(intended) {
+            return;
+        }
+        self.issued += 1;
+        if let Some(Arrival { waited, .. }) = arrival {
+            let lag = sent - intended;
             record_time(&mut self.generator.schedule_lag_ns, lag);
-            self.generator.waited_for_slot += u64::from(arrival.waited);
-            self.generator.late_wakes += u64::from(!arrival.waited && lag > LATE);
+            self.generator.waited_for_slot += u64::from(waited);
+            self.generator.late_wakes += u64::from(!waited && lag > LATE);
         }
     }
 
-    /// A call is sent that was to be sent at `intended`.
-    pub(super) fn begin(&mut self, intended: Instant) {
-        self.issued += u64::from(self.is_measured(intended));
-        self.series.begin(intended);
-    }
-
     /// A call has ended.
-    pub(super) fn end(&mut self, call: &Call, result: Result<Option<u64>, CallError>, ended: Instant) {
+    pub(super) fn end(&mut self, call: &Call, result: Result<Option<u64>, CallError>) {
         let Content { number, kind } = call.content;
         let is_measured = self.is_measured(call.intended);
         let calls = if kind == Kind::Read { &mut self.reads } else { &mut self.writes };
@@ -98,7 +99,7 @@ impl Tally {
                 Ended::Unknown
             }
         };
-        let latency = ended - call.intended;
+        let latency = call.ended - call.intended;
         if is_measured {
             match &result {
                 Ok(_) => calls.acknowledged += 1,
@@ -107,7 +108,7 @@ impl Tally {
             if end != Ended::Refused {
                 record_time(&mut calls.latency_ns, latency);
                 if self.is_open_loop {
-                    record_time(&mut calls.service_ns, ended - call.sent);
+                    record_time(&mut calls.service_ns, call.ended - call.sent);
                 }
             }
         }
@@ -117,10 +118,9 @@ impl Tally {
         }
     }
 
-    /// The second that has ended last before `now`, and its number; none if none has.
-    pub(super) fn last_second(&self, now: Instant) -> Option<(usize, Second)> {
-        let number = self.series.number(now).checked_sub(1)?;
-        Some((number, self.series.second(number)))
+    /// The second-by-second view.
+    pub(super) fn series(&self) -> &Series {
+        &self.series
     }
 
     /// The report of a run that was measured so long, and left so many arrivals that were due.
@@ -161,8 +161,9 @@ mod tests {
     fn read(tally: &mut Tally, intended: Instant, lag: Duration, result: Result<Option<u64>, CallError>) {
         let content = Content { number: 0, kind: Kind::Read };
         let sent = intended + lag;
-        tally.begin(intended);
-        tally.end(&Call { id: CallId::default(), content, intended, sent }, result, sent + 2 * MILLISECOND);
+        let ended = sent + 2 * MILLISECOND;
+        tally.begin(Some(Arrival { intended, waited: false }), sent);
+        tally.end(&Call { id: CallId::default(), content, intended, sent, ended }, result);
     }
 
     #[test]
@@ -182,10 +183,10 @@ mod tests {
         let start = Instant::now();
         let mut tally = tally(start);
         let intended = start + 10 * MILLISECOND;
+        tally.begin(Some(Arrival { intended: start, waited: false }), intended);
         for (waited, lag) in [(true, 5), (true, 1), (false, 1), (false, 2)] {
-            tally.arrive(Arrival { intended, waited }, intended + lag * MILLISECOND);
+            tally.begin(Some(Arrival { intended, waited }), intended + lag * MILLISECOND);
         }
-        tally.arrive(Arrival { intended: start, waited: false }, intended);
         let generator = tally.report(990 * MILLISECOND, 0).generator;
         assert_eq!((generator.waited_for_slot, generator.late_wakes), (2, 1));
         assert_eq!(generator.schedule_lag_ns.len(), 4);
