@@ -46,10 +46,11 @@ impl Installed {
     }
 }
 
-/// The executables of this name that PATH leads to, links followed.
+/// The executables of this name that PATH leads to, as they are called: Redis is several programs, and is
+/// the one that it is called.
 fn on_path(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).filter_map(|directory| directory.join(name).canonicalize().ok()).collect()
+    std::env::split_paths(&path).map(|directory| directory.join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// The `postgres` executables that have beside them what a cluster is prepared with, newest version first
@@ -61,7 +62,9 @@ fn postgres_programs() -> Vec<PathBuf> {
         std::cmp::Reverse(path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()))
     });
     let installed = versions.into_iter().map(|version| version.join("bin/postgres"));
-    let mut programs: Vec<_> = on_path("postgres").into_iter().chain(installed).collect();
+    // A link leads to where the others are.
+    let on_path = on_path("postgres").into_iter().filter_map(|program| program.canonicalize().ok());
+    let mut programs: Vec<_> = on_path.chain(installed).collect();
     programs.retain(|program| {
         ["postgres", "initdb", "pg_basebackup"].iter().all(|name| program.with_file_name(name).is_file())
     });
