@@ -9,6 +9,8 @@
 //! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`]; beside the figures
 //!   belong the [`resources`] that a run used and the [`floor`] under its latency.
 //!
+//! Two reports are told apart by [`compare`].
+//!
 //! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.
 //!
@@ -18,6 +20,7 @@
 //! [`cluster`] to break things.
 
 pub mod cluster;
+pub mod compare;
 pub mod environment;
 pub mod failure;
 pub mod floor;
