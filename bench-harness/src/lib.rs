@@ -9,7 +9,7 @@
 //! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`]; beside the figures
 //!   belong the [`resources`] that a run used and the [`floor`] under its latency.
 //!
-//! Two reports are told apart by [`compare`].
+//! Two reports are told apart by [`compare`], and those of several generators become one by [`merge`].
 //!
 //! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.
@@ -26,6 +26,7 @@ pub mod failure;
 pub mod floor;
 pub mod interrupt;
 pub mod lag;
+pub mod merge;
 pub mod node;
 pub mod options;
 pub mod peers;
