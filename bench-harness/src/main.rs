@@ -9,9 +9,9 @@ use anyhow::Context;
 use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
-use bench_harness::options::{Format, Options};
+use bench_harness::options::{Command, Compare, Format, Measure, Merge, Options};
 use bench_harness::report::{Output, Report, table};
-use bench_harness::{node, session};
+use bench_harness::{compare, merge, node, session};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -29,9 +29,33 @@ fn main() -> ExitCode {
 
 fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
     let Some(options) = Options::read(arguments)? else { return Ok(()) };
-    let options = options.measure;
+    match &options.command {
+        Some(Command::Compare(options)) => compare(options),
+        Some(Command::Report(options)) => rewrite(options),
+        Some(Command::Versus(_)) | None => measure(&options.measure),
+    }
+}
+
+/// Tells what changed from one report to another.
+fn compare(options: &Compare) -> Result<(), Failure> {
+    let answer = compare::compare(options)?;
+    print(&answer.text)?;
+    answer.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    answer.end
+}
+
+/// Writes a report again, or several as one.
+fn rewrite(options: &Merge) -> Result<(), Failure> {
+    let (report, output) = merge::read(options)?;
+    output.save(&report)?;
+    show(options.format, &report)?;
+    eprintln!("saved as {}", output.file().display());
+    Ok(())
+}
+
+fn measure(options: &Measure) -> Result<(), Failure> {
     let plan = options.plan()?;
-    let options = options.place;
+    let options = &options.place;
     let output = Output::prepare(options.output.as_deref())?;
     let data_dir = options.data_dir.clone().unwrap_or_else(std::env::temp_dir);
     let environment = look_around(&data_dir)?;
@@ -40,7 +64,7 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
     let mut report = Report::new(environment, plan.clone());
     let end = smol::block_on(session::measure(&plan, &data_dir, &output, &mut report, &interrupt));
 
-    print(options.format, &report)?;
+    show(options.format, &report)?;
     eprintln!("saved as {}", output.file().display());
     end
 }
@@ -59,11 +83,15 @@ fn look_around(data_dir: &Path) -> Result<Environment, Failure> {
     Ok(environment)
 }
 
-/// Prints the report to standard output.
-fn print(format: Format, report: &Report) -> anyhow::Result<()> {
-    let text = match format {
+fn show(format: Format, report: &Report) -> Result<(), Failure> {
+    print(&match format {
         Format::Table => table::render(report),
         Format::Json | Format::Markdown | Format::Csv => report.json(),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("the report cannot be printed")
+    })
+}
+
+/// Standard output has the result and nothing else.
+fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout().write_all(text.as_bytes()).context("the result cannot be printed")?;
+    Ok(())
 }
