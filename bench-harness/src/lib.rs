@@ -11,7 +11,8 @@
 //!
 //! Two reports are told apart by [`compare`], and those of several generators become one by [`merge`].
 //!
-//! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
+//! The nodes are this program again, with the hidden subcommand of [`node`]. [`peers`] are other stores that
+//! take the same load; only those that this program was built with can be started. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.
 //!
 //! # What it does not
@@ -26,6 +27,7 @@ pub mod failure;
 pub mod floor;
 pub mod interrupt;
 pub mod lag;
+pub mod members;
 pub mod merge;
 pub mod node;
 pub mod options;
@@ -38,5 +40,7 @@ pub mod report;
 pub mod resources;
 pub mod run;
 pub mod session;
+pub mod slo;
 pub mod units;
 pub mod verify;
+pub mod visible;

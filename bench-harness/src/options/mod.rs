@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::units::parse_bytes;
 
 pub use measure::{Measure, Versus, Where};
-pub use words::{GoalOf, LatencyGoal};
+pub use words::{GoalOf, LatencyGoal, List, Quorum};
 
 /// Least --alpha: 12 repeats on each side can show a difference at it.
 const ALPHA_MIN: f64 = 0.000_001;

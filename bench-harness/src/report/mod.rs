@@ -5,6 +5,7 @@
 //! harness ends.
 
 mod distribution;
+mod load;
 mod model;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -55,6 +56,11 @@ impl Output {
     /// Where the report is.
     pub fn file(&self) -> PathBuf {
         self.directory.join(FILE)
+    }
+
+    /// Where all files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Writes the report, replacing the one that is there only when all of it is written.

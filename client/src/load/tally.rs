@@ -143,3 +143,69 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::KeyPrefix;
+    use super::super::report::{OTHER_REASONS, REASONS_MAX};
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// An open loop's, with 10 ms of warm-up.
+    fn tally(start: Instant) -> Tally {
+        let window = Window { begin: start + 10 * MILLISECOND, end: start + 1000 * MILLISECOND };
+        Tally::new(start, window, true, Record::new(KeyPrefix::DEFAULT))
+    }
+
+    fn read(tally: &mut Tally, intended: Instant, lag: Duration, result: Result<Option<u64>, CallError>) {
+        let content = Content { number: 0, kind: Kind::Read };
+        let sent = intended + lag;
+        tally.begin(intended);
+        tally.end(&Call { id: CallId::default(), content, intended, sent }, result, sent + 2 * MILLISECOND);
+    }
+
+    #[test]
+    fn latency_counts_from_the_intended_start_and_service_from_the_sending() {
+        let start = Instant::now();
+        let mut tally = tally(start);
+        read(&mut tally, start, MILLISECOND, Ok(None));
+        read(&mut tally, start + 10 * MILLISECOND, 5 * MILLISECOND, Ok(None));
+        let Report { reads, issued, seconds, .. } = tally.report(990 * MILLISECOND, 0);
+        assert_eq!((issued, reads.acknowledged, seconds[0].reads), (1, 1, 1), "without the warm-up");
+        assert!(reads.latency_ns.equivalent(reads.latency_ns.max(), 7_000_000));
+        assert!(reads.service_ns.equivalent(reads.service_ns.max(), 2_000_000));
+    }
+
+    #[test]
+    fn an_arrival_sent_late_is_the_generators_fault_only_if_a_task_was_free() {
+        let start = Instant::now();
+        let mut tally = tally(start);
+        let intended = start + 10 * MILLISECOND;
+        for (waited, lag) in [(true, 5), (true, 1), (false, 1), (false, 2)] {
+            tally.arrive(Arrival { intended, waited }, intended + lag * MILLISECOND);
+        }
+        tally.arrive(Arrival { intended: start, waited: false }, intended);
+        let generator = tally.report(990 * MILLISECOND, 0).generator;
+        assert_eq!((generator.waited_for_slot, generator.late_wakes), (2, 1));
+        assert_eq!(generator.schedule_lag_ns.len(), 4);
+    }
+
+    #[test]
+    fn failures_are_counted_by_reason_and_only_those_that_may_have_happened_have_a_latency() {
+        let start = Instant::now();
+        let mut tally = tally(start);
+        for number in 0..REASONS_MAX + 3 {
+            let outcome = if number == 0 { Failed::Unknown } else { Failed::Refused };
+            let error = CallError { outcome, reason: format!("reason {number}") };
+            read(&mut tally, start + 10 * MILLISECOND, MILLISECOND, Err(error.clone()));
+            read(&mut tally, start + 10 * MILLISECOND, MILLISECOND, Err(error));
+        }
+        let Report { reads, last_error, .. } = tally.report(990 * MILLISECOND, 0);
+        assert_eq!((reads.unknown, reads.refused), (2, 2 * (REASONS_MAX as u64 + 2)));
+        assert_eq!((reads.reasons["reason 1"], reads.reasons[OTHER_REASONS]), (2, 6));
+        assert_eq!(reads.reasons.len(), REASONS_MAX + 1);
+        assert_eq!((reads.latency_ns.len(), reads.service_ns.len()), (2, 2));
+        assert_eq!(last_error, Some(format!("reason {}", REASONS_MAX + 2)));
+    }
+}
