@@ -9,12 +9,12 @@ use anyhow::Context;
 use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
-use bench_harness::node;
-use bench_harness::options::{Command, Format, LatencyGoal, Measure, Options, Versus, Where};
+use bench_harness::options::{Command, Compare, Format, LatencyGoal, Measure, Merge, Options, Versus, Where};
 use bench_harness::peers::launcher;
 use bench_harness::plan::{Plan, check_open_files};
 use bench_harness::report::{Output, Report, table};
 use bench_harness::session::Session;
+use bench_harness::{compare, merge, node};
 use rustix::process::{Resource, getrlimit};
 
 fn main() -> ExitCode {
@@ -39,7 +39,8 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
     match &options.command {
         None => measure(&options.measure),
         Some(Command::Versus(options)) => versus(options),
-        Some(Command::Compare(_) | Command::Report(_)) => Ok(()),
+        Some(Command::Compare(options)) => compare(options),
+        Some(Command::Report(options)) => rewrite(options),
     }
 }
 
@@ -63,6 +64,23 @@ fn versus(options: &Versus) -> Result<(), Failure> {
     }
     left_out.iter().for_each(|reason| eprintln!("left out: {reason}"));
     run(plan, &options.place, None)
+}
+
+/// Tells what changed from one report to another.
+fn compare(options: &Compare) -> Result<(), Failure> {
+    let answer = compare::compare(options)?;
+    print(&answer.text)?;
+    answer.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    answer.end
+}
+
+/// Writes a report again, or several as one.
+fn rewrite(options: &Merge) -> Result<(), Failure> {
+    let (report, output) = merge::read(options)?;
+    output.save(&report)?;
+    show(options.format, &report)?;
+    eprintln!("saved in {}", output.directory().display());
+    Ok(())
 }
 
 fn run(plan: Plan, place: &Where, goal: Option<LatencyGoal>) -> Result<(), Failure> {
