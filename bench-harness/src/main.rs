@@ -12,7 +12,7 @@ use bench_harness::interrupt::Interrupt;
 use bench_harness::options::{Command, Compare, Format, LatencyGoal, Measure, Merge, Options, Versus, Where};
 use bench_harness::peers::launcher;
 use bench_harness::plan::{Plan, check_open_files};
-use bench_harness::report::{Output, Report, table};
+use bench_harness::report::{Output, Report, csv, markdown, table};
 use bench_harness::session::Session;
 use bench_harness::{compare, merge, node};
 use rustix::process::{Resource, getrlimit};
@@ -79,7 +79,7 @@ fn rewrite(options: &Merge) -> Result<(), Failure> {
     let (report, output) = merge::read(options)?;
     output.save(&report)?;
     show(options.format, &report)?;
-    eprintln!("saved in {}", output.directory().display());
+    eprintln!("saved, for people in {}", output.page().display());
     Ok(())
 }
 
@@ -122,7 +122,7 @@ fn carry_on(
         None => smol::block_on(session.measure()),
     };
     show(place.format, report)?;
-    eprintln!("saved in {}", output.directory().display());
+    eprintln!("saved, for people in {}", output.page().display());
     end
 }
 
@@ -144,7 +144,9 @@ fn look_around(place: &Where) -> Result<Environment, Failure> {
 fn show(format: Format, report: &Report) -> Result<(), Failure> {
     print(&match format {
         Format::Table => table::render(report),
-        Format::Json | Format::Markdown | Format::Csv => report.json(),
+        Format::Json => report.json(),
+        Format::Markdown => markdown::render(report),
+        Format::Csv => csv::runs(report),
     })
 }
 

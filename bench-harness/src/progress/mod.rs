@@ -45,7 +45,7 @@ pub struct Progress {
 enum View {
     Bar(ProgressBar),
     Lines,
-    Screen(RefCell<Screen>),
+    Screen(Box<RefCell<Screen>>),
 }
 
 impl Progress {
@@ -56,7 +56,7 @@ impl Progress {
             (false, _) => View::Lines,
             (true, false) => View::Bar(bar(case.clone(), total)),
             (true, true) => match Screen::open(case.clone(), total) {
-                Ok(screen) => View::Screen(RefCell::new(screen)),
+                Ok(screen) => View::Screen(Box::new(RefCell::new(screen))),
                 // A terminal that cannot do it can do a bar.
                 Err(_) => View::Bar(bar(case.clone(), total)),
             },

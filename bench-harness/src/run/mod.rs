@@ -157,7 +157,7 @@ async fn connected(case: &Case, servers: &[String], with: &Circumstances<'_>) ->
     let prefix = unique_prefix();
     let target = target(&case, &found.members);
     let mut subject = Subject::Connected(found.members.clone());
-    let measured = measure(&case, with, &mut subject, target, prefix.clone(), &mut Faults::of(&case)).await;
+    let measured = measure(&case, with, &mut subject, target, prefix, &mut Faults::of(&case)).await;
     let measured = match measured {
         Ok(measured) => measured,
         Err(failure) => {
@@ -220,9 +220,9 @@ async fn measure(
     let probes = || {
         let per_second = case.probes_per_second;
         let members = members.clone().filter(|members| per_second > 0 && members.followers().count() > 0);
-        members.map(|members| Probes::start(members, key_prefix.clone(), per_second)).transpose()
+        members.map(|members| Probes::start(members, key_prefix, per_second)).transpose()
     };
-    let workload = generator::workload(&case.load, with.seed, key_prefix.clone());
+    let workload = generator::workload(&case.load, with.seed, key_prefix);
     let generator = Generator::start(workload, target, None)?;
     let watched = watch(case, subject, &generator, probes, faults, with.progress, with.interrupt).await;
     // A load ends before its cluster goes, also when watching failed. A paused node would keep it waiting.
