@@ -11,6 +11,7 @@ use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
 use bench_harness::options::{Command, Compare, Format, LatencyGoal, Measure, Merge, Options, Versus, Where};
 use bench_harness::peers::launcher;
+use bench_harness::place::check_space;
 use bench_harness::plan::{Plan, check_open_files};
 use bench_harness::report::{Output, Report, csv, markdown, table};
 use bench_harness::session::Session;
@@ -87,7 +88,7 @@ fn run(plan: Plan, place: &Where, goal: Option<LatencyGoal>) -> Result<(), Failu
     check_open_files(&plan, getrlimit(Resource::Nofile).current).map_err(Failure::WrongUse)?;
     let interrupt = Interrupt::listen()?;
     let output = Output::prepare(place.output.as_deref())?;
-    let environment = look_around(place)?;
+    let environment = look_around(place, &plan)?;
     let mut report = Report::new(environment, plan);
     carry_on(&mut report, &output, place, goal, &interrupt)
 }
@@ -98,7 +99,7 @@ fn resume(directory: &Path, place: &Where) -> Result<(), Failure> {
     report.plan.check().map_err(Failure::WrongUse)?;
     let interrupt = Interrupt::listen()?;
     let output = Output::prepare(Some(directory))?;
-    let now = look_around(place)?;
+    let now = look_around(place, &report.plan)?;
     if (&now.commit, &now.profile, &now.cpu)
         != (&report.environment.commit, &report.environment.profile, &report.environment.cpu)
     {
@@ -127,10 +128,11 @@ fn carry_on(
 }
 
 /// The environment, with a warning if it makes the figures meaningless.
-fn look_around(place: &Where) -> Result<Environment, Failure> {
+fn look_around(place: &Where, plan: &Plan) -> Result<Environment, Failure> {
     let data_dir = place.data_dir();
     std::fs::create_dir_all(&data_dir)
         .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error}", data_dir.display())))?;
+    check_space(&data_dir, plan.replicas_max()).map_err(Failure::WrongUse)?;
     let environment = Environment::gather(&data_dir)?;
     if environment.data_is_in_memory() {
         eprintln!(

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::options::LatencyGoal;
-use crate::place::Place;
+use crate::place::{Place, is_full};
 use crate::plan::{Arrivals, Case, Spacing, Step};
 use crate::progress::Progress;
 use crate::report::{Goal, Output, Report, Run, Trial};
@@ -103,6 +103,12 @@ impl Session<'_> {
         let run = match run::run(case, &with).await {
             Ok(run) => run,
             Err(failure @ (Failure::Interrupted | Failure::WrongUse(_))) => return Err(failure),
+            Err(_) if is_full(self.data_dir) => {
+                return Err(Failure::WrongUse(format!(
+                    "{case}: the disk of --data-dir {} is full: free some space, choose another, or a shorter --duration",
+                    self.data_dir.display()
+                )));
+            }
             Err(failure) => {
                 let kept = place.keep();
                 let what = anyhow::anyhow!("{case}: {failure}\ndata and logs are kept in {}", kept.display());

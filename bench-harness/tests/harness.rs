@@ -146,3 +146,62 @@ fn a_node_that_dies_fails_the_run_and_its_log_is_shown_and_kept() {
     let kept = std::fs::read_dir(directory.path().join("data")).unwrap().next().unwrap().unwrap().path();
     assert!(kept.join("node-1.log").exists() && kept.join("node-1").is_dir());
 }
+
+/// A small file system in memory, unmounted when dropped; none where this process may not mount.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(at).output();
+        let is_mounted = mount.is_ok_and(|output| output.status.success());
+        is_mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let Some(disk) = SmallDisk::mount(&out, "size=64k") else {
+        eprintln!("skipped: this process may not mount a file system");
+        return;
+    };
+    std::fs::write(out.join("filler"), vec![0; 60 << 10]).unwrap();
+    assert_wrong_use(
+        &harness(directory.path(), "").output().unwrap(),
+        "free space there, or choose another --output",
+    );
+    drop(disk);
+    let data = directory.path().join("data");
+    let Some(_disk) = SmallDisk::mount(&data, "size=100m") else { panic!("it could be done before") };
+    assert_wrong_use(
+        &harness(directory.path(), "").output().unwrap(),
+        "free some space, or choose another --data-dir",
+    );
+}
+
+#[test]
+fn a_system_that_is_not_built_in_is_told_with_the_feature_that_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for (kind, is_built_in) in [
+        ("redis", cfg!(feature = "redis")),
+        ("postgres", cfg!(feature = "postgres")),
+        ("etcd", cfg!(feature = "etcd")),
+    ] {
+        if !is_built_in {
+            let output = harness(directory.path(), &format!("--target {kind}")).output().unwrap();
+            assert_wrong_use(&output, &format!("build with --features {kind}"));
+        }
+    }
+    if !cfg!(any(feature = "redis", feature = "postgres", feature = "etcd")) {
+        assert_wrong_use(&Command::new(PROGRAM).arg("versus").output().unwrap(), "nothing to compare with");
+    }
+    assert!(!directory.path().join("out").exists());
+}
