@@ -33,7 +33,7 @@ fn calls(criterion: &mut Criterion) {
     let cluster = LazyCell::new(|| Cluster::start(Quorums::new(1, 1).unwrap(), Durability::Os));
     for (clients, in_flight) in [(1, 1), (1, 256), (64, 1)] {
         let calls = LazyCell::new(|| Calls::new(&cluster, clients, DEADLINE));
-        let mut group = criterion.benchmark_group(format!("client, {clients} x {in_flight}"));
+        let mut group = criterion.benchmark_group(format!("client-{clients}x{in_flight}"));
         group.sampling_mode(SamplingMode::Flat);
         let together = (clients * in_flight) as u64;
         group.throughput(Throughput::Elements(together));

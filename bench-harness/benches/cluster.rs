@@ -25,7 +25,7 @@ async fn set(client: &Client, number: u64) {
 
 /// A write at each quorum: alone, which is the latency, and among 64, which is the throughput.
 fn writes(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("write to 3 replicas");
+    let mut group = criterion.benchmark_group("write-to-3-replicas");
     group.sampling_mode(SamplingMode::Flat);
     for quorum in 1..=REPLICAS {
         // Started when first needed: not if the benchmark is left out.
@@ -34,11 +34,11 @@ fn writes(criterion: &mut Criterion) {
             (Calls::new(&cluster, 1, DEADLINE), cluster)
         });
         group.throughput(Throughput::Elements(1));
-        group.bench_function(format!("n={quorum}, 1 in flight"), |bencher| {
+        group.bench_function(format!("n{quorum}-alone"), |bencher| {
             bencher.iter_custom(|writes| running.0.time(1, writes, set));
         });
         group.throughput(Throughput::Elements(IN_FLIGHT as u64));
-        group.bench_function(format!("n={quorum}, 64 in flight"), |bencher| {
+        group.bench_function(format!("n{quorum}-among-64"), |bencher| {
             bencher.iter_custom(|rounds| running.0.time(IN_FLIGHT, rounds * IN_FLIGHT as u64, set));
         });
     }

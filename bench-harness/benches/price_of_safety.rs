@@ -108,16 +108,16 @@ fn set(key: &[u8]) -> Write<'_> {
 
 /// One write of a key of 16 bytes and a value of 100, in each place; one at a time, and in batches of 64.
 ///
-/// Compare "page cache" with "memory": the ratio is what the log's code and its system calls cost, and what
+/// Compare `page-cache` with `memory`: the ratio is what the log's code and its system calls cost, and what
 /// a design that writes every entry by itself pays for each. The store that this one descends from had 480
-/// there, before any sync. Compare "synced" with "page cache" for what the disk adds, and the two groups for
+/// there, before any sync. Compare `synced` with `page-cache` for what the disk adds, and the two groups for
 /// how much of both a batch takes away again, which is all that group commit lives on.
 fn price_of_safety(criterion: &mut Criterion) {
-    for (name, batch) in [("price of safety, one write", 1), ("price of safety, batches of 64", 64)] {
+    for (name, batch) in [("price-of-safety-one-write", 1), ("price-of-safety-batch-of-64", 64)] {
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Elements(batch));
         measure(&mut group, "memory", batch, Place::memory);
-        measure(&mut group, "page cache", batch, || Place::with_log(Durability::Os));
+        measure(&mut group, "page-cache", batch, || Place::with_log(Durability::Os));
         measure(&mut group, "synced", batch, || Place::with_log(Durability::Fsync));
         group.finish();
     }

@@ -2,45 +2,23 @@
 //!
 //! Messages are encoded into a reused buffer and decoded from one, as connections do.
 
+mod samples;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use quorate_protocol::entry::{self, Entry, Payload};
-use quorate_protocol::peer::{Append, PeerMessage};
-use quorate_protocol::request::{Mutation, Operation, Request, Write, WriteOptions};
+use quorate_protocol::entry::{self, Entry};
+use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::request::Request;
 use quorate_protocol::{frame, limits, parse};
-
-const KEY: &[u8] = b"key-000000012345";
-const VALUE: &[u8] = &[b'v'; 100];
-const ENTRIES: u64 = 64;
-
-fn write() -> Write<'static> {
-    Write::One(Mutation::Set { key: KEY, value: VALUE })
-}
-
-fn set_request() -> Request<'static> {
-    let operation = Operation::Write { options: WriteOptions::default(), write: write() };
-    Request { id: 12_345, deadline_ms: 2000, operation }
-}
-
-fn entries() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for index in 1..=ENTRIES {
-        entry::encode(7, index, &Payload::Write { session: None, write: write() }, &mut bytes);
-    }
-    bytes
-}
-
-fn append(entries: &[u8]) -> PeerMessage<'_> {
-    PeerMessage::Append(Append { term: 7, previous_index: 0, previous_term: 0, commit: 0, round: 0, entries })
-}
+use samples::{ENTRIES, append, entries, payload, set_request};
 
 /// One frame's worth of encoding and of decoding, entries included.
 fn messages(criterion: &mut Criterion) {
-    let entries = entries();
+    let entries = entries(1);
     let mut buffer = Vec::with_capacity(64 << 10);
 
-    let mut group = criterion.benchmark_group("set request");
+    let mut group = criterion.benchmark_group("set-request");
     frame::encode(&set_request(), &mut buffer);
     group.throughput(Throughput::Bytes(buffer.len() as u64));
     group.bench_function("encode", |bencher| {
@@ -58,7 +36,7 @@ fn messages(criterion: &mut Criterion) {
     });
     group.finish();
 
-    let mut group = criterion.benchmark_group("append of 64 entries");
+    let mut group = criterion.benchmark_group("append-of-64-entries");
     buffer.clear();
     frame::encode(&append(&entries), &mut buffer);
     group.throughput(Throughput::Elements(ENTRIES));
@@ -69,7 +47,7 @@ fn messages(criterion: &mut Criterion) {
             frame::encode(black_box(&append), &mut buffer);
         });
     });
-    group.bench_function("decode and check every entry", |bencher| {
+    group.bench_function("decode-and-check", |bencher| {
         bencher.iter(|| {
             let frame = frame::decode(black_box(&buffer), limits::PEER_BYTES_MAX).unwrap().unwrap();
             let PeerMessage::Append(append) = parse(frame.body).unwrap() else { unreachable!("as encoded") };
@@ -83,7 +61,7 @@ fn messages(criterion: &mut Criterion) {
 
 /// A log entry alone: what the leader does once per write, and every reader once per entry.
 fn entry(criterion: &mut Criterion) {
-    let payload = Payload::Write { session: None, write: write() };
+    let payload = payload();
     let mut bytes = Vec::new();
     entry::encode(7, 1, &payload, &mut bytes);
 
@@ -104,12 +82,12 @@ fn entry(criterion: &mut Criterion) {
 
 /// The frame alone: its length and the checksum over its body.
 fn frames(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("frame decode");
+    let mut group = criterion.benchmark_group("frame-decode");
     for body_bytes in [128, 1 << 10, 64 << 10] {
         let mut framed = Vec::new();
         frame::encode(&vec![7_u8; body_bytes], &mut framed);
         group.throughput(Throughput::Bytes(framed.len() as u64));
-        group.bench_function(format!("{body_bytes} B"), |bencher| {
+        group.bench_function(format!("{body_bytes}-bytes"), |bencher| {
             bencher.iter(|| {
                 black_box(frame::decode(black_box(&framed), limits::PEER_BYTES_MAX).unwrap());
             });

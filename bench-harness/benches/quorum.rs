@@ -8,7 +8,7 @@ use quorate_server::replica::nth_highest;
 
 /// The durable index that a majority has reached, of m replicas at different indexes.
 fn nth_highest_of(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("nth highest");
+    let mut group = criterion.benchmark_group("nth-highest");
     for replicas in [3, 5, 9, limits::REPLICAS_MAX] {
         let quorum = replicas / 2 + 1;
         // Seven and sixteen have no common divisor: all differ, in no order.

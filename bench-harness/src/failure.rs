@@ -12,15 +12,17 @@ pub enum Failure {
     Run(anyhow::Error),
     /// Acknowledged writes were lost, or replicas differ: a defect of the server. Data and logs are kept.
     Lost(String),
+    /// Figures of one report are worse than those of another.
+    Worse(String),
     /// Somebody asked the harness to stop, by Ctrl-C or SIGTERM. What was measured before is saved.
     Interrupted,
 }
 
 impl Failure {
-    /// The exit code: 1 for a failed run or lost writes, 2 for wrong use, 130 when interrupted.
+    /// The exit code: 1 for a failed run, lost writes or worse figures, 2 for wrong use, 130 when interrupted.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Run(_) | Self::Lost(_) => 1,
+            Self::Run(_) | Self::Lost(_) | Self::Worse(_) => 1,
             Self::WrongUse(_) => 2,
             Self::Interrupted => 130,
         })
@@ -32,7 +34,7 @@ impl fmt::Display for Failure {
         match self {
             Self::WrongUse(advice) => f.write_str(advice),
             Self::Run(error) => write!(f, "{error:#}"),
-            Self::Lost(what) => f.write_str(what),
+            Self::Lost(what) | Self::Worse(what) => f.write_str(what),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

@@ -1,9 +1,9 @@
-//! Replication lag of one measured window, from what the leader says of its followers.
+//! Replication lag of one measured window, from what the leader says of its followers; and how each node's log was
+//! written, from what it says of itself.
 //!
-//! The leader keeps, since it started, a histogram per follower of the time from an entry's append to that
-//! follower's acknowledgement, on its own clock. Two of its states, one at each end of the window, give the
-//! window's own histogram by subtraction. A leader that has restarted in between counts from zero: then the
-//! later state alone is what is known.
+//! Nodes keep histograms since they started, the leader those of lag on its own clock. Two states, one at each end
+//! of the window, give the window's own histograms by subtraction. A node that has restarted in between counts
+//! from zero: then the later state alone is what is known.
 
 use std::io::Cursor;
 
@@ -11,36 +11,81 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use quorate_client::NodeStatus;
+use quorate_protocol::response::{DiskStatus, FollowerStatus};
 
-use crate::report::{Distribution, Follower};
+use crate::report::{Distribution, Follower, LagSample, LogUsage, Stages};
+use crate::visible::Visible;
 
 /// The lag of every follower between two states of the leader, asked for with histograms.
 pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<Follower>> {
     let (begin, end) = (begin.view(), end.view());
-    end.followers
-        .iter()
-        .map(|after| {
-            let before = begin.followers.iter().find(|follower| follower.node == after.node);
-            let times = window(before.map_or(&[], |follower| follower.lag_us), after.lag_us)
-                .with_context(|| format!("the lag of node {} as the leader tells it", after.node))?;
-            let entries = window(before.map_or(&[], |follower| follower.lag_entries), after.lag_entries)
-                .with_context(|| {
-                    format!("the entries behind of node {} as the leader tells them", after.node)
-                })?;
-            // Who acknowledges nothing leaves no trace in a histogram, and may be furthest behind.
-            let lag_entries_max = entries.max().max(after.entries_behind);
-            Ok(Follower {
-                node: after.node.get(),
-                lag_us: (!times.is_empty()).then(|| Distribution::of(&times)),
-                stages: None,
-                entries_behind_max: lag_entries_max,
-                bytes_behind_max: 0,
-                visible_us: None,
-                probes_failed: 0,
-                samples: Vec::new(),
-            })
-        })
-        .collect()
+    let lag = |after: &FollowerStatus<'_>| {
+        let before = begin.followers.iter().find(|follower| follower.node == after.node);
+        follower(before, after)
+            .with_context(|| format!("the lag of node {} as the leader tells it", after.node))
+    };
+    end.followers.iter().map(lag).collect()
+}
+
+fn follower(before: Option<&FollowerStatus<'_>>, after: &FollowerStatus<'_>) -> anyhow::Result<Follower> {
+    let of = |histogram: for<'a> fn(&FollowerStatus<'a>) -> &'a [u8]| {
+        window(before.map_or(&[], histogram), histogram(after))
+    };
+    let lag = of(|follower| follower.lag_us)?;
+    let entries = of(|follower| follower.lag_entries)?;
+    let stages = Stages {
+        queue_us: Distribution::of(&of(|follower| follower.queue_us)?),
+        network_us: Distribution::of(&of(|follower| follower.network_us)?),
+        disk_us: Distribution::of(&of(|follower| follower.disk_us)?),
+        sync_us: Distribution::of(&of(|follower| follower.sync_us)?),
+        apply_us: Distribution::of(&of(|follower| follower.apply_us)?),
+    };
+    let is_measured = !lag.is_empty();
+    Ok(Follower {
+        node: after.node.get(),
+        lag_us: is_measured.then(|| Distribution::of(&lag)),
+        stages: is_measured.then_some(stages),
+        // Who acknowledges nothing leaves no trace in a histogram, and may be furthest behind.
+        entries_behind_max: entries.max().max(after.entries_behind),
+        bytes_behind_max: after.bytes_behind,
+        visible_us: None,
+        probes_failed: 0,
+        samples: Vec::new(),
+    })
+}
+
+/// Adds what was seen of a follower while the window lasted.
+pub fn add_samples(follower: &mut Follower, samples: &[LagSample], visible: Option<&Visible>) {
+    let most = |of: fn(&LagSample) -> u64| samples.iter().map(of).max().unwrap_or(0);
+    follower.entries_behind_max = follower.entries_behind_max.max(most(|sample| sample.entries));
+    follower.bytes_behind_max = follower.bytes_behind_max.max(most(|sample| sample.bytes));
+    follower.samples = samples.to_vec();
+    if let Some(visible) = visible {
+        follower.visible_us = (!visible.times_ns.is_empty()).then(|| Distribution::of_ns(&visible.times_ns));
+        follower.probes_failed = visible.failed;
+    }
+}
+
+/// How a node's log was written between two of its states, `seconds` apart; the first is missing if it did not
+/// answer.
+pub fn log_usage(begin: Option<&NodeStatus>, end: &NodeStatus, seconds: f64) -> anyhow::Result<LogUsage> {
+    let end = end.view();
+    let begin = begin.map(NodeStatus::view).filter(|begin| begin.disk.syncs <= end.disk.syncs);
+    let since =
+        |of: fn(&DiskStatus<'_>) -> u64| of(&end.disk) - begin.as_ref().map_or(0, |begin| of(&begin.disk));
+    let of = |histogram: for<'a> fn(&DiskStatus<'a>) -> &'a [u8]| {
+        window(begin.as_ref().map_or(&[], |begin| histogram(&begin.disk)), histogram(&end.disk))
+            .with_context(|| format!("the log of node {} as it tells it", end.node))
+    };
+    let busy = since(|disk| disk.busy_us) as f64 / 1e6 / seconds;
+    Ok(LogUsage {
+        syncs: since(|disk| disk.syncs),
+        entries: since(|disk| disk.entries),
+        bytes: since(|disk| disk.bytes),
+        busy: if busy.is_finite() { (busy * 1e3).round() / 1e3 } else { 0.0 },
+        batch_entries: Distribution::of(&of(|disk| disk.batch_entries)?),
+        sync_us: Distribution::of(&of(|disk| disk.sync_us)?),
+    })
 }
 
 /// What was recorded between two states of one histogram, each in HDR's V2 serialisation or empty.

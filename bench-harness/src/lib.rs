@@ -9,7 +9,10 @@
 //! - [`report`]: one result, shown as a table or kept as JSON, with its [`environment`]; beside the figures
 //!   belong the [`resources`] that a run used and the [`floor`] under its latency.
 //!
-//! The nodes are this program again, with the hidden subcommand of [`node`]. The program's output goes to
+//! Two reports are told apart by [`compare`], and those of several generators become one by [`merge`].
+//!
+//! The nodes are this program again, with the hidden subcommand of [`node`]. [`peers`] are other stores that
+//! take the same load; only those that this program was built with can be started. The program's output goes to
 //! standard output and nothing else does; progress, warnings and errors go to standard error.
 //!
 //! # What it does not
@@ -18,11 +21,14 @@
 //! [`cluster`] to break things.
 
 pub mod cluster;
+pub mod compare;
 pub mod environment;
 pub mod failure;
 pub mod floor;
 pub mod interrupt;
 pub mod lag;
+pub mod members;
+pub mod merge;
 pub mod node;
 pub mod options;
 pub mod peers;
@@ -34,5 +40,7 @@ pub mod report;
 pub mod resources;
 pub mod run;
 pub mod session;
+pub mod slo;
 pub mod units;
 pub mod verify;
+pub mod visible;

@@ -1,74 +1,152 @@
-//! All cases of a plan, one after the other, each saved when it is done.
+//! All measurements of a plan, one after the other, each saved when it is made.
 
 use std::path::Path;
 
-use crate::cluster::Program;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::place::Place;
-use crate::plan::{Case, Plan, Step};
-use crate::report::{Output, Report, Run};
-use crate::run;
+use crate::options::LatencyGoal;
+use crate::place::{Place, is_full};
+use crate::plan::{Arrivals, Case, Spacing, Step};
+use crate::progress::Progress;
+use crate::report::{Goal, Output, Report, Run, Trial};
+use crate::run::{self, Circumstances};
+use crate::slo::Search;
 use crate::verify::Verified;
 
-/// Measures a plan. The report holds what was measured, and is saved, however this ends.
-pub async fn measure(
-    plan: &Plan,
-    data_dir: &Path,
-    output: &Output,
-    report: &mut Report,
-    interrupt: &Interrupt,
-) -> Result<(), Failure> {
-    let end = measure_cases(plan, data_dir, output, report, interrupt).await;
-    report.close(end.as_ref().copied());
-    output.save(report)?;
-    end
+/// A part of the asked rate that must be reached for a goal to be kept.
+const REACHED_MIN: f64 = 0.98;
+
+/// A report in the making, and what is needed to go on with it.
+pub struct Session<'a> {
+    /// Below it every run has a directory of its own.
+    pub data_dir: &'a Path,
+    /// Where the report goes.
+    pub output: &'a Output,
+    /// What was measured so far.
+    pub report: &'a mut Report,
+    /// Whether to stop.
+    pub interrupt: &'a Interrupt,
+    /// Whether to show runs on the whole screen.
+    pub live: bool,
 }
 
-async fn measure_cases(
-    plan: &Plan,
-    data_dir: &Path,
-    output: &Output,
-    report: &mut Report,
-    interrupt: &Interrupt,
-) -> Result<(), Failure> {
-    output.save(report)?;
-    for step in plan.steps() {
-        let run = measure_case(&plan.cases[step.case], step, plan.seed, data_dir, report, interrupt).await;
-        output.save(report)?;
-        run?;
+impl Session<'_> {
+    /// Makes the measurements of the report's plan that it does not have yet. What was measured is saved, however
+    /// this ends.
+    pub async fn measure(mut self) -> Result<(), Failure> {
+        let end = self.measure_steps().await;
+        self.close(end)
     }
-    Ok(())
+
+    /// Searches the highest rate at which the plan's only case keeps a goal. Every rate that is tried becomes a
+    /// case of the plan, and a run.
+    pub async fn search(mut self, goal: LatencyGoal) -> Result<(), Failure> {
+        let end = self.search_rates(goal).await;
+        self.close(end)
+    }
+
+    fn close(self, end: Result<(), Failure>) -> Result<(), Failure> {
+        self.report.close(end.as_ref().copied());
+        self.output.save(self.report)?;
+        end
+    }
+
+    async fn measure_steps(&mut self) -> Result<(), Failure> {
+        self.output.save(self.report)?;
+        let steps = self.report.plan.steps();
+        for (position, step) in steps.iter().enumerate() {
+            if !self.report.has(*step) {
+                let case = self.report.plan.cases[step.case].clone();
+                let name = match steps.len() {
+                    1 => case.to_string(),
+                    all => format!("[{}/{all}] {case}", position + 1),
+                };
+                self.measure_step(&case, *step, name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn search_rates(&mut self, goal: LatencyGoal) -> Result<(), Failure> {
+        let case = self.report.plan.cases.remove(0);
+        self.report.goal = Some(Goal { goal: goal.to_string(), per_second: None, trials: Vec::new() });
+        let mut search = Search::default();
+        while let Some(rate) = search.next() {
+            let mut case = case.clone();
+            case.load.arrivals = Arrivals::Open { per_second: rate, spacing: Spacing::Poisson };
+            let step = Step { case: self.report.plan.cases.len(), repeat: 1 };
+            self.report.plan.cases.push(case.clone());
+            self.measure_step(&case, step, format!("{case}, {rate} calls/s for {goal}")).await?;
+            let run = self.report.runs.last().expect("one has just been made");
+            let trial = judge_trial(run, rate, &goal);
+            search.tried(rate, trial.kept);
+            let found = self.report.goal.as_mut().expect("set above");
+            found.trials.push(trial);
+            found.per_second = search.best();
+            self.output.save(self.report)?;
+        }
+        Ok(())
+    }
+
+    /// Makes one measurement in a fresh place, which is kept if somebody will want to look into it.
+    async fn measure_step(&mut self, case: &Case, step: Step, name: String) -> Result<(), Failure> {
+        let place = Place::new(self.data_dir)?;
+        let progress = Progress::new(name, case.load.warmup + case.load.duration, self.live);
+        let with = Circumstances {
+            step,
+            seed: self.report.plan.seed,
+            place: &place,
+            environment: &self.report.environment,
+            interrupt: self.interrupt,
+            progress: &progress,
+        };
+        let run = match run::run(case, &with).await {
+            Ok(run) => run,
+            Err(failure @ (Failure::Interrupted | Failure::WrongUse(_))) => return Err(failure),
+            Err(_) if is_full(self.data_dir) => {
+                return Err(Failure::WrongUse(format!(
+                    "{case}: the disk of --data-dir {} is full: free some space, choose another, or a shorter --duration",
+                    self.data_dir.display()
+                )));
+            }
+            Err(failure) => {
+                let kept = place.keep();
+                let what = anyhow::anyhow!("{case}: {failure}\ndata and logs are kept in {}", kept.display());
+                return Err(what.into());
+            }
+        };
+        drop(progress);
+        let judged = judge(case, &run, place);
+        self.report.runs.push(run);
+        self.output.save(self.report)?;
+        judged
+    }
 }
 
-/// Measures one case in a fresh place, which is kept if somebody will want to look into it.
-async fn measure_case(
-    case: &Case,
-    step: Step,
-    seed: u64,
-    data_dir: &Path,
-    report: &mut Report,
-    interrupt: &Interrupt,
-) -> Result<(), Failure> {
-    let place = Place::new(data_dir)?;
-    let run = match run::run(case, step, seed, Program::this()?, &place, interrupt).await {
-        Ok(run) => run,
-        Err(Failure::Interrupted) => return Err(Failure::Interrupted),
-        Err(failure) => {
-            let kept = place.keep();
-            let what = anyhow::anyhow!("{case}: {failure}\ndata and logs are kept in {}", kept.display());
-            return Err(what.into());
-        }
-    };
-    report.runs.push(run.clone());
-    judge(case, &run, place)
+/// Whether a rate kept the goal: the latency, and nothing refused, lost or left behind.
+fn judge_trial(run: &Run, rate: f64, goal: &LatencyGoal) -> Trial {
+    let calls =
+        if run.case.load.reads < 1.0 { &run.writes } else { run.reads.as_ref().unwrap_or(&run.writes) };
+    let reads = run.reads.as_ref();
+    let reached = run.writes.per_second + reads.map_or(0.0, |reads| reads.per_second);
+    let failed = |calls: &crate::report::Calls| calls.refused + calls.unknown;
+    let none_failed = failed(&run.writes) + reads.map_or(0, failed) == 0;
+    // Poisson arrivals are as many as chance has it.
+    let due = run.generator.scheduled as f64 / run.duration_s.max(f64::MIN_POSITIVE);
+    let kept = goal.is_kept(&calls.latency_us) && none_failed && reached >= due * REACHED_MIN;
+    Trial {
+        asked_per_second: rate,
+        per_second: reached,
+        latency_us: goal.latency_us(&calls.latency_us),
+        kept,
+    }
 }
 
 fn judge(case: &Case, run: &Run, place: Place) -> Result<(), Failure> {
-    let Some(verified) = &run.verified else { return Err(Failure::Interrupted) };
-    if verified.is_clean() {
-        return Ok(());
+    if run.interrupted {
+        return Err(Failure::Interrupted);
     }
+    let Some(verified) = run.verified.as_ref().filter(|verified| !verified.is_clean()) else { return Ok(()) };
     let kept = place.keep();
     let Verified { keys, lost, differing, first } = verified;
     let what = match first {

@@ -110,7 +110,9 @@ impl Load {
 
 /// Every acknowledged write is on every replica, and all are alike.
 fn assert_nothing_is_lost(cluster: &mut Cluster, report: &Report) {
-    let verified = smol::block_on(verify(cluster, &report.record)).unwrap();
+    let verified =
+        smol::block_on(verify(&cluster.members(), &report.record, true, &mut || cluster.check_running()))
+            .unwrap();
     assert!(verified.is_clean(), "{verified:?}");
     assert!(verified.keys > 0 && report.writes.acknowledged > 0, "nothing was written");
 }

@@ -1,75 +1,12 @@
 //! The program as its users run it: real processes, real files, exit codes.
 
-use std::io::Read;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod support;
+
+use std::process::{Command, Output};
 
 use bench_harness::report::{Report, State};
 use rustix::process::{Pid, Signal, kill_process};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_bench-harness");
-
-/// Longest time that anything here may take.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-fn harness(directory: &Path, arguments: &str) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.arg("--output").arg(directory.join("out")).arg("--data-dir").arg(directory.join("data"));
-    command.args(arguments.split_whitespace());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn saved(directory: &Path) -> Report {
-    let json = std::fs::read_to_string(directory.join("out/report.json")).unwrap();
-    serde_json::from_str(&json).unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The processes whose command line has this in it: the nodes of the harness that keeps its data there.
-fn nodes_of(directory: &Path) -> Vec<u32> {
-    let data = directory.join("data").display().to_string();
-    let mut nodes = Vec::new();
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let arguments: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        if arguments.get(1).is_some_and(|first| first == "node")
-            && arguments.iter().any(|argument| argument.contains(&data))
-        {
-            nodes.push(id);
-        }
-    }
-    nodes
-}
-
-/// Reads the harness's plain progress lines until one has these words.
-fn wait_for_progress(child: &mut Child, words: &str) {
-    let errors = child.stderr.as_mut().unwrap();
-    let mut seen = Vec::new();
-    let mut byte = [0];
-    while !String::from_utf8_lossy(&seen).contains(words) {
-        let read = errors.read(&mut byte).unwrap();
-        assert!(read > 0, "the harness ended before {words:?}: {}", String::from_utf8_lossy(&seen));
-        seen.push(byte[0]);
-    }
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-fn wait_until_gone(directory: &Path) {
-    let deadline = Instant::now() + DEADLINE;
-    while !nodes_of(directory).is_empty() {
-        assert!(Instant::now() < deadline, "nodes are left: {:?}", nodes_of(directory));
-        std::thread::yield_now();
-    }
-}
+use support::{PROGRAM, harness, nodes_of, saved, signal, text, wait_for_progress, wait_until_gone};
 
 fn assert_wrong_use(output: &Output, advice: &str) {
     let errors = text(&output.stderr);
@@ -208,4 +145,63 @@ fn a_node_that_dies_fails_the_run_and_its_log_is_shown_and_kept() {
     assert_eq!(saved(directory.path()).state, State::Failed);
     let kept = std::fs::read_dir(directory.path().join("data")).unwrap().next().unwrap().unwrap().path();
     assert!(kept.join("node-1.log").exists() && kept.join("node-1").is_dir());
+}
+
+/// A small file system in memory, unmounted when dropped; none where this process may not mount.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(at).output();
+        let is_mounted = mount.is_ok_and(|output| output.status.success());
+        is_mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let Some(disk) = SmallDisk::mount(&out, "size=64k") else {
+        eprintln!("skipped: this process may not mount a file system");
+        return;
+    };
+    std::fs::write(out.join("filler"), vec![0; 60 << 10]).unwrap();
+    assert_wrong_use(
+        &harness(directory.path(), "").output().unwrap(),
+        "free space there, or choose another --output",
+    );
+    drop(disk);
+    let data = directory.path().join("data");
+    let Some(_disk) = SmallDisk::mount(&data, "size=100m") else { panic!("it could be done before") };
+    assert_wrong_use(
+        &harness(directory.path(), "").output().unwrap(),
+        "free some space, or choose another --data-dir",
+    );
+}
+
+#[test]
+fn a_system_that_is_not_built_in_is_told_with_the_feature_that_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for (kind, is_built_in) in [
+        ("redis", cfg!(feature = "redis")),
+        ("postgres", cfg!(feature = "postgres")),
+        ("etcd", cfg!(feature = "etcd")),
+    ] {
+        if !is_built_in {
+            let output = harness(directory.path(), &format!("--target {kind}")).output().unwrap();
+            assert_wrong_use(&output, &format!("build with --features {kind}"));
+        }
+    }
+    if !cfg!(any(feature = "redis", feature = "postgres", feature = "etcd")) {
+        assert_wrong_use(&Command::new(PROGRAM).arg("versus").output().unwrap(), "nothing to compare with");
+    }
+    assert!(!directory.path().join("out").exists());
 }

@@ -1,4 +1,4 @@
-//! Real server processes on slow and cut links.
+//! Real server processes on slow and cut links, and on slow disks.
 //!
 //! Times are only ever asserted to be long enough, which holds by construction; that the rest of a cluster
 //! does not wait for a slow replica shows in who holds a write when it is acknowledged.
@@ -124,8 +124,8 @@ fn a_follower_on_a_slow_link_is_not_waited_for_when_two_of_three_are_enough() {
     });
     let slow = lags.iter().find(|lag| lag.node == SLOW).unwrap();
     // There and back.
-    assert!(slow.lag_us.unwrap().p50 >= 60_000, "{lags:?}");
-    assert!(slow.lag_entries_max >= 1, "{lags:?}");
+    assert!(slow.lag_us.as_ref().unwrap().p50 >= 60_000.0, "{lags:?}");
+    assert!(slow.entries_behind_max >= 1, "{lags:?}");
 }
 
 #[test]
@@ -219,4 +219,51 @@ fn links_stay_over_a_restart_of_the_nodes_on_them() {
     assert_eq!(holders(&receipt), [1, 2, 3]);
     assert!(elapsed >= 2 * DELAY, "{elapsed:?}");
     assert!(forwarded_bytes(&cluster, SLOW, LEADER) > before, "it came in by another way");
+}
+
+/// How many writes with their syncs a node has done, and the microseconds spent in them.
+fn syncs(status: &NodeStatus) -> (u64, u64) {
+    let disk = status.view().disk;
+    (disk.syncs, disk.busy_us)
+}
+
+#[test]
+fn a_follower_with_a_slow_disk_is_waited_for_only_when_it_is_needed() {
+    for quorum in [2, 3] {
+        let (cluster, _directory) = start(quorum, Links::Direct);
+        wait_for_durable(&cluster, SLOW);
+        cluster.slow_sync(SLOW, DELAY).unwrap();
+        let client = client(&cluster);
+        wait_for("a slowed sync", || {
+            let before = syncs(&status(&cluster, SLOW)?);
+            write(&client);
+            wait_for_durable(&cluster, SLOW);
+            let after = syncs(&status(&cluster, SLOW)?);
+            let syncs = after.0 - before.0;
+            (syncs > 0 && after.1 - before.1 >= 30_000 * syncs).then_some(())
+        });
+        if quorum == 3 {
+            let (receipt, elapsed) = time_write(&client);
+            assert_eq!(holders(&receipt), [1, 2, 3]);
+            assert!(elapsed >= DELAY, "{elapsed:?}");
+        } else {
+            wait_for("a write that is acknowledged without the slow one", || {
+                (holders(&write(&client)) == [1, 2]).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
+fn a_slow_disk_stays_slow_over_a_restart_until_that_is_taken_back() {
+    let (mut cluster, _directory) = start(1, Links::Direct);
+    cluster.slow_sync(LEADER, DELAY).unwrap();
+    cluster.kill(LEADER).unwrap();
+    cluster.restart(LEADER).unwrap();
+    smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
+    let client = client(&cluster);
+    let (_, elapsed) = time_write(&client);
+    assert!(elapsed >= DELAY, "{elapsed:?}");
+    cluster.slow_sync(LEADER, Duration::ZERO).unwrap();
+    wait_for("a sync that is not slowed", || (time_write(&client).1 < DELAY).then_some(()));
 }

@@ -155,7 +155,7 @@ fn a_slow_disk_of_a_follower_is_seen_in_its_disk_stage_and_the_stages_add_up() {
         let after = slow.status(true).await.unwrap();
 
         let mut syncs = histogram(after.view().disk.sync_us);
-        syncs.subtract(&histogram(before.view().disk.sync_us)).unwrap();
+        syncs.subtract(histogram(before.view().disk.sync_us)).unwrap();
         assert!(!syncs.is_empty() && syncs.min() >= DELAY_US, "the disk was slow");
         for follower in &status.view().followers {
             let [lag, queue, network, disk, sync, apply] = [

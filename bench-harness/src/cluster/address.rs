@@ -43,7 +43,7 @@ const _: () = assert!(NODES_MAX < LINK_PORTS_PER_NODE && PORT_MAX < 32_768);
 
 /// A loopback address that is ours until this is dropped.
 #[derive(Debug)]
-pub(super) struct Reservation {
+pub(crate) struct Reservation {
     address: Ipv4Addr,
     /// Nobody ever connects to it: it only holds the address.
     _listener: TcpListener,
@@ -51,7 +51,7 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// Takes an address on which the ports of `replicas` nodes are free.
-    pub(super) fn take(replicas: u8) -> anyhow::Result<Self> {
+    pub(crate) fn take(replicas: u8) -> anyhow::Result<Self> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             match Self::try_take(random_address(), replicas) {
@@ -78,12 +78,12 @@ impl Reservation {
     }
 
     /// Where clients reach a node.
-    pub(super) fn client(&self, node: u8) -> SocketAddr {
+    pub(crate) fn client(&self, node: u8) -> SocketAddr {
         (self.address, CLIENT_PORT_BASE + u16::from(node)).into()
     }
 
     /// Where peers reach a node.
-    pub(super) fn peer(&self, node: u8) -> SocketAddr {
+    pub(crate) fn peer(&self, node: u8) -> SocketAddr {
         (self.address, PEER_PORT_BASE + u16::from(node)).into()
     }
 

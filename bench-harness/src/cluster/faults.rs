@@ -1,8 +1,13 @@
-//! Slow and cut links, while the cluster runs.
+//! Slow and cut links, and slow disks, while the cluster runs.
 //!
-//! They can be changed in a cluster that was started with [`Links::Proxied`], and survive a restart of nodes.
+//! Links can be changed in a cluster that was started with [`Links::Proxied`], disks where the nodes are the
+//! harness's own. All of it survives a restart of the nodes.
 
-use anyhow::Context;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
 use quorate_protocol::Quorums;
 
 use super::{Cluster, Links, Reservation};
@@ -47,6 +52,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// Makes every sync of a node's disk longer by `delay`, in whole microseconds; zero takes it back. It
+    /// holds for syncs that begin [`SYNC_DELAY_POLL`](crate::node::SYNC_DELAY_POLL) later.
+    pub fn slow_sync(&self, node: u8, delay: Duration) -> anyhow::Result<()> {
+        self.assert_known(node);
+        if self.settings.program.parent.is_none() {
+            bail!(
+                "the disk of a plain server cannot be slowed: start the cluster with the harness's program"
+            );
+        }
+        let file = self.sync_delay_file(node);
+        let slowed = write_whole(&file, &delay.as_micros().to_string());
+        slowed.with_context(|| format!("{} cannot be written to slow node {node}", file.display()))
+    }
+
+    /// Where a node finds how much longer its syncs take.
+    pub(super) fn sync_delay_file(&self, node: u8) -> PathBuf {
+        self.settings.directory.join(format!("node-{node}.sync-delay"))
+    }
+
     fn link_proxy(&self) -> anyhow::Result<&Proxy> {
         self.proxy().context("the links of this cluster are direct: start it with proxied ones")
     }
@@ -81,4 +105,11 @@ pub(super) fn start_proxy(
         }
     }
     Ok(Some(proxy))
+}
+
+/// Replaces a file, so that a reader sees the old text or the new one.
+fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, file)
 }

@@ -6,6 +6,7 @@
 //! ```text
 //! DIRECTORY/node-1/       data of node 1
 //! DIRECTORY/node-1.log    what node 1 printed, over all its starts
+//! DIRECTORY/node-1.sync-delay    microseconds that its syncs take longer, if that was asked for
 //! ```
 //!
 //! The nodes reach each other directly, or through a [proxy](crate::proxy) that makes links slow or cuts them.
@@ -19,9 +20,9 @@
 //!
 //! Nothing here knows what is measured, and nothing here removes a directory.
 
-mod address;
+pub(crate) mod address;
 mod faults;
-mod process;
+pub(crate) mod process;
 mod readiness;
 
 use std::ffi::OsString;
@@ -33,14 +34,16 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use quorate_client::{Client, Consistency};
+use quorate_client::Client;
 use quorate_protocol::{Durability, Quorums};
 use rustix::process::Signal;
 
+use crate::members::Members;
 use crate::node::SUBCOMMAND;
 use crate::proxy::Proxy;
 use address::Reservation;
 use process::Process;
+pub use readiness::wait_applied;
 
 /// How long nodes have to stop when told to, before they are killed.
 pub const STOP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -83,26 +86,27 @@ pub enum Links {
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
-    arguments: Vec<OsString>,
+    /// The process that nodes end with, if this is the harness.
+    parent: Option<u32>,
+    options: Vec<OsString>,
 }
 
 impl Program {
     /// A server executable as it is. Its processes are stopped by [`Cluster`]'s drop, but not if the
     /// process that holds the cluster is killed.
     pub fn server(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: Vec::new() }
+        Self { path: path.into(), parent: None, options: Vec::new() }
     }
 
     /// The harness's executable, with its hidden subcommand: its processes end with the calling one.
     pub fn harness(path: impl Into<PathBuf>) -> Self {
-        let arguments = [SUBCOMMAND.to_owned(), std::process::id().to_string()];
-        Self { path: path.into(), arguments: arguments.map(OsString::from).into() }
+        Self { path: path.into(), parent: Some(std::process::id()), options: Vec::new() }
     }
 
     /// The same, with options of the server that every node gets.
     #[must_use]
     pub fn with_options(mut self, options: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        self.arguments.extend(options.into_iter().map(Into::into));
+        self.options.extend(options.into_iter().map(Into::into));
         self
     }
 
@@ -201,15 +205,15 @@ impl Cluster {
         self.nodes.iter().find(|known| known.id == node)?.process.as_ref().map(Process::id)
     }
 
-    /// A client that asks one node alone, whatever its role, and takes its own state for an answer: for
-    /// status, and for reads of what that replica holds. Linearizable reads at a follower go to the leader.
+    /// The nodes as their clients reach them.
+    pub fn members(&self) -> Members {
+        let nodes = self.ids().map(|node| (node, self.address(node).to_string()));
+        Members::new(self.settings.name.clone(), self.leader(), nodes.collect())
+    }
+
+    /// A client that asks one node alone: see [`Members::client`].
     pub fn client(&self, node: u8) -> anyhow::Result<Client> {
-        let client = Client::builder()
-            .servers([self.address(node).to_string()])
-            .cluster(&self.settings.name)
-            .connect()
-            .context("a client cannot be set up")?;
-        Ok(if node == self.leader() { client } else { client.with_consistency(Consistency::Local) })
+        self.members().client(node)
     }
 
     /// Kills a node with SIGKILL, and waits for its end: a crash of the process, not of the machine.
@@ -326,7 +330,10 @@ impl Cluster {
     fn command(&self, node: u8) -> Command {
         let Settings { program, quorums, durability, leader, name, .. } = &self.settings;
         let mut command = Command::new(&program.path);
-        command.args(&program.arguments);
+        if let Some(parent) = program.parent {
+            command.args([SUBCOMMAND, &parent.to_string()]).arg(self.sync_delay_file(node));
+        }
+        command.args(&program.options);
         // A server's settings in the caller's environment are not meant for these servers.
         for (variable, _) in std::env::vars_os() {
             if variable.as_encoded_bytes().starts_with(b"QUORATE_") {
@@ -460,6 +467,8 @@ mod tests {
             let refused = refused.unwrap_err().to_string();
             assert_eq!(refused, "the links of this cluster are direct: start it with proxied ones");
         }
+        let refused = cluster.slow_sync(2, Duration::from_millis(1)).unwrap_err().to_string();
+        assert!(refused.starts_with("the disk of a plain server cannot be slowed"), "{refused}");
     }
 
     #[test]

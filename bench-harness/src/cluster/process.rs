@@ -23,13 +23,13 @@ const LOG_TAIL_BYTES: u64 = 16 << 10;
 
 /// A process, stopped for good when dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
     /// Starts a command whose output is appended to the file `log`.
-    pub(super) fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let output = OpenOptions::new()
             .create(true)
             .append(true)
@@ -43,17 +43,17 @@ impl Process {
     }
 
     /// Its process id.
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// How it ended, if it has.
-    pub(super) fn exited(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// Sends a signal, unless it has ended.
-    pub(super) fn signal(&mut self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&mut self, signal: Signal) -> io::Result<()> {
         match self.exited() {
             Some(_) => Ok(()),
             None => Ok(kill_process(Pid::from_child(&self.child), signal)?),
@@ -61,7 +61,7 @@ impl Process {
     }
 
     /// Waits for its end, up to a point in time.
-    pub(super) fn wait_until(&mut self, deadline: Instant) -> Option<ExitStatus> {
+    pub(crate) fn wait_until(&mut self, deadline: Instant) -> Option<ExitStatus> {
         loop {
             if let Some(status) = self.exited() {
                 return Some(status);
@@ -74,7 +74,7 @@ impl Process {
     }
 
     /// Kills it and waits for its end, which the kernel does not refuse.
-    pub(super) fn kill(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn kill(&mut self) -> io::Result<ExitStatus> {
         self.child.kill()?;
         self.child.wait()
     }
@@ -88,7 +88,7 @@ impl Drop for Process {
 }
 
 /// The last lines of a log, at most `lines`; empty if it cannot be read.
-pub(super) fn last_lines(log: &PathBuf, lines: usize) -> Vec<String> {
+pub(crate) fn last_lines(log: &PathBuf, lines: usize) -> Vec<String> {
     let tail = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
         let start = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use quorate_client::{Client, NodeStatus, Role};
 use quorate_protocol::Index;
 use smol::Timer;
@@ -37,24 +37,44 @@ impl Cluster {
         }
     }
 
-    /// Waits until a node has applied everything up to `index`. Fails as soon as a node ends, or when the
-    /// time is up.
-    pub async fn wait_applied(&mut self, node: u8, index: Index, time_max: Duration) -> anyhow::Result<()> {
-        let client = self.client(node)?.with_deadline(ANSWER_TIME_MAX);
-        let deadline = Instant::now() + time_max;
-        loop {
-            self.check_running()?;
-            let reason = match client.status(false).await {
-                Ok(status) if status.view().applied >= index => return Ok(()),
-                Ok(status) => format!("it has applied {} of {index} entries", status.view().applied),
-                Err(error) => error.to_string(),
-            };
-            if Instant::now() >= deadline {
-                let within = format_duration(time_max);
-                bail!("node {node} did not catch up within {within}: {reason}{}", self.log_words(node));
+    /// Waits until a node has applied everything up to `index`. Fails as soon as a node ends, or when it gets
+    /// nowhere for as long as `patience`.
+    pub async fn wait_applied(&mut self, node: u8, index: Index, patience: Duration) -> anyhow::Result<()> {
+        let client = self.client(node)?;
+        let waited = wait_applied(&client, index, patience, &mut || self.check_running()).await;
+        waited.with_context(|| format!("node {node} did not catch up{}", self.log_words(node)))
+    }
+}
+
+/// Waits until the node that a client asks has applied everything up to `index`. Fails when `check` does, or
+/// when the node gets nowhere for as long as `patience`: however much it lacks, it may take its time.
+pub async fn wait_applied(
+    client: &Client,
+    index: Index,
+    patience: Duration,
+    check: &mut dyn FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let client = client.with_deadline(ANSWER_TIME_MAX);
+    let (mut applied, mut since) = (0, Instant::now());
+    loop {
+        check()?;
+        let reason = match client.status(false).await {
+            Ok(status) => {
+                let now = status.view().applied;
+                if now >= index {
+                    return Ok(());
+                }
+                if now > applied {
+                    (applied, since) = (now, Instant::now());
+                }
+                format!("it has applied {now} of {index} entries")
             }
-            Timer::after(POLL).await;
+            Err(error) => error.to_string(),
+        };
+        if since.elapsed() >= patience {
+            bail!("it got nowhere for {}: {reason}", format_duration(patience));
         }
+        Timer::after(POLL).await;
     }
 }
 

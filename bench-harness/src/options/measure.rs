@@ -176,6 +176,13 @@ pub struct Where {
     pub live: bool,
 }
 
+impl Where {
+    /// Where the nodes keep their data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}
+
 /// A comparison with other systems.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = VERSUS_HELP)]

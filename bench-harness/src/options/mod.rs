@@ -12,11 +12,18 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::compare::figures::{self, FIGURES, Figure};
 use crate::failure::Failure;
 use crate::units::parse_bytes;
 
 pub use measure::{Measure, Versus, Where};
-pub use words::{GoalOf, LatencyGoal};
+pub use words::{GoalOf, LatencyGoal, List, Quorum};
+
+/// Least --alpha: 12 repeats on each side can show a difference at it.
+const ALPHA_MIN: f64 = 0.000_001;
+
+/// Greatest --alpha.
+const ALPHA_MAX: f64 = 0.5;
 
 const ABOUT: &str = "Starts a real Quorate cluster, loads it, and shows what the quorum costs.";
 
@@ -86,22 +93,37 @@ pub struct Compare {
     #[arg(value_name = "B")]
     pub after: Option<PathBuf>,
     /// How rarely chance alone may be called a difference
-    #[arg(long, value_name = "P", default_value_t = 0.01)]
+    #[arg(long, value_name = "P", default_value = "0.01", value_parser = parse_alpha)]
     pub alpha: f64,
     /// How much worse a figure may get before the exit code is 1
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = words::parse_percent)]
     pub tolerance: f64,
+    /// Compare these figures alone, such as writes_per_s,write_p99_us [default: all]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = figures::parse)]
+    pub figure: Vec<&'static Figure>,
     /// What is printed
     #[arg(long, value_enum, default_value_t = CompareFormat::Table)]
     pub format: CompareFormat,
 }
 
 const COMPARE_HELP: &str = "\
-A verdict needs repeats: at least five of each case in both reports (--repeats 5) at the default of 1 %. Cases are
-matched by what they are; figures are compared over the repeats.
+A verdict needs repeats: at least five of each case in both reports (--repeats 5) at the default of 1 %; single runs
+get none. Cases are matched by what they are, whatever their duration; figures are compared over the repeats by the
+Mann-Whitney U test, each at --alpha by itself. The more figures, the more false alarms: a check in CI does well to
+name the few that count, as in --figure writes_per_s,write_p99_us --tolerance 5%.
 
-Exit codes: 0 nothing got significantly worse by more than the tolerance, 1 something did, 2 wrong use, or reports
-that have no case in common.";
+Without B, runs of A are compared with one another, which takes ten of a case: how often equal runs are called
+different, and whether the machine drifts.
+
+Exit codes: 0 nothing got significantly worse by more than the tolerance, or nothing could be judged, which a warning
+says; 1 something did; 2 wrong use, or reports that have no case in common.";
+
+impl Compare {
+    /// The figures to compare.
+    pub fn figures(&self) -> Vec<&'static Figure> {
+        if self.figure.is_empty() { FIGURES.iter().collect() } else { self.figure.clone() }
+    }
+}
 
 /// How a comparison is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -120,7 +142,7 @@ pub struct Merge {
     /// Reports of generators that loaded one cluster at the same time, or a single one: files or directories
     #[arg(value_name = "REPORT", required = true)]
     pub reports: Vec<PathBuf>,
-    /// Where the result goes [default: where the only report is]
+    /// Where the result goes [default: where a single report is, a new directory in ./results for several]
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// What is printed
@@ -165,6 +187,16 @@ fn one_line(error: &str) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     format!("{}; bench-harness --help explains the options", sentences.join(" "))
+}
+
+/// From what no number of repeats would reach to what nobody would call rare.
+fn parse_alpha(text: &str) -> Result<f64, String> {
+    let alpha = text.parse().ok().filter(|alpha| (ALPHA_MIN..=ALPHA_MAX).contains(alpha));
+    alpha.ok_or_else(|| {
+        format!(
+            "\"{text}\" is no probability to go by: write one from {ALPHA_MIN} to {ALPHA_MAX}, such as 0.01"
+        )
+    })
 }
 
 /// Sizes from 1 B.

@@ -6,6 +6,7 @@ use quorate_client::load::VALUE_BYTES_MIN;
 use quorate_protocol::{Quorums, limits};
 
 use super::{Action, Arrivals, Case, Load, Plan, System, VERSION, When};
+use crate::peers::PeerKind;
 use crate::units::counted;
 
 /// Clients of one run: each is a TCP connection, of which a server takes 4,096 at once.
@@ -77,10 +78,11 @@ impl Case {
         }
     }
 
-    fn check_peer(&self, peer: crate::peers::PeerKind) -> Result<(), String> {
+    fn check_peer(&self, peer: PeerKind) -> Result<(), String> {
         if !self.links.is_empty() || !self.faults.is_empty() {
             return Err(format!("links and faults are for Quorate's own nodes: leave them out with {peer}"));
         }
+        range("clients", self.load.clients.into(), 1, peer.clients_max().into())?;
         peer.check(self.replicas, self.quorum, self.durability).map_err(|error| error.to_string())
     }
 

@@ -136,6 +136,11 @@ impl Plan {
         let once: Duration = self.cases.iter().map(|case| case.load.warmup + case.load.duration).sum();
         once * self.repeats
     }
+
+    /// Nodes of the largest cluster that is started; 0 if none is.
+    pub fn replicas_max(&self) -> u8 {
+        self.cases.iter().map(|case| case.replicas).max().unwrap_or(0)
+    }
 }
 
 impl Case {

@@ -86,6 +86,16 @@ impl Output {
         self.directory.join(FILE)
     }
 
+    /// Where all files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the page is that people read.
+    pub fn page(&self) -> PathBuf {
+        self.directory.join("report.html")
+    }
+
     /// Writes the report in every format; each file replaces the one that is there only when all of it is written.
     /// The JSON comes first: all others can be made of it again.
     pub fn save(&self, report: &Report) -> anyhow::Result<()> {
@@ -150,6 +160,7 @@ impl Report {
         serde_json::from_str(&text).map_err(|error| wrong(format!("the report is damaged: {error}")))
     }
 }
+
 /// Temporary files are for their owner alone; a report is for everybody whom the umask allows.
 fn readable() -> fs::Permissions {
     use std::os::unix::fs::PermissionsExt;

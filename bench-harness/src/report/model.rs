@@ -12,7 +12,7 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::floor::Floor;
 use crate::peers::PeerDescription;
-use crate::plan::{Case, Plan, System};
+use crate::plan::{Case, Plan, Step, System};
 use crate::resources::{MachineUsage, Usage};
 use crate::verify::Verified;
 
@@ -315,11 +315,22 @@ impl Report {
         self.error = end.err().map(ToString::to_string);
     }
 
+    /// Something more will be measured: what was cut short is measured again.
+    pub fn reopen(&mut self) {
+        self.runs.retain(|run| !run.interrupted);
+        (self.state, self.error) = (State::Running, None);
+    }
+
     /// As it is saved, with a newline at the end.
     pub fn json(&self) -> String {
         let mut json = serde_json::to_string_pretty(self).expect("a report has text keys and finite numbers");
         json.push('\n');
         json
+    }
+
+    /// Whether a measurement was made, and not cut short.
+    pub fn has(&self, step: Step) -> bool {
+        self.repeats_of(step.case).any(|run| run.repeat == step.repeat)
     }
 
     /// The runs of one case that were not cut short.

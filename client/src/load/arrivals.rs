@@ -118,17 +118,13 @@ impl Pacer {
         }
     }
 
-    /// What an idle task does; none if nothing comes any more.
-    pub(super) async fn handed(&self, task: usize) -> Option<Arrival> {
-        poll_fn(|cx| self.state.borrow_mut().poll_handed(task, cx.waker())).await
-    }
-
-    /// What a task does that was busy until `now`; none if nothing comes any more.
-    pub(super) async fn next_for(&self, task: usize, now: Instant) -> Option<Arrival> {
-        let due = self.state.borrow_mut().take_due(task, now, self.start);
+    /// What a task does that has been busy until `free_since`, or has done nothing yet; none if nothing comes
+    /// any more.
+    pub(super) async fn next(&self, task: usize, free_since: Option<Instant>) -> Option<Arrival> {
+        let due = free_since.and_then(|now| self.state.borrow_mut().take_due(task, now, self.start));
         match due {
             Some(due) => Some(due),
-            None => self.handed(task).await,
+            None => poll_fn(|cx| self.state.borrow_mut().poll_handed(task, cx.waker())).await,
         }
     }
 
@@ -224,5 +220,112 @@ impl State {
     fn wake_all(&mut self) {
         let wakers = self.tasks.iter_mut().filter_map(|task| task.waker.take());
         wakers.chain(self.source.take()).for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn schedule(per_second: f64, spacing: Spacing, end: Duration) -> Schedule {
+        Schedule::new(per_second, spacing, 7, end)
+    }
+
+    #[test]
+    fn constant_arrivals_are_as_many_as_rate_and_time_say() {
+        for per_second in [0.5, 1.0, 3.0, 7.0, 1000.0, 50_000.0] {
+            let arrivals = schedule(per_second, Spacing::Constant, 10 * SECOND).count() as f64;
+            assert!((arrivals - per_second * 10.0).abs() <= 1.0, "{arrivals} at {per_second} per second");
+        }
+    }
+
+    #[test]
+    fn constant_arrivals_do_not_drift() {
+        let mut seconds = schedule(3.0, Spacing::Constant, 100_001 * SECOND).step_by(3);
+        assert_eq!(seconds.next(), Some(Duration::ZERO), "the first is at the start");
+        assert_eq!(seconds.nth(99_999), Some(100_000 * SECOND));
+    }
+
+    #[test]
+    fn poisson_arrivals_have_the_rate_and_gaps_of_a_poisson_process() {
+        let starts: Vec<_> = schedule(1000.0, Spacing::Poisson, 100 * SECOND).collect();
+        let (count, mean) = (starts.len() as f64, 100_000.0_f64);
+        assert!((count - mean).abs() < 5.0 * mean.sqrt(), "{count}");
+        // The share of gaps longer than t is e^-t, with t in mean gaps.
+        for length in [0.1_f64, 1.0, 3.0] {
+            let gaps = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1000.0);
+            let longer = gaps.filter(|gap| *gap > length).count() as f64;
+            let share = (-length).exp();
+            let deviation = (count * share * (1.0 - share)).sqrt();
+            assert!((longer - count * share).abs() < 5.0 * deviation, "{longer} gaps over {length}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_arrivals_however_long_they_go_on() {
+        let start = |seed, end| Schedule::new(50.0, Spacing::Poisson, seed, end).take(50).collect::<Vec<_>>();
+        assert_eq!(start(1, 100 * SECOND), start(1, 200 * SECOND));
+        assert_ne!(start(1, 100 * SECOND), start(2, 100 * SECOND));
+    }
+
+    /// Ten arrivals, one per second.
+    fn pacer(tasks: usize) -> Pacer {
+        Pacer::new(Instant::now(), schedule(1.0, Spacing::Constant, 10 * SECOND), tasks)
+    }
+
+    /// What a task has been handed, in seconds.
+    fn handed(pacer: &Pacer, task: usize) -> Option<f64> {
+        let arrival = pacer.state.borrow_mut().tasks[task].handed.take()?;
+        assert!(!arrival.waited, "an idle task had it");
+        Some((arrival.intended - pacer.start).as_secs_f64())
+    }
+
+    #[test]
+    fn arrivals_go_round_the_idle_tasks() {
+        let pacer = pacer(3);
+        pacer.hand_out(pacer.start + SECOND);
+        assert_eq!([0, 1, 2].map(|task| handed(&pacer, task)), [Some(0.0), Some(1.0), None]);
+        pacer.state.borrow_mut().take_due(0, pacer.start + SECOND, pacer.start);
+        pacer.hand_out(pacer.start + 3 * SECOND);
+        assert_eq!([0, 1, 2].map(|task| handed(&pacer, task)), [Some(3.0), None, Some(2.0)]);
+    }
+
+    #[test]
+    fn what_is_due_while_all_are_busy_keeps_its_intended_start() {
+        let pacer = pacer(1);
+        pacer.hand_out(pacer.start);
+        assert_eq!(handed(&pacer, 0), Some(0.0));
+        let now = pacer.start + 3 * SECOND;
+        pacer.hand_out(now);
+        let mut state = pacer.state.borrow_mut();
+        for second in 1..=3 {
+            let due = state.take_due(0, now, pacer.start);
+            assert_eq!(due, Some(Arrival { intended: pacer.start + second * SECOND, waited: true }));
+        }
+        assert_eq!(state.take_due(0, now, pacer.start), None, "the next is not due");
+        assert_eq!(state.idle, [0]);
+    }
+
+    #[test]
+    fn what_the_source_was_late_with_did_not_wait_for_a_task() {
+        let pacer = pacer(2);
+        pacer.hand_out(pacer.start);
+        assert_eq!(handed(&pacer, 0), Some(0.0));
+        let due = pacer.state.borrow_mut().take_due(0, pacer.start + SECOND, pacer.start);
+        assert_eq!(due.map(|arrival| arrival.waited), Some(false), "task 1 is idle");
+    }
+
+    #[test]
+    fn closed_it_gives_nothing_more_and_knows_what_is_left() {
+        let pacer = pacer(1);
+        pacer.hand_out(pacer.start);
+        assert_eq!(handed(&pacer, 0), Some(0.0));
+        pacer.close();
+        let start = pacer.start;
+        assert_eq!(smol::block_on(pacer.next(0, Some(start + 5 * SECOND))), None);
+        smol::block_on(pacer.issue());
+        assert_eq!(pacer.left(start + 2 * SECOND, start + 5 * SECOND), 3);
     }
 }

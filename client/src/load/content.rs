@@ -86,3 +86,57 @@ impl Recipe {
         length
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::Distribution;
+    use super::*;
+
+    fn workload() -> Workload {
+        let distribution = Distribution::Zipfian { exponent: 0.99 };
+        Workload { read_share: 0.25, value_bytes: 12..=40, distribution, ..Workload::default() }
+    }
+
+    /// What the calls of one client are, values included.
+    fn calls(workload: &Workload, client: u32, calls: u64) -> Vec<(Content, Vec<u8>)> {
+        let recipe = Recipe::new(workload, 0);
+        let call = |sequence| {
+            let mut value = vec![0; recipe.value_bytes_max()];
+            let content = recipe.content(CallId { client, sequence }, &mut value);
+            (content, value)
+        };
+        (0..calls).map(call).collect()
+    }
+
+    #[test]
+    fn a_call_follows_from_seed_client_and_sequence() {
+        let first = calls(&workload(), 3, 100);
+        assert_eq!(calls(&workload(), 3, 100), first);
+        assert_ne!(calls(&workload(), 4, 100), first);
+        assert_ne!(calls(&Workload { seed: 2, ..workload() }, 3, 100), first);
+    }
+
+    #[test]
+    fn reads_have_their_share_of_all_calls() {
+        let reads = |read_share| {
+            let calls = calls(&Workload { read_share, ..workload() }, 0, 40_000);
+            calls.iter().filter(|(content, _)| content.kind == Kind::Read).count()
+        };
+        assert_eq!((reads(0.0), reads(1.0)), (0, 40_000));
+        // Five standard deviations are 433.
+        assert!(reads(0.25).abs_diff(10_000) < 433, "{}", reads(0.25));
+    }
+
+    #[test]
+    fn values_have_every_length_of_their_range() {
+        let calls = calls(&Workload { read_share: 0.0, ..workload() }, 0, 2_900);
+        let mut found = [0_usize; 41];
+        for (content, value) in calls {
+            let Kind::Write(length) = content.kind else { panic!("no reads were asked for") };
+            assert!(value[length..].iter().all(|byte| *byte == 0));
+            found[length] += 1;
+        }
+        assert!(found[..12].iter().all(|count| *count == 0));
+        assert!(found[12..].iter().all(|count| count.abs_diff(100) < 50), "{found:?}");
+    }
+}

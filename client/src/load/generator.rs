@@ -12,7 +12,7 @@ use super::content::{CallId, Content, Kind, Recipe};
 use super::control::{Control, Live};
 use super::keys::{KeyPrefix, key};
 use super::record::Record;
-use super::report::Report;
+use super::report::{Report, Second};
 use super::tally::{Call, Tally, Window};
 use super::target::{Connection, Target};
 use super::workload::{Arrivals, Workload, WorkloadError};
@@ -93,10 +93,7 @@ fn spawn<C: Connection + 'static>(
     pacer: Option<&Rc<Pacer>>,
 ) -> Vec<smol::Task<()>> {
     let callers = (0..workload.in_flight).flat_map(|_| callers).cloned();
-    let task = |(number, caller)| match pacer {
-        None => executor.spawn(call_again(caller, run.clone())),
-        Some(pacer) => executor.spawn(call_when_due(caller, run.clone(), pacer.clone(), number)),
-    };
+    let task = |(number, caller)| executor.spawn(call(caller, run.clone(), pacer.cloned(), number));
     callers.enumerate().map(task).collect()
 }
 
@@ -155,23 +152,6 @@ impl Run {
         (id, self.recipe.content(id, value))
     }
 
-    /// Makes a call; says when it ended, and whether it was acknowledged.
-    async fn call<C: Connection>(&self, caller: &Caller<C>, call: Call, value: &[u8]) -> (Instant, bool) {
-        self.tally.borrow_mut().begin(call.intended);
-        let key = key(&self.prefix, call.content.number);
-        let result = match call.content.kind {
-            Kind::Write(length) => caller.connection.write(&key, &value[..length]).await,
-            Kind::Read => caller.connection.read(&key).await.map(|()| None),
-        };
-        let ended = Instant::now();
-        let is_acknowledged = result.is_ok();
-        self.tally.borrow_mut().end(&call, result, ended);
-        if is_acknowledged {
-            self.control.acknowledge();
-        }
-        (ended, is_acknowledged)
-    }
-
     fn report(self, pacer: Option<Pacer>, next: u64) -> Report {
         let Window { begin, end } = self.window;
         let ended = self.stopped.get().unwrap_or_else(Instant::now).min(end);
@@ -183,40 +163,48 @@ impl Run {
     }
 }
 
-/// Calls again as soon as it is answered.
-async fn call_again<C: Connection>(caller: Rc<Caller<C>>, run: Rc<Run>) {
+/// Makes calls until there are none to make: in an open loop those that the pacer gives it, otherwise one
+/// after the other.
+///
+/// One function, as a call's future is large: each function around it would hold, and move, a copy more.
+async fn call<C: Connection>(caller: Rc<Caller<C>>, run: Rc<Run>, pacer: Option<Rc<Pacer>>, task: usize) {
     let mut value = vec![0; run.recipe.value_bytes_max()];
+    let mut free_since = None;
     while !run.control.is_stopped() {
+        let arrival = match &pacer {
+            None => None,
+            Some(pacer) => match pacer.next(task, free_since).await {
+                None => return,
+                due => due,
+            },
+        };
         let (id, content) = run.next_call(&caller, &mut value);
         let sent = Instant::now();
-        if sent >= run.window.end {
+        let intended = arrival.map_or(sent, |arrival| arrival.intended);
+        if intended >= run.window.end {
             return;
         }
-        let call = Call { id, content, intended: sent, sent };
-        let (_, is_acknowledged) = run.call(&caller, call, &value).await;
-        if !is_acknowledged {
+        run.tally.borrow_mut().begin(arrival, sent);
+        let key = key(&run.prefix, content.number);
+        let result = match content.kind {
+            Kind::Write(length) => caller.connection.write(&key, &value[..length]).await,
+            Kind::Read => caller.connection.read(&key).await.map(|()| None),
+        };
+        let ended = Instant::now();
+        let is_acknowledged = result.is_ok();
+        run.tally.borrow_mut().end(&Call { id, content, intended, sent, ended }, result);
+        free_since = Some(ended);
+        if is_acknowledged {
+            run.control.acknowledge();
+        } else if pacer.is_none() {
             Timer::after(FAILURE_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 }
 
-/// Calls whenever it is given an arrival.
-async fn call_when_due<C: Connection>(caller: Rc<Caller<C>>, run: Rc<Run>, pacer: Rc<Pacer>, task: usize) {
-    let mut value = vec![0; run.recipe.value_bytes_max()];
-    let mut arrival = pacer.handed(task).await;
-    while let Some(due) = arrival {
-        let (id, content) = run.next_call(&caller, &mut value);
-        let sent = Instant::now();
-        run.tally.borrow_mut().arrive(due, sent);
-        let call = Call { id, content, intended: due.intended, sent };
-        let (ended, _) = run.call(&caller, call, &value).await;
-        arrival = pacer.next_for(task, ended).await;
-    }
-}
-
 /// Says when measuring begins, shows each second when it is over, and passes on that the run was stopped.
 async fn keep_time(run: Rc<Run>, pacer: Option<Rc<Pacer>>) {
-    let mut shown = Shown { at: run.start, acknowledged: 0, second: None };
+    let mut shown = Shown { at: run.start, acknowledged: 0, seconds: 0 };
     loop {
         let now = Instant::now();
         if run.control.is_stopped() {
@@ -237,20 +225,22 @@ async fn keep_time(run: Rc<Run>, pacer: Option<Rc<Pacer>>) {
 struct Shown {
     at: Instant,
     acknowledged: u64,
-    second: Option<usize>,
+    /// Seconds that were over.
+    seconds: usize,
 }
 
 impl Shown {
-    /// Shows the second that is over, unless it was shown before.
+    /// Shows the last second that is over, once.
     fn update(&mut self, run: &Run, now: Instant) {
-        let Some((number, second)) = run.tally.borrow().last_second(now) else { return };
-        if self.second == Some(number) {
+        let tally = run.tally.borrow();
+        let seconds = tally.series().number(now);
+        if seconds == self.seconds {
             return;
         }
+        let Second { p50_us, p99_us, .. } = tally.series().second(seconds - 1);
         let acknowledged = run.control.acknowledged();
-        let elapsed = (now - self.at).as_secs_f64();
-        let per_second = (acknowledged - self.acknowledged) as f64 / elapsed;
-        run.control.show(Live { per_second, p50_us: second.p50_us, p99_us: second.p99_us });
-        *self = Self { at: now, acknowledged, second: Some(number) };
+        let per_second = (acknowledged - self.acknowledged) as f64 / (now - self.at).as_secs_f64();
+        run.control.show(Live { per_second, p50_us, p99_us });
+        *self = Self { at: now, acknowledged, seconds };
     }
 }

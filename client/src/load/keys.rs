@@ -70,7 +70,7 @@ impl fmt::Debug for KeyPrefix {
 }
 
 /// A key; its bytes are what it dereferences to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     bytes: [u8; KEY_PREFIX_BYTES_MAX + DIGITS],
     length: usize,
@@ -93,9 +93,12 @@ impl AsRef<[u8]> for Key {
 /// The key with this number. Of numbers above 13 digits, only the last 13 count.
 pub fn key(prefix: &KeyPrefix, mut number: u64) -> Key {
     let length = prefix.length + DIGITS;
-    let mut bytes = [0; KEY_PREFIX_BYTES_MAX + DIGITS];
-    bytes[..KEY_PREFIX_BYTES_MAX].copy_from_slice(&prefix.bytes);
-    for digit in bytes[prefix.length..length].iter_mut().rev() {
+    let mut bytes = [b'0'; KEY_PREFIX_BYTES_MAX + DIGITS];
+    bytes[..prefix.length].copy_from_slice(prefix.as_bytes());
+    let mut digits = bytes[prefix.length..length].iter_mut().rev();
+    while number > 0
+        && let Some(digit) = digits.next()
+    {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
@@ -193,5 +196,93 @@ impl rand_core::TryRng for Source<'_> {
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
         self.0.fill(bytes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn keys_and_numbers_are_the_same() {
+        let prefix = KeyPrefix::DEFAULT;
+        assert_eq!(&*key(&prefix, 42), b"key0000000000042");
+        assert_eq!(key_number(&prefix, b"key0000000000042"), Some(42));
+        assert_eq!(key_number(&prefix, b"key42"), None);
+        assert_eq!(key_number(&prefix, b"key+000000000042"), None);
+        let other = KeyPrefix::new("load:1:").unwrap();
+        assert_eq!(&*key(&other, 42), b"load:1:0000000000042");
+        assert_eq!(key_number(&other, b"load:1:0000000000042"), Some(42));
+        assert_eq!(key_number(&other, b"key0000000000042"), None);
+    }
+
+    #[test]
+    fn a_prefix_that_cannot_be_is_refused() {
+        let long = "k".repeat(KEY_PREFIX_BYTES_MAX + 1);
+        for prefix in ["", "a b", "schlüssel", long.as_str()] {
+            let refused = KeyPrefix::new(prefix).unwrap_err().to_string();
+            assert!(refused.ends_with("choose 1 to 32 visible ASCII characters"), "{refused}");
+        }
+        assert!(KeyPrefix::new(&long[1..]).is_ok());
+    }
+
+    /// How often each key is chosen in so many calls of one client.
+    fn frequencies(keys: u64, distribution: Distribution, calls: u64) -> Vec<u64> {
+        let chooser = Chooser::new(&Workload { keys, distribution, ..Workload::default() });
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut frequencies = vec![0; keys as usize];
+        for call in 0..calls {
+            frequencies[chooser.choose(0, call, &mut random) as usize] += 1;
+        }
+        frequencies
+    }
+
+    #[test]
+    fn zipfian_frequencies_are_those_of_theory() {
+        const CALLS: u64 = 500_000;
+        for (keys, exponent) in [(1000, 0.99), (1000, 1.0), (50, 0.5), (1000, 1.5)] {
+            let frequencies = frequencies(keys, Distribution::Zipfian { exponent }, CALLS);
+            let weight = |rank: u64| (rank as f64).powf(-exponent);
+            let all: f64 = (1..=keys).map(weight).sum();
+            for rank in 1..=keys {
+                let share = weight(rank) / all;
+                let expected = CALLS as f64 * share;
+                let deviation = (expected * (1.0 - share)).sqrt();
+                let found = frequencies[((rank - 1) * stride(keys) % keys) as usize] as f64;
+                let off = (found - expected).abs() / deviation;
+                assert!(off < 5.0, "rank {rank} of {keys}, exponent {exponent}: {found} not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_rank_has_a_key_of_its_own_far_from_the_next() {
+        for keys in [1, 2, 10, 1000, 99_991] {
+            let stride = stride(keys);
+            assert_eq!((0..keys).map(|rank| rank * stride % keys).collect::<HashSet<_>>().len() as u64, keys);
+            let apart = (stride % keys).min(keys - stride % keys);
+            assert!(apart * 4 >= keys || keys < 3, "{apart} of {keys}");
+        }
+    }
+
+    #[test]
+    fn uniform_frequencies_are_alike() {
+        for found in frequencies(100, Distribution::Uniform, 1_000_000) {
+            assert!(found.abs_diff(10_000) < 500, "{found}");
+        }
+    }
+
+    #[test]
+    fn sequential_calls_come_to_every_key_once_per_round() {
+        assert_eq!(frequencies(7, Distribution::Sequential, 7 * 3), [3; 7]);
+        let workload =
+            Workload { clients: 3, keys: 10, distribution: Distribution::Sequential, ..Workload::default() };
+        let chooser = Chooser::new(&workload);
+        let mut random = fastrand::Rng::with_seed(1);
+        let calls = (0..10).flat_map(|call| [0, 1, 2].map(|client| (client, call)));
+        let keys: Vec<_> = calls.map(|(client, call)| chooser.choose(client, call, &mut random)).collect();
+        assert_eq!(keys, (0..30).map(|position| position % 10).collect::<Vec<_>>());
     }
 }

@@ -254,4 +254,41 @@ mod tests {
         record.leave_unknown(CallId { client: 1, sequence: 3 });
         assert_eq!(record.check(0, Some((12, &value(1, 3)))), Ok(()));
     }
+
+    #[test]
+    fn a_later_run_may_have_another_workload_and_does_not_take_the_values_of_the_first_for_its_own() {
+        let mut record = record();
+        record.acknowledge(0, Some(9), CallId { client: 1, sequence: 99 });
+        record.end(100);
+        let later = Workload { keys: 2, value_bytes: 20..=30, seed: 8, ..workload() };
+        let recipe = record.begin(&later).unwrap();
+        assert_eq!((recipe.first, record.keys()), (100, 2));
+        let second = CallId { client: 1, sequence: 100 };
+        let mut other = vec![0; 30];
+        let Content { number, kind: Kind::Write(length) } = recipe.content(second, &mut other) else {
+            panic!("no reads were asked for")
+        };
+        record.acknowledge(number, Some(12), second);
+        assert_eq!(record.check(number, Some((12, &other[..length]))), Ok(()));
+        assert_eq!(number, 1, "another seed would have written the other key");
+        assert_eq!(record.check(0, Some((9, &value(1, 99)))), Ok(()));
+        // The first run never came so far.
+        let violation = record.check(1, Some((12, &value(1, 100))));
+        assert_eq!(violation, Err(Violation::OtherValue { key: 1, revision: 12 }));
+    }
+
+    #[test]
+    fn keys_with_another_prefix_cannot_be_continued() {
+        let other = Workload { key_prefix: KeyPrefix::new("other").unwrap(), ..workload() };
+        let error = record().begin(&other).unwrap_err().to_string();
+        assert_eq!(error, "the record is of keys that begin with key, the workload's begin with other");
+    }
+
+    #[test]
+    fn a_store_that_does_not_number_its_writes_leaves_no_record() {
+        let mut record = record();
+        record.acknowledge(0, None, CallId { client: 1, sequence: 2 });
+        record.leave_unknown(CallId { client: 1, sequence: 3 });
+        assert!(!record.is_kept() && record.unknown.is_empty());
+    }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -163,6 +164,27 @@ pub(crate) fn always(refusal: Refusal) -> (String, Receiver<()>) {
 }
 
 type Data = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;
+
+/// A server that serves strictly one request after the other, and pauses before it answers every `nth` write;
+/// says how often it has paused.
+pub(crate) fn stalling(nth: u64, pause: Duration) -> (String, Arc<AtomicU64>) {
+    let pauses = Arc::new(AtomicU64::new(0));
+    let counter = pauses.clone();
+    let mut writes = 0;
+    let address = listen(move |stream| {
+        let mut peer = Peer::accept(stream, None, 1024);
+        while let Some(body) = peer.frame() {
+            let id = parse::<Request<'_>>(&body).unwrap().id;
+            writes += 1;
+            if writes % nth == 0 {
+                thread::sleep(pause);
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            peer.answer(id, written(writes));
+        }
+    });
+    (address, pauses)
+}
 
 /// A server that keeps what it is given, in memory, as one node.
 pub(crate) fn store() -> String {

@@ -38,7 +38,7 @@ fn case(page: &mut Page, row: &Row<'_>) {
     if let Some(peer) = &run.peer {
         page.text(
             "p",
-            format!("{} {}, {} processes. {}", peer.name, peer.version, peer.processes, peer.acknowledgement),
+            format!("{} {}, {} servers. {}", peer.name, peer.version, peer.servers, peer.acknowledgement),
         );
         page.list("", peer.settings.iter().cloned());
     }

@@ -271,8 +271,7 @@ fn every_node_tells_how_its_own_disk_worked_if_asked() {
     for id in world.ids() {
         let answer = world.ask(id, Operation::Status { histograms: true });
         let disk = answer.status().disk;
-        let [sync, entries, bytes] =
-            [disk.sync_us, disk.batch_entries, disk.batch_bytes].map(|serialised| histogram(serialised));
+        let [sync, entries, bytes] = [disk.sync_us, disk.batch_entries, disk.batch_bytes].map(histogram);
         assert_eq!(
             [sync.len(), entries.len(), bytes.len()],
             [2; 3],
