@@ -1,6 +1,7 @@
 //! The answer in plain words, computed from the figures: what a quorum costs against the least one, how far the
 //! followers lag, how systems compare, and whether everything was kept.
 
+use super::remarks::seconds;
 use super::rows::{Row, count, percent, rate, rows, sections, system, us};
 use super::{Distribution, Report, Run};
 use crate::plan::{Arrivals, System};
@@ -27,6 +28,7 @@ pub(super) fn sentences(report: &Report) -> Vec<String> {
     for section in all.iter().take(SECTIONS_MAX) {
         sentences.extend(costs(section));
         sentences.extend(lag(section));
+        sentences.extend(faults(section));
     }
     if all.len() > SECTIONS_MAX {
         sentences.push(format!("The table has {} more settings.", all.len() - SECTIONS_MAX));
@@ -167,6 +169,14 @@ fn lag(section: &[Row<'_>]) -> Option<String> {
     ))
 }
 
+/// What was done to the cluster while a section was measured: all its figures include that.
+fn faults(section: &[Row<'_>]) -> Option<String> {
+    let run = section.iter().map(Row::typical).find(|run| !run.events.is_empty())?;
+    let events: Vec<_> =
+        run.events.iter().map(|event| format!("{} s {}", seconds(event.t_s), event.what)).collect();
+    Some(format!("These figures include what was done to the cluster on purpose: {}.", events.join(", ")))
+}
+
 /// Systems side by side, where several were measured at the same quorum.
 fn versus(rows: &[Row<'_>]) -> Vec<String> {
     let mut quorums: Vec<_> = rows.iter().map(|row| (row.case.quorum, row.case.replicas)).collect();
@@ -242,7 +252,7 @@ fn certainty(rows: &[Row<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{report, run, whole};
+    use super::super::sample::{report, run, run_with_a_pause, whole};
     use super::*;
     use crate::peers::PeerKind;
     use crate::plan::Spacing;
@@ -286,6 +296,12 @@ mod tests {
         let said = sentences(&whole()).join("\n");
         assert!(said.contains("Followers hold a write durably ") && said.contains(" µs to "), "{said}");
         assert!(said.contains("at worst a follower was 512 entries behind"), "{said}");
+    }
+
+    #[test]
+    fn faults_are_told_as_part_of_the_figures() {
+        let said = of(vec![run_with_a_pause()]);
+        assert!(said.contains("done to the cluster on purpose: 2.5 s pause 3, 5 s resume 3."), "{said}");
     }
 
     #[test]

@@ -77,7 +77,23 @@ pub(super) fn of_rows(rows: &[Row<'_>]) -> Vec<String> {
             }
         }
     }
-    grouped.into_iter().map(|(remark, runs)| format!("{}: {remark}", names(rows, &runs))).collect()
+    let of_runs = grouped.into_iter().map(|(remark, runs)| format!("{}: {remark}", names(rows, &runs)));
+    others(rows).into_iter().chain(of_runs).collect()
+}
+
+/// What others used while runs were made, if that is enough to disturb them.
+fn others(rows: &[Row<'_>]) -> Option<String> {
+    let share = |row: &Row<'_>| row.runs.iter().filter_map(|run| run.others_share).reduce(f64::max);
+    let (share, row) = rows
+        .iter()
+        .filter_map(|row| Some((share(row)?, row)))
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .filter(|(share, _)| *share > OTHERS_SHARE)?;
+    Some(format!(
+        "Other programs used up to {} % of the machine while runs were made (most beside {}).",
+        percent(share),
+        row.name
+    ))
 }
 
 /// Runs by the names of their rows, with their repeats unless it is all of a row; all together if it is all.
@@ -122,9 +138,6 @@ fn of_run(run: &Run) -> Vec<String> {
             show_count(generator.scheduled),
             us(Some(generator.schedule_lag_us.p99))
         ));
-    }
-    if let Some(share) = run.others_share.filter(|share| *share > OTHERS_SHARE) {
-        remarks.push(format!("other programs used {} % of the machine meanwhile", percent(share)));
     }
     if !run.events.is_empty() {
         let events: Vec<_> =
@@ -184,6 +197,7 @@ pub(super) fn catch_up(catch_up: &CatchUp) -> String {
         seconds(catch_up.t_s)
     );
     match catch_up.drained_s {
+        Some(drained) if drained < 0.05 => format!("{behind} and caught up at once"),
         Some(drained) => format!("{behind} and caught up within {} s", seconds(drained)),
         None => format!("{behind} and had not caught up when the run ended"),
     }
@@ -243,9 +257,12 @@ mod tests {
             run.others_share = Some(0.2);
             run.followers[0].probes_failed = 1;
         });
-        for phrase in
-            ["interrupted after 3.2 s", "99 of 390,000 calls left late", "20 % of the machine", "1 probe"]
-        {
+        for phrase in [
+            "interrupted after 3.2 s",
+            "99 of 390,000 calls left late",
+            "up to 20 % of the machine",
+            "1 probe",
+        ] {
             assert!(said.contains(phrase), "{phrase}: {said}");
         }
     }

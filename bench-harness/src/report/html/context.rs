@@ -63,12 +63,11 @@ const GLOSSARY: [(&str, &str); 11] = [
 pub(super) fn in_one_line(report: &Report) -> String {
     let environment = &report.environment;
     format!(
-        "Quorate {} on {} × {}, {}, {} ({} with a sync of {} at the median); {}.",
+        "Quorate {} on {} × {}, {} ({} with a sync of {} at the median); {}.",
         environment.version,
         environment.cores,
         environment.cpu,
         show_bytes(environment.memory_bytes),
-        environment.machine,
         environment.file_system,
         us(Some(environment.fsync.p50_us as f64)),
         environment.time

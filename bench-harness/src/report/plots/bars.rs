@@ -70,7 +70,7 @@ pub(super) fn svg(bars: &[Bar], title: &str, description: &str, id: &str) -> Str
         let _ = write!(
             svg,
             "<path class=\"grid\" d=\"M{x:.1} {TOP}V{bottom}\"/><text x=\"{:.1}\" y=\"{:.1}\" class=\"middle\">{}</text>",
-            x.max(LEFT + 10.0),
+            x.max(LEFT + 4.0),
             bottom + 13.0,
             Escaped(&text)
         );

@@ -33,6 +33,9 @@ const BARS_MAX: usize = 24;
 /// Points of a line over time: more are put together, the greatest of each few being kept.
 const POINTS_MAX: usize = 240;
 
+/// How late the last sample may be without a second of its own on the axis.
+const LATE_S: f64 = 0.25;
+
 /// Points of a curve of percentiles, in each nine.
 const POINTS_PER_NINE: u32 = 12;
 const NINES: u32 = 4;
@@ -296,7 +299,7 @@ fn time_chart(
 ) -> Chart {
     let points = || series.iter().flat_map(|series| &series.points);
     let y = Axis::fitted(label, scale, shown, points().map(|(_, y)| *y));
-    let times = points().map(|(x, _)| x.ceil()).chain(marks.iter().map(|mark| mark.at));
+    let times = points().map(|(x, _)| (x - LATE_S).ceil()).chain(marks.iter().map(|mark| mark.at));
     let x = Axis::fitted("seconds since measuring began", Scale::Time, short_count, times);
     let events: Vec<_> =
         marks.iter().map(|mark| format!("{} s {}", super::remarks::seconds(mark.at), mark.label)).collect();
