@@ -63,7 +63,7 @@ const RUN: [Column<Run>; 36] = [
     ("verified_lost", |run| optional(run.verified.as_ref().map(|verified| verified.lost))),
     ("events", |run| {
         let events: Vec<_> =
-            run.events.iter().map(|event| format!("{}s {}", event.t_s, event.what)).collect();
+            run.events.iter().map(|event| format!("{:.1}s {}", event.t_s, event.what)).collect();
         joined(&events)
     }),
 ];
