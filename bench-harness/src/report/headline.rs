@@ -2,7 +2,7 @@
 //! followers lag, how systems compare, and whether everything was kept.
 
 use super::rows::{Row, count, percent, rate, rows, sections, system, us};
-use super::{Report, Run};
+use super::{Distribution, Report, Run};
 use crate::plan::{Arrivals, System};
 use crate::units::show_us;
 
@@ -41,34 +41,39 @@ fn costs(section: &[Row<'_>]) -> Vec<String> {
     let mut by_quorum: Vec<&Row<'_>> = section.iter().collect();
     by_quorum.sort_by_key(|row| row.case.quorum);
     let (least, others) = by_quorum.split_first().expect("a section has rows");
-    let at = place(least);
-    let mut sentences = Vec::new();
-    for (position, row) in others.iter().filter(|row| row.case.quorum > least.case.quorum).enumerate() {
-        let replicas = if position == 0 {
-            format!("Acknowledging at {} of {} replicas", row.case.quorum, row.case.replicas)
-        } else {
-            format!("At {} of {}", row.case.quorum, row.case.replicas)
+    let others: Vec<_> = others.iter().filter(|row| row.case.quorum > least.case.quorum).collect();
+    if others.is_empty() {
+        return vec![level(least)];
+    }
+    let cost = |(position, row): (usize, &&&Row<'_>)| {
+        let begin = match (position, least.section.is_empty()) {
+            (0, _) => format!("{}acknowledging at", place(least)),
+            (_, true) => "Acknowledging at".to_owned(),
+            (_, false) => "There, acknowledging at".to_owned(),
         };
-        let median = change("median write latency", least, row, |latency| latency.p50);
-        let p99 = change("99th percentile", least, row, |latency| latency.p99);
-        sentences.push(format!(
-            "{at}{replicas} instead of {} {median} and {p99}; {}.",
+        let (quorum, replicas) = (row.case.quorum, row.case.replicas);
+        let latency = latency(least, row);
+        let sentence = format!(
+            "{begin} {quorum} of {replicas} replicas instead of {} {latency}; {}.",
             least.case.quorum,
             throughput(least, row)
-        ));
-    }
-    if sentences.is_empty() {
-        sentences.push(level(least));
-    }
-    sentences
+        );
+        capitalised(&sentence)
+    };
+    others.iter().enumerate().map(cost).collect()
+}
+
+fn capitalised(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
 /// What a single case did.
 fn level(row: &Row<'_>) -> String {
     let offered =
         offered(row).map_or(String::new(), |offered| format!(" of {} offered", count(Some(offered))));
-    format!(
-        "{}At {} of {} replicas {} writes/s were acknowledged{offered}; a write took {} at the median and {} at the \
+    let sentence = format!(
+        "{}at {} of {} replicas {} writes/s were acknowledged{offered}; a write took {} at the median and {} at the \
          99th percentile.",
         place(row),
         row.case.quorum,
@@ -76,7 +81,8 @@ fn level(row: &Row<'_>) -> String {
         count(row.writes_per_second()),
         us(row.latency_us(|latency| latency.p50)),
         us(row.latency_us(|latency| latency.p99)),
-    )
+    );
+    capitalised(&sentence)
 }
 
 /// Under which of several settings: the beginning of a sentence.
@@ -84,22 +90,32 @@ fn place(row: &Row<'_>) -> String {
     if row.section.is_empty() { String::new() } else { format!("With {}: ", row.section) }
 }
 
-fn change(
-    name: &str,
-    before: &Row<'_>,
-    after: &Row<'_>,
-    figure: impl Fn(&super::Distribution) -> f64 + Copy,
-) -> String {
-    let (Some(before), Some(after)) = (before.latency_us(figure), after.latency_us(figure)) else {
-        return format!("has no {name} to compare");
+/// What a quorum does to the latency of writes.
+fn latency(before: &Row<'_>, after: &Row<'_>) -> String {
+    let at = |figure: fn(&Distribution) -> f64| Some((before.latency_us(figure)?, after.latency_us(figure)?));
+    let (Some(median), Some(p99)) = (at(|latency| latency.p50), at(|latency| latency.p99)) else {
+        return "cannot be compared, as one of the two acknowledged nothing".to_owned();
     };
-    let from_to = format!("from {} to {}", us(Some(before)), us(Some(after)));
-    let difference = show_us((after - before).abs().round() as u64);
+    let (verb, median) = change(median);
+    let (verb_p99, p99) = change(p99);
+    let verb_p99 = if verb == verb_p99 { String::new() } else { format!("{verb_p99} ") };
+    format!("{verb} {median} at the median write and {verb_p99}{p99} at the 99th percentile")
+}
+
+/// What is done to a latency, and how much.
+fn change((before, after): (f64, f64)) -> (&'static str, String) {
     let part = (after - before) / before.max(1.0);
+    let how_much = format!(
+        "{} ({} %; {} → {})",
+        show_us((after - before).abs().round() as u64),
+        percent(part.abs()),
+        us(Some(before)),
+        us(Some(after))
+    );
     match part {
-        _ if part.abs() < SAME => format!("leaves the {name} at {}", us(Some(after))),
-        _ if part > 0.0 => format!("costs {difference} ({} %) at the {name}, {from_to}", percent(part)),
-        _ => format!("saves {difference} ({} %) at the {name}, {from_to}", percent(-part)),
+        _ if part.abs() < SAME => ("costs", format!("nothing ({})", us(Some(after)))),
+        _ if part > 0.0 => ("costs", how_much),
+        _ => ("saves", how_much),
     }
 }
 
@@ -144,9 +160,9 @@ fn lag(section: &[Row<'_>]) -> Option<String> {
     let p99 = range(followers.iter().filter_map(|follower| follower.lag_p99_us).collect())?;
     let behind = followers.iter().filter_map(|follower| follower.entries_behind_max).reduce(f64::max);
     Some(format!(
-        "{}Followers hold a write durably {median} after the leader got it (median over writes; the range is over \
-         followers and quorums), and 99 of 100 writes within {p99}; at worst a follower was {} entries behind.",
-        place(&section[0]),
+        "{}ollowers hold a write durably {median} after the leader got it (median), and 99 of 100 writes within {p99}; \
+         at worst a follower was {} entries behind.",
+        if section[0].section.is_empty() { "F" } else { "There, f" },
         count(behind)
     ))
 }
@@ -197,10 +213,12 @@ fn kept(report: &Report) -> Option<String> {
     if verified.is_empty() || verified.iter().any(|verified| !verified.is_clean()) {
         return None;
     }
-    let all = if verified.len() == report.runs.len() { "" } else { " of the runs that were verified" };
+    let runs = match verified.len() == report.runs.len() {
+        true => String::new(),
+        false => format!(" of the {} of {} runs that were verified", verified.len(), report.runs.len()),
+    };
     Some(format!(
-        "Everything{all} that was acknowledged was read back from every replica afterwards ({} keys), and nothing \
-         was lost.",
+        "Nothing was lost: all that was acknowledged was read back from every replica afterwards ({} keys{runs}).",
         count(Some(keys as f64))
     ))
 }
@@ -253,10 +271,10 @@ mod tests {
             measured(3, 1_503.0, 6_000.0, 41_438.0),
         ]);
         for phrase in [
-            "Acknowledging at 2 of 3 replicas instead of 1 costs 200 µs (13 %) at the median write latency, from \
-             1.50 ms to 1.70 ms and saves 300 µs (10 %) at the 99th percentile",
+            "Acknowledging at 2 of 3 replicas instead of 1 costs 200 µs (13 %; 1.50 ms → 1.70 ms) at the median write \
+             and saves 300 µs (10 %; 3.00 ms → 2.70 ms) at the 99th percentile",
             "throughput falls by 6.3 %, from 41,438/s to 38,832/s",
-            "At 3 of 3 instead of 1 leaves the median write latency at 1.50 ms and costs 3.00 ms (100 %)",
+            "Acknowledging at 3 of 3 replicas instead of 1 costs nothing (1.50 ms) at the median write and 3.00 ms (100 %;",
             "throughput stays at 41,438/s",
         ] {
             assert!(said.contains(phrase), "{phrase}: {said}");
@@ -305,7 +323,7 @@ mod tests {
             ),
             "{said}"
         );
-        assert!(said.contains("Everything of the runs that were verified"), "{said}");
+        assert!(said.contains("of the 1 of 2 runs that were verified"), "{said}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn render(report: &Report) -> String {
          this machine allows. Lag: from a write's append at the leader to that follower's durable copy being known \
          there.\n",
     );
-    let remarks: Vec<_> = rows.iter().flat_map(remarks::of_row).collect();
+    let remarks: Vec<_> = remarks::of_rows(&rows);
     if !remarks.is_empty() {
         text.push('\n');
     }

@@ -64,16 +64,46 @@ fn goal(goal: &Goal) -> String {
     format!("Goal {}: {found} (tried: {}).", goal.goal, trials.join(", "))
 }
 
-/// What holds for single runs of a row, each with the name of its run.
-pub(super) fn of_row(row: &Row<'_>) -> Vec<String> {
-    row.runs
-        .iter()
-        .filter_map(|run| {
-            let remarks = of_run(run);
-            let repeat = if row.runs.len() > 1 { format!(", repeat {}", run.repeat) } else { String::new() };
-            (!remarks.is_empty()).then(|| format!("{}{repeat}: {}", row.name, remarks.join("; ")))
-        })
-        .collect()
+/// What holds for single runs, each remark once with the names of its runs.
+pub(super) fn of_rows(rows: &[Row<'_>]) -> Vec<String> {
+    let mut grouped: Vec<(String, Vec<(usize, u32)>)> = Vec::new();
+    for (row, run) in
+        rows.iter().enumerate().flat_map(|(number, row)| row.runs.iter().map(move |run| (number, run)))
+    {
+        for remark in of_run(run) {
+            match grouped.iter_mut().find(|(text, _)| *text == remark) {
+                Some((_, runs)) => runs.push((row, run.repeat)),
+                None => grouped.push((remark, vec![(row, run.repeat)])),
+            }
+        }
+    }
+    grouped.into_iter().map(|(remark, runs)| format!("{}: {remark}", names(rows, &runs))).collect()
+}
+
+/// Runs by the names of their rows, with their repeats unless it is all of a row; all together if it is all.
+fn names(rows: &[Row<'_>], runs: &[(usize, u32)]) -> String {
+    if rows.len() > 1 && runs.len() == rows.iter().map(|row| row.runs.len()).sum::<usize>() {
+        return "all cases".to_owned();
+    }
+    let of_a_row = |of: &[(usize, u32)]| {
+        let row = &rows[of[0].0];
+        let repeats: Vec<_> = of.iter().map(|(_, repeat)| repeat.to_string()).collect();
+        match (of.len() == row.runs.len(), repeats.len()) {
+            (true, _) => row.name.clone(),
+            (false, 1) => format!("{}, repeat {}", row.name, repeats[0]),
+            (false, _) => format!("{}, repeats {}", row.name, repeats.join(" and ")),
+        }
+    };
+    let of_a_section = |of: &[(usize, u32)]| {
+        let section = &rows[of[0].0].section;
+        let all: Vec<_> = rows.iter().filter(|row| row.section == *section).collect();
+        match all.len() > 1 && of.len() == all.iter().map(|row| row.runs.len()).sum::<usize>() {
+            true => format!("{section}, all quorums"),
+            false => of.chunk_by(|one, next| one.0 == next.0).map(of_a_row).collect::<Vec<_>>().join("; "),
+        }
+    };
+    let same_section = |one: &(usize, u32), next: &(usize, u32)| rows[one.0].section == rows[next.0].section;
+    runs.chunk_by(same_section).map(of_a_section).collect::<Vec<_>>().join("; ")
 }
 
 fn of_run(run: &Run) -> Vec<String> {
@@ -159,10 +189,10 @@ pub(super) fn catch_up(catch_up: &CatchUp) -> String {
     }
 }
 
-/// Seconds, to a hundredth, without zeros at the end.
+/// Seconds, to a tenth, without a zero at the end.
 pub(super) fn seconds(seconds: f64) -> String {
-    let shown = format!("{seconds:.2}");
-    shown.trim_end_matches('0').trim_end_matches('.').to_owned()
+    let shown = format!("{seconds:.1}");
+    shown.trim_end_matches(".0").to_owned()
 }
 
 #[cfg(test)]
@@ -177,7 +207,7 @@ mod tests {
         change(&mut run);
         let mut report = report();
         report.runs = vec![run];
-        of_row(&rows(&report)[0]).join("\n")
+        of_rows(&rows(&report)).join("\n")
     }
 
     #[test]
@@ -202,7 +232,7 @@ mod tests {
     fn losses_cannot_be_missed() {
         let verified = Verified { lost: 2, differing: vec![3], ..Verified::default() };
         let said = remarks(|run| run.verified = Some(verified));
-        assert_eq!(said, "quorum 3: 2 KEYS LOST OR WRONG; REPLICAS DIFFER from the leader: [3]");
+        assert_eq!(said, "quorum 3: 2 KEYS LOST OR WRONG\nquorum 3: REPLICAS DIFFER from the leader: [3]");
     }
 
     #[test]
@@ -221,12 +251,27 @@ mod tests {
     }
 
     #[test]
+    fn a_remark_about_several_runs_is_made_once() {
+        let mut report = report();
+        report.runs = vec![run(1), run(2), run(2), run(2)];
+        report.runs.iter_mut().enumerate().for_each(|(number, run)| run.repeat = number.max(1) as u32);
+        let said = |report: &Report| of_rows(&rows(report));
+        let refuse = |runs: &mut [Run]| runs.iter_mut().for_each(|run| run.writes.refused = 1);
+        refuse(&mut report.runs[2..]);
+        assert_eq!(said(&report), ["quorum 2, repeats 2 and 3: 1 write refused"]);
+        refuse(&mut report.runs[1..]);
+        assert_eq!(said(&report), ["quorum 2: 1 write refused"]);
+        refuse(&mut report.runs);
+        assert_eq!(said(&report), ["all cases: 1 write refused"]);
+    }
+
+    #[test]
     fn faults_and_what_came_of_them_are_told() {
         let mut report = report();
         report.runs = vec![run_with_a_pause()];
         let catch_ups = &mut report.runs[0].catch_ups;
         catch_ups.push(CatchUp { drained_s: None, ..catch_ups[0].clone() });
-        let said = of_row(&rows(&report)[0]).join("\n");
+        let said = of_rows(&rows(&report)).join("\n");
         for phrase in ["done to it: 2.5 s pause 3, 5 s resume 3", "within 0.4 s", "had not caught up"] {
             assert!(said.contains(phrase), "{phrase}: {said}");
         }

@@ -3,6 +3,7 @@
 //! A row is named after its quorum and whatever else tells it from the other rows: what all have in common is said
 //! once, above. Runs that were cut short count only where a case has no whole one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Calls, Distribution, Follower, Report, Run};
@@ -22,6 +23,8 @@ pub(super) struct Row<'a> {
     pub(super) section: String,
     /// What it is called: its quorum and its section.
     pub(super) name: String,
+    /// The same for all rows that differ in nothing but how much was asked.
+    pub(super) curve: String,
     case_number: usize,
 }
 
@@ -65,17 +68,17 @@ pub(super) fn sections<'r, 'a>(rows: &'r [Row<'a>]) -> impl Iterator<Item = &'r 
 /// Gives each row its section and a name that no other row has.
 fn name(rows: &mut [Row<'_>]) {
     let aspects: Vec<_> = rows.iter().map(|row| aspects(row.case)).collect();
-    let Some(first) = aspects.first() else { return };
-    let differs: Vec<bool> =
-        (0..first.len()).map(|aspect| aspects.iter().any(|other| other[aspect] != first[aspect])).collect();
+    let telling = telling(&aspects);
+    let (load, setting): (Vec<_>, Vec<_>) =
+        telling.into_iter().partition(|number| aspects.iter().any(|aspects| aspects[*number].of == Of::Load));
     for (row, aspects) in rows.iter_mut().zip(&aspects) {
-        let telling: Vec<_> =
-            aspects.iter().zip(&differs).filter(|(_, differs)| **differs).map(|(text, _)| &**text).collect();
-        row.section = telling.join(", ");
-        row.name = match row.section.is_empty() {
-            true => format!("quorum {}", row.case.quorum),
-            false => format!("quorum {}, {}", row.case.quorum, row.section),
+        let named = |section: &str| match section {
+            "" => format!("quorum {}", row.case.quorum),
+            section => format!("quorum {}, {section}", row.case.quorum),
         };
+        row.curve = named(&words(aspects, setting.iter()));
+        row.section = words(aspects, setting.iter().chain(&load));
+        row.name = named(&row.section);
     }
     let names: Vec<_> = rows.iter().map(|row| row.name.clone()).collect();
     for row in rows {
@@ -83,6 +86,32 @@ fn name(rows: &mut [Row<'_>]) {
             row.name = format!("{} (case {})", row.name, row.case_number + 1);
         }
     }
+}
+
+/// The numbers of the aspects that tell cases apart: those in which two differ that are alike in all telling ones
+/// before. What always goes with the system, say, needs no word of its own.
+fn telling(cases: &[Vec<Aspect>]) -> Vec<usize> {
+    let mut telling: Vec<usize> = Vec::new();
+    for number in 0..cases.first().map_or(0, Vec::len) {
+        let text = |case: &[Aspect], number: usize| case[number].text.clone();
+        let mut seen: BTreeMap<Vec<String>, String> = BTreeMap::new();
+        let differs = cases.iter().any(|case| {
+            let alike: Vec<_> = telling.iter().map(|told| text(case, *told)).collect();
+            *seen.entry(alike).or_insert_with(|| text(case, number)) != text(case, number)
+        });
+        if differs {
+            telling.push(number);
+        }
+    }
+    telling
+}
+
+/// These aspects of a case. What is usual goes without saying beside what is not.
+fn words<'n>(aspects: &[Aspect], numbers: impl Iterator<Item = &'n usize>) -> String {
+    let (usual, special): (Vec<_>, Vec<_>) =
+        numbers.map(|number| &aspects[*number]).partition(|aspect| aspect.is_usual);
+    let told = if special.is_empty() { usual } else { special };
+    told.iter().map(|aspect| &*aspect.text).collect::<Vec<_>>().join(", ")
 }
 
 /// Puts rows of one section beside each other, sections in the order of their first rows.
@@ -98,32 +127,52 @@ fn by_section(rows: Vec<Row<'_>>) -> Vec<Row<'_>> {
     rows
 }
 
-/// What two cases can differ in beside the quorum, in words.
-fn aspects(case: &Case) -> [String; 11] {
+/// What an aspect is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// The cluster, or what is asked of it.
+    Setting,
+    /// How much is asked.
+    Load,
+}
+
+/// One thing that cases can differ in beside the quorum, in words.
+struct Aspect {
+    of: Of,
+    text: String,
+    is_usual: bool,
+}
+
+/// All of them, the same number for each case.
+fn aspects(case: &Case) -> Vec<Aspect> {
     let load = &case.load;
-    let all = |words: Vec<String>, none: &str| match words.is_empty() {
-        true => none.to_owned(),
-        false => words.join("; "),
+    let aspect = |of, is_usual, text: String| Aspect { of, text, is_usual };
+    let setting = |is_usual, text| aspect(Of::Setting, is_usual, text);
+    let listed = |words: Vec<String>, none: &str| {
+        setting(words.is_empty(), if words.is_empty() { none.to_owned() } else { words.join("; ") })
     };
-    [
-        system(&case.system),
-        counted(case.replicas.into(), "replica"),
-        case.durability.to_string(),
-        match load.arrivals {
-            Arrivals::Closed => "closed loop".to_owned(),
-            Arrivals::Open { per_second, .. } => format!("{} calls/s", count(Some(per_second))),
-        },
-        format!("{} × {} in flight", counted(load.clients.into(), "client"), load.in_flight),
-        match (load.reads, load.read_from) {
-            (reads, _) if reads <= 0.0 => "no reads".to_owned(),
-            (reads, ReadFrom::Leader) => format!("{} % reads from the leader", percent(reads)),
-            (reads, ReadFrom::Followers) => format!("{} % reads from followers", percent(reads)),
-        },
-        format!("{} values", load.value_bytes),
-        format!("{} ({})", counted(load.keys, "key"), load.distribution),
-        format!("measured for {}", format_duration(load.duration)),
-        all(case.links.iter().map(ToString::to_string).collect(), "plain links"),
-        all(case.faults.iter().map(ToString::to_string).collect(), "no faults"),
+    let reads = match (load.reads, load.read_from) {
+        (reads, _) if reads <= 0.0 => "no reads".to_owned(),
+        (reads, ReadFrom::Leader) => format!("{} % reads from the leader", percent(reads)),
+        (reads, ReadFrom::Followers) => format!("{} % reads from followers", percent(reads)),
+    };
+    let arrivals = match load.arrivals {
+        Arrivals::Closed => "closed loop".to_owned(),
+        Arrivals::Open { per_second, .. } => format!("{} calls/s", count(Some(per_second))),
+    };
+    let clients = format!("{} × {} in flight", counted(load.clients.into(), "client"), load.in_flight);
+    vec![
+        setting(false, system(&case.system)),
+        setting(false, counted(case.replicas.into(), "replica")),
+        setting(false, case.durability.to_string()),
+        aspect(Of::Load, false, arrivals),
+        aspect(Of::Load, false, clients),
+        setting(load.reads <= 0.0, reads),
+        setting(false, format!("{} values", load.value_bytes)),
+        setting(false, format!("{} ({})", counted(load.keys, "key"), load.distribution)),
+        setting(false, format!("measured for {}", format_duration(load.duration))),
+        listed(case.links.iter().map(ToString::to_string).collect(), "no slow links"),
+        listed(case.faults.iter().map(ToString::to_string).collect(), "no faults"),
     ]
 }
 
@@ -143,6 +192,7 @@ impl<'a> Row<'a> {
             runs: vec![run],
             section: String::new(),
             name: String::new(),
+            curve: String::new(),
             case_number: run.case_number,
         }
     }
@@ -211,15 +261,6 @@ impl<'a> Row<'a> {
     /// Whether it was asked only as fast as it answered.
     pub(super) fn is_closed(&self) -> bool {
         self.case.load.arrivals == Arrivals::Closed
-    }
-
-    /// What it is called if how much was asked of it does not count.
-    pub(super) fn name_without_load(&self) -> String {
-        let Case { quorum, replicas, durability, .. } = self.case;
-        let system = system(&self.case.system);
-        let links: String = self.case.links.iter().map(|link| format!(", {link}")).collect();
-        let faults: String = self.case.faults.iter().map(|fault| format!(", {fault}")).collect();
-        format!("{system}, quorum {quorum} of {replicas}, {durability}{links}{faults}")
     }
 
     /// What came of verification, in a word or a number.
@@ -307,8 +348,14 @@ mod tests {
         report.runs[1].case.links.push(NodeLink { node: 2, link: "5ms".parse().unwrap() });
         assert_eq!(
             names(&report),
-            ["quorum 1, plain links", "quorum 3, plain links", "quorum 2, link 2 = 5ms"],
+            ["quorum 1, no slow links", "quorum 3, no slow links", "quorum 2, link 2 = 5ms"],
             "rows of one section stand together"
+        );
+        report.runs[1].case.system = System::Peer(crate::peers::PeerKind::Redis);
+        assert_eq!(
+            names(&report),
+            ["quorum 1, quorate", "quorum 3, quorate", "quorum 2, redis"],
+            "what goes with the system needs no word"
         );
         report.runs[1] = report.runs[0].clone();
         report.runs[1].case_number = 1;

@@ -8,8 +8,9 @@ use hdrhistogram::Histogram;
 use super::*;
 use crate::environment::tests::environment;
 use crate::floor::{Floor, FloorPart};
+use crate::peers::{PeerDescription, PeerKind};
 use crate::plan::tests::case;
-use crate::plan::{Arrivals, Plan};
+use crate::plan::{Arrivals, Plan, Spacing, System};
 use crate::resources::{MachineUsage, Pressure, Usage};
 use crate::verify::Verified;
 
@@ -182,5 +183,76 @@ pub(crate) fn run_with_a_pause() -> Run {
     }
     run.catch_ups =
         vec![CatchUp { node: 3, t_s: 5.0, entries: 97_500, bytes: 97_500 * 160, drained_s: Some(0.4) }];
+    run
+}
+
+/// What a long evening makes: five quorums of five, each measured three times while a follower stood still, with
+/// some reads, at a given rate; and another system beside them.
+pub(crate) fn large() -> Report {
+    let mut report = report();
+    for quorum in 1..=5 {
+        report.runs.extend((1..=3).map(|repeat| run_of_five(quorum, repeat)));
+    }
+    report.runs.push(peer_run());
+    report.plan = Plan::new(7, Vec::new());
+    report.plan.repeats = 3;
+    report.plan.cases =
+        report.runs.iter().filter(|run| run.repeat == 1).map(|run| run.case.clone()).collect();
+    report.close(Ok(()));
+    report
+}
+
+fn run_of_five(quorum: u8, repeat: u32) -> Run {
+    let mut run = run_with_a_pause();
+    let number = u64::from(quorum) * 7 + u64::from(repeat);
+    let slower = 1.0 + f64::from(quorum) * 0.21;
+    (run.case_number, run.repeat, run.case.quorum, run.case.replicas) =
+        (usize::from(quorum) - 1, repeat, quorum, 5);
+    run.case.load.arrivals = Arrivals::Open { per_second: 25_000.0, spacing: Spacing::Poisson };
+    run.case.load.reads = 0.2;
+    run.case.faults = run
+        .events
+        .iter()
+        .map(|event| format!("{}ms {}", event.t_s * 1_000.0, event.what))
+        .map(|fault| fault.parse().unwrap())
+        .collect();
+    for node in [4, 5] {
+        let mut follower = run.followers[0].clone();
+        follower.node = node;
+        follower.samples.iter_mut().for_each(|sample| sample.lag_us += u64::from(node) * 40);
+        run.followers.push(follower);
+        run.nodes.push(Node { node, ..run.nodes[1].clone() });
+    }
+    run.writes = calls((900_000.0 * slower) as u64 + number * 1_000);
+    run.writes.service_us = Distribution::of_ns(&spread((700_000.0 * slower) as u64, 20_000));
+    run.writes.per_second = 19_900.0 + (number * 37 % 100) as f64;
+    run.reads = Some(Calls { per_second: 5_000.0, ..calls(300_000 + number * 1_000) });
+    for (position, second) in run.seconds.iter_mut().enumerate() {
+        second.writes = 19_900 + (number * 31 + position as u64 * 77) % 200;
+        second.p50_us = (900.0 * slower) as u64 + (number * 13 + position as u64 * 29) % 90;
+        let stalled = quorum == 5 && (2..5).contains(&position);
+        second.p99_us = second.p50_us * if stalled { 900 } else { 4 };
+    }
+    run
+}
+
+fn peer_run() -> Run {
+    let mut run = run(2);
+    (run.case_number, run.case.system, run.case.quorum, run.case.replicas) =
+        (5, System::Peer(PeerKind::Redis), 3, 5);
+    run.case.load.arrivals = Arrivals::Open { per_second: 25_000.0, spacing: Spacing::Poisson };
+    run.writes = calls(2_700_000);
+    run.writes.per_second = 17_310.0;
+    run.generator.fell_behind = true;
+    (run.followers, run.verified, run.floor) = (Vec::new(), None, None);
+    run.nodes.iter_mut().for_each(|node| node.log = None);
+    run.peer = Some(PeerDescription {
+        name: "Redis".to_owned(),
+        version: "7.0.15".to_owned(),
+        acknowledgement: "A write is acknowledged when WAITAOF says that 2 replicas have synced it."
+            .to_owned(),
+        settings: vec!["appendonly yes".to_owned(), "appendfsync always".to_owned()],
+        processes: 5,
+    });
     run
 }

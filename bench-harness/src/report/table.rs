@@ -10,6 +10,9 @@ use super::rows::{FollowerRow, Row, count, rate, rows, us};
 use super::{Distribution, Report, remarks};
 use crate::units::{counted, format_duration, show_bytes, show_us};
 
+/// Longest line, in letters.
+const WIDTH_MAX: usize = 120;
+
 const HEADER: [&str; 13] = [
     "n",
     "writes\nper s",
@@ -46,17 +49,13 @@ reads     answered reads per second, and their latency
 /// Draws the report.
 pub fn render(report: &Report) -> String {
     let rows = rows(report);
-    let mut text = context(report).join("\n");
-    text.push('\n');
+    let mut text: String = context(report).iter().map(|line| wrapped(line)).collect();
     if rows.is_empty() {
         text.push_str("\nNothing was measured.\n");
         return text;
     }
     let _ = writeln!(text, "\n{}", with_sections(&table(&rows).trim_fmt(), &rows)); // a String takes everything
-    for remark in rows.iter().flat_map(remarks::of_row) {
-        text.push_str(&remark);
-        text.push('\n');
-    }
+    text.extend(remarks::of_rows(&rows).iter().map(|remark| wrapped(remark)));
     text.push_str(EXPLANATION);
     if rows.iter().any(|row| row.runs.len() > 1) {
         text.push_str(REPEATS);
@@ -65,6 +64,26 @@ pub fn render(report: &Report) -> String {
         text.push_str(READS);
     }
     text
+}
+
+/// A text in lines that are not too long, those after the first indented.
+fn wrapped(text: &str) -> String {
+    let mut lines = String::new();
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        let letters = word.chars().count();
+        if width > 0 && width + 1 + letters > WIDTH_MAX {
+            lines.push_str("\n  ");
+            width = 2;
+        } else if width > 0 {
+            lines.push(' ');
+            width += 1;
+        }
+        lines.push_str(word);
+        width += letters;
+    }
+    lines.push('\n');
+    lines
 }
 
 /// Code, machine and load, a line each, and what holds for the whole report.
@@ -169,7 +188,7 @@ fn cells(row: &Row<'_>) -> [String; 13] {
 #[cfg(test)]
 mod tests {
     use super::super::Run;
-    use super::super::sample::{report, run, whole};
+    use super::super::sample::{large, report, run, whole};
     use super::*;
     use crate::failure::Failure;
     use crate::peers::PeerKind;
@@ -180,7 +199,7 @@ mod tests {
         report.runs = runs;
         report.close(Ok(()));
         let text = render(&report);
-        assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{text}");
         text
     }
 
@@ -201,7 +220,7 @@ mod tests {
             "a row for each quorum, and the line of the load"
         );
         assert_eq!(text.matches("99,512").count(), 3);
-        assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{text}");
     }
 
     #[test]
@@ -234,6 +253,13 @@ mod tests {
             text.lines().any(|line| line.trim_start().starts_with("reads  ") && line.contains("1,200,000")),
             "{text}"
         );
+    }
+
+    #[test]
+    fn no_line_of_a_large_report_is_too_long() {
+        let text = render(&large());
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{text}");
+        assert!(text.contains("\n  "), "something was wrapped: {text}");
     }
 
     #[test]

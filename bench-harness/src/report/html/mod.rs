@@ -15,10 +15,12 @@
 
 mod context;
 mod details;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::{self, Display, Write as _};
 
-use super::rows::{FollowerRow, NOT_MEASURED, Row, count, rate, rows, sections, us};
+use super::rows::{Row, count, rate, rows, sections, us};
 use super::{Report, headline, plots, remarks};
 use crate::floor;
 
@@ -41,6 +43,13 @@ impl<T: Display> Display for Escaped<T> {
         }
         Ok(())
     }
+}
+
+/// Keeps figures and their units on one line.
+fn unbroken(text: &str) -> String {
+    [" µs", " ms", " %", " s ", " →"]
+        .iter()
+        .fold(text.to_owned(), |text, unit| text.replace(unit, &unit.replacen(' ', "\u{a0}", 1)))
 }
 
 /// Writes the page.
@@ -75,7 +84,8 @@ impl Page {
 
     /// Adds a list, unless it is empty.
     fn list(&mut self, class: &str, items: impl IntoIterator<Item = String>) {
-        let items: String = items.into_iter().map(|item| format!("<li>{}</li>\n", Escaped(item))).collect();
+        let items: String =
+            items.into_iter().map(|item| format!("<li>{}</li>\n", Escaped(unbroken(&item)))).collect();
         if !items.is_empty() {
             self.html(format_args!("<ul class=\"{class}\">\n{items}</ul>\n"));
         }
@@ -95,7 +105,7 @@ impl Page {
             Escaped(caption)
         ));
         for line in lines {
-            let mut cells = line.iter().map(|cell| Escaped(cell).to_string().replace('\n', "<br>"));
+            let mut cells = line.iter().map(|cell| Escaped(cell).to_string());
             let first = cells.next().unwrap_or_default();
             let others: String = cells.map(|cell| format!("<td>{cell}</td>")).collect();
             self.html(format_args!("<tr><th scope=\"row\">{first}</th>{others}</tr>\n"));
@@ -128,8 +138,7 @@ fn headline(page: &mut Page, report: &Report) {
 }
 
 fn remarks(page: &mut Page, report: &Report, rows: &[Row<'_>]) {
-    let remarks: Vec<_> =
-        remarks::of_report(report).into_iter().chain(rows.iter().flat_map(remarks::of_row)).collect();
+    let remarks: Vec<_> = remarks::of_report(report).into_iter().chain(remarks::of_rows(rows)).collect();
     if remarks.is_empty() {
         return;
     }
@@ -138,41 +147,23 @@ fn remarks(page: &mut Page, report: &Report, rows: &[Row<'_>]) {
     page.html("</section>\n");
 }
 
-const HEADER: [&str; 13] = [
-    "quorum",
-    "writes/s",
-    "p50",
-    "p90",
-    "p99",
-    "p99.9",
-    "max",
-    "× floor",
-    "node",
-    "lag p50",
-    "lag p99",
-    "entries behind",
-    "keys verified",
-];
-
 fn table(page: &mut Page, rows: &[Row<'_>]) {
     page.html("<section>\n<h2>The cases</h2>\n");
     for section in sections(rows) {
-        let caption = match section[0].section.as_str() {
-            "" => "Write latency, and lag of each follower",
-            section => section,
+        let of = |what: &str| match section[0].section.as_str() {
+            "" => what.to_owned(),
+            section => format!("{what}, {section}"),
         };
-        page.table(caption, HEADER, section.iter().map(cells));
+        let header = ["quorum", "writes/s", "p50", "p90", "p99", "p99.9", "max", "× floor", "keys verified"];
+        page.table(&of("Write latency"), header, section.iter().map(cells));
+        let followers: Vec<_> = section.iter().flat_map(follower_cells).collect();
+        if !followers.is_empty() {
+            let header = ["quorum, follower", "lag p50", "lag p99", "lag max", "entries behind"];
+            page.table(&of("Lag of each follower"), header, followers);
+        }
     }
     if rows.iter().any(|row| row.typical().reads.is_some()) {
-        let lines = rows.iter().filter(|row| row.typical().reads.is_some()).map(|row| {
-            [
-                row.name.clone(),
-                count(row.reads(|reads| reads.per_second)),
-                us(row.reads(|reads| reads.latency_us.p50)),
-                us(row.reads(|reads| reads.latency_us.p99)),
-                us(row.reads(|reads| reads.latency_us.max)),
-            ]
-        });
+        let lines = rows.iter().filter(|row| row.typical().reads.is_some()).map(read_cells);
         page.table("Reads", ["case", "reads/s", "p50", "p99", "max"], lines);
     }
     page.text(
@@ -187,14 +178,13 @@ fn table(page: &mut Page, rows: &[Row<'_>]) {
     page.html("</section>\n");
 }
 
-fn cells(row: &Row<'_>) -> [String; HEADER.len()] {
-    let followers = row.followers();
-    let each = |shown: &dyn Fn(&FollowerRow) -> String| match followers.is_empty() {
-        true => NOT_MEASURED.to_owned(),
-        false => followers.iter().map(shown).collect::<Vec<_>>().join("\n"),
-    };
+fn quorum(row: &Row<'_>) -> String {
+    format!("{} of {}", row.case.quorum, row.case.replicas)
+}
+
+fn cells(row: &Row<'_>) -> [String; 9] {
     [
-        format!("{} of {}", row.case.quorum, row.case.replicas),
+        quorum(row),
         rate(row),
         us(row.latency_us(|latency| latency.p50)),
         us(row.latency_us(|latency| latency.p90)),
@@ -202,11 +192,30 @@ fn cells(row: &Row<'_>) -> [String; HEADER.len()] {
         us(row.latency_us(|latency| latency.p99_9)),
         us(row.latency_us(|latency| latency.max)),
         count(row.times_floor()),
-        each(&|follower| follower.node.to_string()),
-        each(&|follower| us(follower.lag_p50_us)),
-        each(&|follower| us(follower.lag_p99_us)),
-        each(&|follower| count(follower.entries_behind_max)),
         row.verified(),
+    ]
+}
+
+fn follower_cells(row: &Row<'_>) -> Vec<[String; 5]> {
+    let followers = row.followers().into_iter().map(|follower| {
+        [
+            format!("{}, node {}", quorum(row), follower.node),
+            us(follower.lag_p50_us),
+            us(follower.lag_p99_us),
+            us(follower.lag_max_us),
+            count(follower.entries_behind_max),
+        ]
+    });
+    followers.collect()
+}
+
+fn read_cells(row: &Row<'_>) -> [String; 5] {
+    [
+        row.name.clone(),
+        count(row.reads(|reads| reads.per_second)),
+        us(row.reads(|reads| reads.latency_us.p50)),
+        us(row.reads(|reads| reads.latency_us.p99)),
+        us(row.reads(|reads| reads.latency_us.max)),
     ]
 }
 

@@ -3,8 +3,10 @@
 /// How numbers lie along an axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Scale {
-    /// Evenly, from 0.
+    /// Evenly, from 0 to a little above the greatest.
     Linear,
+    /// Evenly, from 0 to the last moment.
+    Time,
     /// By their order of magnitude. What is below the least number lies on it, zero too.
     Log,
     /// Quantiles from 0 to 0.9999, by how few lie above: 0 %, 90 %, 99 %, 99.9 % are equally far apart.
@@ -48,7 +50,9 @@ impl Axis {
         let (min, max) = match scale {
             Scale::Quantile => (0.0, QUANTILE_MAX),
             _ if most < least => (if scale == Scale::Log { 1.0 } else { 0.0 }, 10.0),
-            Scale::Linear => (0.0, if most > 0.0 { most * 1.04 } else { 1.0 }),
+            Scale::Linear | Scale::Time if most <= 0.0 => (0.0, 1.0),
+            Scale::Linear => (0.0, most * 1.05),
+            Scale::Time => (0.0, most),
             Scale::Log => wide_enough(least / 1.12, most * 1.12),
         };
         Self { label, scale, min, max, shown }
@@ -57,7 +61,7 @@ impl Axis {
     /// Where a number lies: 0 at the beginning of the axis, 1 at its end.
     pub(super) fn place(&self, number: f64) -> f64 {
         let place = match self.scale {
-            Scale::Linear => number / self.max,
+            Scale::Linear | Scale::Time => number / self.max,
             Scale::Log => (number.max(self.min) / self.min).log10() / (self.max / self.min).log10(),
             Scale::Quantile => nines(number) / nines(QUANTILE_MAX),
         };
@@ -67,16 +71,16 @@ impl Axis {
     /// Numbers that are written beside the axis, ascending, and how.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let numbers = match self.scale {
-            Scale::Linear => self.even(),
+            Scale::Linear | Scale::Time => self.even(),
             Scale::Log => self.round(),
-            Scale::Quantile => vec![0.0, 0.5, 0.9, 0.99, 0.999, 0.9999],
+            Scale::Quantile => vec![0.5, 0.9, 0.99, 0.999, 0.9999],
         };
         numbers.into_iter().map(|number| (number, (self.shown)(number))).collect()
     }
 
-    /// From 0 in steps of 1, 2 or 5: four to seven of them.
+    /// From 0 in steps of 1, 2 or 5: three to six of them.
     fn even(&self) -> Vec<f64> {
-        let rough = self.max / 4.5;
+        let rough = self.max / 6.0;
         let magnitude = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * magnitude).find(|step| *step >= rough);
         let step = step.unwrap_or(self.max);
@@ -122,7 +126,7 @@ mod tests {
 
     #[test]
     fn places_are_between_the_ends_whatever_comes() {
-        for scale in [Scale::Linear, Scale::Log, Scale::Quantile] {
+        for scale in [Scale::Linear, Scale::Time, Scale::Log, Scale::Quantile] {
             for numbers in [&[][..], &[0.0], &[7.0], &[0.0, 1e9], &[f64::NAN, 3.0]] {
                 let axis = axis(scale, numbers);
                 for number in [0.0, 0.5, 7.0, 1e12] {
@@ -137,6 +141,7 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         assert_eq!(ticks(Scale::Linear, &[41_000.0]), [0.0, 10_000.0, 20_000.0, 30_000.0, 40_000.0]);
+        assert_eq!(ticks(Scale::Time, &[10.0]), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks(Scale::Log, &[800.0, 9_000.0]), [1_000.0, 2_000.0, 5_000.0, 10_000.0]);
         assert_eq!(ticks(Scale::Log, &[50.0, 2e6]), [100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0]);
     }

@@ -15,7 +15,7 @@ const HEIGHT: f64 = 236.0;
 
 /// What is around the plot.
 const LEFT: f64 = 50.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 14.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 38.0;
 
@@ -24,7 +24,7 @@ const MARK_ROWS: usize = 3;
 const MARK_ROW_HEIGHT: f64 = 13.0;
 
 /// Width of one letter, for what must not overlap.
-const LETTER: f64 = 6.2;
+const LETTER: f64 = 7.4;
 
 /// Points of a line that get a marker, so that lines differ without colours.
 const MARKERS: usize = 6;
@@ -119,8 +119,28 @@ impl Chart {
         if legend.is_empty() { legend } else { format!("<ul class=\"legend\">{legend}</ul>") }
     }
 
+    /// Where the plot begins: below as many rows of labels as the marks need.
     fn top(&self) -> f64 {
-        if self.marks.is_empty() { TOP } else { TOP + MARK_ROW_HEIGHT * MARK_ROWS as f64 }
+        let rows = self.mark_rows().into_iter().flatten().map(|row| row + 1).max().unwrap_or(0);
+        TOP + MARK_ROW_HEIGHT * rows as f64
+    }
+
+    /// For each mark the row of its label, if any has room.
+    fn mark_rows(&self) -> Vec<Option<usize>> {
+        let mut taken = [0.0; MARK_ROWS];
+        let row = |mark: &Mark| {
+            let (begins, width) = self.label(mark);
+            let row = taken.iter().position(|end| *end <= begins)?;
+            taken[row] = begins + width + LETTER;
+            Some(row)
+        };
+        self.marks.iter().map(row).collect()
+    }
+
+    /// Where the label of a mark begins, and how wide it is.
+    fn label(&self, mark: &Mark) -> (f64, f64) {
+        let width = mark.label.chars().count() as f64 * LETTER;
+        (self.place_x(mark.at).min(WIDTH - width), width)
     }
 
     fn place_x(&self, number: f64) -> f64 {
@@ -170,14 +190,11 @@ impl Chart {
     /// A line for each mark; its label where a row has room. All are in the remarks as well.
     fn draw_marks(&self, svg: &mut String) {
         let (top, bottom) = (self.top(), HEIGHT - BOTTOM);
-        let mut taken = [0.0; MARK_ROWS];
-        for mark in &self.marks {
+        for (mark, row) in self.marks.iter().zip(self.mark_rows()) {
             let x = self.place_x(mark.at);
-            let width = mark.label.chars().count() as f64 * LETTER;
-            let begins = x.min(WIDTH - width);
             let _ = write!(svg, "<path class=\"mark\" d=\"M{x:.1} {:.1}V{bottom}\"/>", top - 2.0);
-            let Some(row) = taken.iter().position(|end| *end <= begins) else { continue };
-            taken[row] = begins + width + LETTER;
+            let Some(row) = row else { continue };
+            let (begins, _) = self.label(mark);
             let y = top - 5.0 - MARK_ROW_HEIGHT * row as f64;
             let _ = write!(
                 svg,

@@ -62,7 +62,9 @@ pub(super) fn figures(rows: &[Row<'_>]) -> Vec<Figure> {
     for row in rows.iter().filter(|row| !row.typical().followers.is_empty()).take(LAG_CASES_MAX) {
         figures.lag_over_time(row);
     }
-    figures.stages(rows);
+    for section in sections(rows) {
+        figures.stages(section);
+    }
     figures.throughput_against_latency(rows);
     for group in &groups {
         figures.visible(group);
@@ -103,7 +105,7 @@ impl Figures {
             });
             if !row.is_closed() {
                 series.push(Series {
-                    name: Some(format!("{}, from when it was sent", short_name(row))),
+                    name: None,
                     style,
                     kind: Kind::Dashed,
                     points: quantiles(&writes.service_us),
@@ -119,8 +121,8 @@ impl Figures {
             quantile_chart(title, description, "write latency", series),
             "Read across: at 99 %, ninety-nine of a hundred writes took at most the latency where the curve is, and \
              one took longer. Each step to the right is ten times rarer. The lower curve is the better one; a curve \
-             that rises steeply at the right has rare but long delays. The latency axis is logarithmic. A dashed line \
-             is the time from when a call was sent: what lies between is the wait before that.",
+             that rises steeply at the right has rare but long delays. The latency axis is logarithmic. With a given \
+             rate, a thin dotted line is the time from when a call was sent: what lies between is its wait before that.",
         );
     }
 
@@ -146,8 +148,8 @@ impl Figures {
         let title = titled("Latency over time", rows);
         self.add(
             time_chart(title, "latency", Scale::Log, short_us, p99.chain(p50).collect(), marks),
-            "Of the calls that were due in each second: the 99th percentile as a full line, the median dashed in the \
-             same colour. A gap that opens between the two means that a few writes waited.",
+            "Of the calls that were due in each second: the 99th percentile as the thick line, the median thin and dotted \
+             in the same colour. A gap that opens between the two means that a few writes waited.",
         );
     }
 
@@ -184,16 +186,16 @@ impl Figures {
         if bars.is_empty() {
             return;
         }
-        let title = "Where the lag of each follower comes from";
+        let title = titled("Where the lag of each follower comes from", rows);
         let description = described(bars.iter().map(|bar| {
             format!(
                 "{}: queue {:.0}, network {:.0}, disk {:.0} µs",
                 bar.name, bar.queue, bar.network, bar.disk
             )
         }));
-        let svg = bars::svg(&bars, title, &description, &format!("figure-{}", self.0.len() + 1));
+        let svg = bars::svg(&bars, &title, &description, &format!("figure-{}", self.0.len() + 1));
         self.0.push(Figure {
-            title: title.to_owned(),
+            title,
             svg,
             legend: bars::legend(),
             explanation: "Means. Up to the upright stroke is the lag: a write waits at the leader until it is sent \
@@ -208,9 +210,9 @@ impl Figures {
         if rows.len() < 2 {
             return;
         }
-        let mut curves: BTreeMap<String, Vec<&Row<'_>>> = BTreeMap::new();
+        let mut curves: BTreeMap<&str, Vec<&Row<'_>>> = BTreeMap::new();
         for row in rows {
-            curves.entry(row.name_without_load()).or_default().push(row);
+            curves.entry(&row.curve).or_default().push(row);
         }
         let mut series = Vec::new();
         for (style, (name, mut rows)) in curves.into_iter().take(STYLES).enumerate() {
@@ -225,7 +227,7 @@ impl Figures {
             let repeats = rows.iter().filter(|row| row.runs.len() > 1).flat_map(|row| &row.runs);
             let repeats = repeats.map(|run| (run.writes.per_second, run.writes.latency_us.p50)).collect();
             let of = |name, kind, points| Series { name, style, kind, points };
-            series.push(of(Some(name), Kind::Points, medians(|latency| latency.p50)));
+            series.push(of(Some(name.to_owned()), Kind::Points, medians(|latency| latency.p50)));
             series.push(of(None, Kind::HollowPoints, medians(|latency| latency.p99)));
             series.push(of(None, Kind::Dots, repeats));
         }
@@ -265,11 +267,6 @@ impl Figures {
     }
 }
 
-/// A name that is short beside the full one.
-fn short_name(row: &Row<'_>) -> String {
-    format!("quorum {}", row.case.quorum)
-}
-
 /// A title, with the section if the rows are of one of several.
 fn titled(title: &str, rows: &[Row<'_>]) -> String {
     match sections(rows).count() == 1 && !rows[0].section.is_empty() {
@@ -299,8 +296,8 @@ fn time_chart(
 ) -> Chart {
     let points = || series.iter().flat_map(|series| &series.points);
     let y = Axis::fitted(label, scale, shown, points().map(|(_, y)| *y));
-    let times = points().map(|(x, _)| *x).chain(marks.iter().map(|mark| mark.at));
-    let x = Axis::fitted("seconds since measuring began", Scale::Linear, short_count, times);
+    let times = points().map(|(x, _)| x.ceil()).chain(marks.iter().map(|mark| mark.at));
+    let x = Axis::fitted("seconds since measuring began", Scale::Time, short_count, times);
     let events: Vec<_> =
         marks.iter().map(|mark| format!("{} s {}", super::remarks::seconds(mark.at), mark.label)).collect();
     let description = match events.is_empty() {
@@ -363,7 +360,7 @@ fn bars_of(row: &Row<'_>) -> Vec<Bar> {
         .filter_map(|follower| {
             let stages = follower.stages.as_ref()?;
             Some(Bar {
-                name: format!("{}, node {}", row.name, follower.node),
+                name: format!("quorum {}, node {}", row.case.quorum, follower.node),
                 queue: stages.queue_us.mean,
                 network: stages.network_us.mean,
                 disk: stages.disk_us.mean,
