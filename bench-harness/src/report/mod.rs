@@ -86,11 +86,6 @@ impl Output {
         self.directory.join(FILE)
     }
 
-    /// Where all files are.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Where the page is that people read.
     pub fn page(&self) -> PathBuf {
         self.directory.join("report.html")
