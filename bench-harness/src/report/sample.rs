@@ -252,7 +252,7 @@ fn peer_run() -> Run {
         acknowledgement: "A write is acknowledged when WAITAOF says that 2 replicas have synced it."
             .to_owned(),
         settings: vec!["appendonly yes".to_owned(), "appendfsync always".to_owned()],
-        processes: 5,
+        servers: 5,
     });
     run
 }
