@@ -1,4 +1,4 @@
-//! The report: one result, [`model`], and those who write it: [`table`] for the terminal, JSON, [`csv`], [`markdown`]
+//! The report: one result, `model`, and those who write it: [`table`] for the terminal, JSON, [`csv`], [`markdown`]
 //! and a page of [`html`] for everybody else.
 //!
 //! All files are written after each run, each whole or not at all, so that what was measured is there however the

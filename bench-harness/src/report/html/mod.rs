@@ -11,7 +11,7 @@
 //! 6. what was measured, where, and how to repeat it;
 //! 7. a glossary.
 //!
-//! Everything that comes from a report is escaped by [`Escaped`].
+//! Everything that comes from a report is escaped by `Escaped`.
 
 mod context;
 mod details;
