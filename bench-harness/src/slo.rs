@@ -1,6 +1,6 @@
 //! The search for the highest rate that keeps a latency goal.
 //!
-//! Rates double from [`FIRST`] until one does not keep it (or halve until one does), then the gap is halved until it
+//! Rates double from `FIRST` until one does not keep it (or halve until one does), then the gap is halved until it
 //! is small. Latency grows with the rate, so this finds the edge; noise moves it, which the trials in the report
 //! show.
 

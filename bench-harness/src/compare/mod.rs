@@ -1,9 +1,9 @@
 //! What changed from one report to another, and whether that may be chance; or how equal runs of one report differ
 //! among themselves.
 //!
-//! Cases are matched by what they are ([`cases`]), their [`figures`] tested over the repeats ([`statistics`]), and
-//! whatever else differs between the reports is said above the figures ([`context`]). A figure gets a verdict only
-//! from enough repeats; never from single runs.
+//! Cases are matched by what they are, their [`figures`] tested over the repeats ([`statistics`]), and whatever else
+//! differs between the reports is said above the figures. A figure gets a verdict only from enough repeats; never from
+//! single runs.
 //!
 //! Each figure is tested at alpha by itself. A correction for their number would ask more of p than a few repeats can
 //! give: with 5 against 5 nothing could ever be significant. So the comparison says how many figures it judged and how

@@ -3,7 +3,7 @@
 //! - **The test** is the two-sided Mann–Whitney U test (H. B. Mann, D. R. Whitney, "On a test of whether one of two
 //!   random variables is stochastically larger than the other", Annals of Mathematical Statistics 18, 1947). It
 //!   compares ranks alone, so one outlier counts as one run, and it takes no shape of noise for granted: all that
-//!   it asks is that runs are independent and, if nothing changed, exchangeable. Up to [`EXACT_RUNS_MAX`] runs
+//!   it asks is that runs are independent and, if nothing changed, exchangeable. Up to 64 runs
 //!   p-values are counted over all ways to divide them, ties included; beyond, they are a normal approximation.
 //! - **The change** is the Hodges–Lehmann estimate (J. L. Hodges, E. L. Lehmann, "Estimates of location based on rank
 //!   tests", Annals of Mathematical Statistics 34, 1963): the median over all pairs of a run before and a run after.
@@ -13,7 +13,7 @@
 //! run of the other, and more otherwise; 4 against 4 never less than 0.029.
 //!
 //! What it leaves out: a drift of the machine. Runs of two reports that were made one after the other are not
-//! exchangeable if the machine changed meanwhile; [`super::equal_runs`] shows whether it does.
+//! exchangeable if the machine changed meanwhile; [`EqualRuns`](super::EqualRuns) shows whether it does.
 
 /// Most runs, of both sides together, whose divisions are counted. 64 things have at most 1.8 × 10¹⁸ divisions,
 /// which fits a u64.

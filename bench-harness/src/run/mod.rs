@@ -2,7 +2,7 @@
 //! to it meanwhile, and whether it kept what it acknowledged.
 //!
 //! The load has a thread of its own, as it keeps it busy. The calling thread starts the nodes, which end with it,
-//! and looks after everything: see [`watch`].
+//! and looks after everything: see `watch`.
 
 mod catch_up;
 mod faults;

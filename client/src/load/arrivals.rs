@@ -1,10 +1,12 @@
 //! The open loop's arrivals: when each is to start, and which task makes it.
 //!
 //! [`Schedule`] says when, from the workload alone; it needs no clock. [`Pacer`] gives each arrival to a
-//! task: one source waits for the next intended start and hands all that is due to tasks that are free, in
-//! turn; a task that is done takes what is due by itself. What is due while all tasks are busy waits in the
-//! schedule, whose position is all that a backlog takes. No arrival is left out, and each keeps its intended
-//! start.
+//! task: one source waits for the next intended start and wakes the task that has been idle longest, which
+//! takes what is due and wakes the next, if more is due; a task that is done takes what is due by itself.
+//! What is due while all tasks are busy waits in the schedule, whose position is all that a backlog takes.
+//!
+//! No arrival is left out, each keeps its intended start, and a task takes it only when it sends: calls
+//! begin in the order of their intended starts.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -81,31 +83,34 @@ struct State {
     next: Option<Instant>,
     /// No task gets any of the arrivals that are left.
     closed: bool,
-    tasks: Vec<Task>,
+    /// When the source last looked at the clock. If the next arrival was due then, and a task is idle, the
+    /// first idle task has been woken.
+    seen: Instant,
     /// Tasks that have nothing to do, the one that has waited longest first.
     idle: VecDeque<usize>,
-    /// The source, while it waits for an idle task.
+    /// Of each task, while it is idle.
+    wakers: Vec<Option<Waker>>,
+    /// The source, while arrivals that it has seen to be due are left.
     source: Option<Waker>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Task {
-    handed: Option<Arrival>,
-    waker: Option<Waker>,
 }
 
 impl Pacer {
     /// Of tasks that are all idle.
     pub(super) fn new(start: Instant, mut schedule: Schedule, tasks: usize) -> Self {
         let next = schedule.next().map(|intended| start + intended);
-        let (idle, tasks) = ((0..tasks).collect(), vec![Task::default(); tasks]);
-        Self {
-            start,
-            state: RefCell::new(State { schedule, next, closed: false, tasks, idle, source: None }),
-        }
+        let state = State {
+            schedule,
+            next,
+            closed: false,
+            seen: start,
+            idle: (0..tasks).collect(),
+            wakers: vec![None; tasks],
+            source: None,
+        };
+        Self { start, state: RefCell::new(state) }
     }
 
-    /// Hands out the arrivals as they are due; ends after the last.
+    /// Sees to it that arrivals are taken when they are due; ends after the last.
     pub(super) async fn issue(&self) {
         let mut timer = Timer::never();
         while let Some(next) = self.upcoming() {
@@ -113,19 +118,20 @@ impl Pacer {
                 timer.set_at(next);
                 (&mut timer).await;
             }
-            self.hand_out(Instant::now());
-            self.idle_task().await;
+            self.state.borrow_mut().see(Instant::now());
+            poll_fn(|cx| self.state.borrow_mut().poll_taken(cx.waker())).await;
         }
     }
 
     /// What a task does that has been busy until `free_since`, or has done nothing yet; none if nothing comes
     /// any more.
     pub(super) async fn next(&self, task: usize, free_since: Option<Instant>) -> Option<Arrival> {
-        let due = free_since.and_then(|now| self.state.borrow_mut().take_due(task, now, self.start));
-        match due {
-            Some(due) => Some(due),
-            None => poll_fn(|cx| self.state.borrow_mut().poll_handed(task, cx.waker())).await,
+        if let Some(now) = free_since
+            && let Some(due) = self.state.borrow_mut().take_or_idle(task, now, self.start)
+        {
+            return Some(due);
         }
+        poll_fn(|cx| self.state.borrow_mut().poll_idle(task, cx.waker(), self.start)).await
     }
 
     /// No further arrivals: tasks end when they are done.
@@ -145,32 +151,6 @@ impl Pacer {
     fn upcoming(&self) -> Option<Instant> {
         self.state.borrow().upcoming()
     }
-
-    /// Gives what is due to idle tasks, as far as there are any.
-    fn hand_out(&self, now: Instant) {
-        let state = &mut *self.state.borrow_mut();
-        while state.is_due(now)
-            && let Some(task) = state.idle.pop_front()
-        {
-            let intended = state.take(self.start);
-            let task = &mut state.tasks[task];
-            task.handed = Some(Arrival { intended, waited: false });
-            task.waker.take().into_iter().for_each(Waker::wake);
-        }
-    }
-
-    /// Waits until a task is idle, or nothing comes any more. Meanwhile tasks take what is due by themselves.
-    async fn idle_task(&self) {
-        poll_fn(|cx| {
-            let mut state = self.state.borrow_mut();
-            if !state.idle.is_empty() || state.upcoming().is_none() {
-                return Poll::Ready(());
-            }
-            state.source = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
 }
 
 impl State {
@@ -182,43 +162,70 @@ impl State {
         self.upcoming().is_some_and(|next| next <= now)
     }
 
+    /// The source looks at what is due.
+    fn see(&mut self, now: Instant) {
+        self.seen = now;
+        self.wake_first();
+    }
+
+    /// Wakes the first idle task, if the source has seen something due for it.
+    fn wake_first(&mut self) {
+        if self.is_due(self.seen)
+            && let Some(first) = self.idle.front()
+        {
+            self.wakers[*first].take().into_iter().for_each(Waker::wake);
+        }
+    }
+
     /// Takes the next arrival, which there is.
-    fn take(&mut self, start: Instant) -> Instant {
+    fn take(&mut self, waited: bool, start: Instant) -> Arrival {
         let following = self.schedule.next().map(|intended| start + intended);
-        let taken = std::mem::replace(&mut self.next, following).expect("there is a next arrival");
+        let intended = std::mem::replace(&mut self.next, following).expect("there is a next arrival");
         if following.is_none() {
             self.wake_all();
+        } else if !self.is_due(self.seen) {
+            self.source.take().into_iter().for_each(Waker::wake);
         }
-        taken
+        Arrival { intended, waited }
     }
 
     /// What is due, for a task that has become free; without that, it is idle.
-    fn take_due(&mut self, task: usize, now: Instant, start: Instant) -> Option<Arrival> {
+    fn take_or_idle(&mut self, task: usize, now: Instant, start: Instant) -> Option<Arrival> {
         if self.is_due(now) {
             // Idle tasks were so before this was due: it waits for the source alone.
             let waited = self.idle.is_empty();
-            return Some(Arrival { intended: self.take(start), waited });
+            return Some(self.take(waited, start));
         }
         self.idle.push_back(task);
-        self.source.take().into_iter().for_each(Waker::wake);
         None
     }
 
-    fn poll_handed(&mut self, task: usize, waker: &Waker) -> Poll<Option<Arrival>> {
-        let over = self.upcoming().is_none();
-        let task = &mut self.tasks[task];
-        match task.handed.take() {
-            Some(arrival) => Poll::Ready(Some(arrival)),
-            None if over => Poll::Ready(None),
-            None => {
-                task.waker = Some(waker.clone());
-                Poll::Pending
-            }
+    /// What is due, for an idle task whose turn it is.
+    fn poll_idle(&mut self, task: usize, waker: &Waker, start: Instant) -> Poll<Option<Arrival>> {
+        if self.upcoming().is_none() {
+            return Poll::Ready(None);
         }
+        if self.is_due(self.seen) && self.idle.front() == Some(&task) {
+            self.idle.pop_front();
+            let arrival = self.take(false, start);
+            self.wake_first();
+            return Poll::Ready(Some(arrival));
+        }
+        self.wakers[task] = Some(waker.clone());
+        Poll::Pending
+    }
+
+    /// Ready when all that the source has seen to be due is taken.
+    fn poll_taken(&mut self, waker: &Waker) -> Poll<()> {
+        if !self.is_due(self.seen) {
+            return Poll::Ready(());
+        }
+        self.source = Some(waker.clone());
+        Poll::Pending
     }
 
     fn wake_all(&mut self) {
-        let wakers = self.tasks.iter_mut().filter_map(|task| task.waker.take());
+        let wakers = self.wakers.iter_mut().filter_map(Option::take);
         wakers.chain(self.source.take()).for_each(Waker::wake);
     }
 }
@@ -275,53 +282,85 @@ mod tests {
         Pacer::new(Instant::now(), schedule(1.0, Spacing::Constant, 10 * SECOND), tasks)
     }
 
-    /// What a task has been handed, in seconds.
-    fn handed(pacer: &Pacer, task: usize) -> Option<f64> {
-        let arrival = pacer.state.borrow_mut().tasks[task].handed.take()?;
-        assert!(!arrival.waited, "an idle task had it");
-        Some((arrival.intended - pacer.start).as_secs_f64())
+    /// What an idle task takes when it runs.
+    fn run(pacer: &Pacer, task: usize) -> Option<Arrival> {
+        match pacer.state.borrow_mut().poll_idle(task, Waker::noop(), pacer.start) {
+            Poll::Ready(Some(arrival)) => Some(arrival),
+            Poll::Ready(None) => panic!("there are arrivals left"),
+            Poll::Pending => None,
+        }
+    }
+
+    /// What a task takes that has become free after so many seconds.
+    fn free(pacer: &Pacer, task: usize, second: u32) -> Option<Arrival> {
+        pacer.state.borrow_mut().take_or_idle(task, pacer.start + second * SECOND, pacer.start)
+    }
+
+    fn arrival(pacer: &Pacer, second: u32, waited: bool) -> Option<Arrival> {
+        Some(Arrival { intended: pacer.start + second * SECOND, waited })
+    }
+
+    fn see(pacer: &Pacer, second: u32) {
+        pacer.state.borrow_mut().see(pacer.start + second * SECOND);
     }
 
     #[test]
     fn arrivals_go_round_the_idle_tasks() {
         let pacer = pacer(3);
-        pacer.hand_out(pacer.start + SECOND);
-        assert_eq!([0, 1, 2].map(|task| handed(&pacer, task)), [Some(0.0), Some(1.0), None]);
-        pacer.state.borrow_mut().take_due(0, pacer.start + SECOND, pacer.start);
-        pacer.hand_out(pacer.start + 3 * SECOND);
-        assert_eq!([0, 1, 2].map(|task| handed(&pacer, task)), [Some(3.0), None, Some(2.0)]);
+        see(&pacer, 1);
+        assert_eq!(run(&pacer, 1), None, "it is the turn of task 0");
+        assert_eq!(run(&pacer, 0), arrival(&pacer, 0, false));
+        assert_eq!(run(&pacer, 1), arrival(&pacer, 1, false));
+        assert_eq!(run(&pacer, 2), None, "nothing more is due");
+        assert_eq!(free(&pacer, 0, 1), None);
+        see(&pacer, 3);
+        assert_eq!(run(&pacer, 2), arrival(&pacer, 2, false));
+        assert_eq!(run(&pacer, 0), arrival(&pacer, 3, false));
+    }
+
+    #[test]
+    fn who_takes_an_arrival_wakes_the_next_idle_task_as_long_as_more_is_due() {
+        let pacer = pacer(3);
+        let woken = |task: usize| pacer.state.borrow().wakers[task].is_none();
+        // They wait for their turn.
+        assert_eq!([2, 1].map(|task| run(&pacer, task)), [None, None]);
+        see(&pacer, 1);
+        assert_eq!([1, 2].map(woken), [false, false]);
+        assert_eq!(run(&pacer, 0), arrival(&pacer, 0, false));
+        assert_eq!([1, 2].map(woken), [true, false]);
+        assert_eq!(run(&pacer, 1), arrival(&pacer, 1, false));
+        assert!(!woken(2));
+    }
+
+    #[test]
+    fn a_task_that_becomes_free_does_not_overtake_those_that_were_woken_before() {
+        let pacer = pacer(2);
+        see(&pacer, 0);
+        assert_eq!(run(&pacer, 0), arrival(&pacer, 0, false));
+        // Task 1 is woken for second 1, but task 0 comes first.
+        see(&pacer, 2);
+        assert_eq!(free(&pacer, 0, 2), arrival(&pacer, 1, false), "task 1 was idle all the time");
+        assert_eq!(run(&pacer, 1), arrival(&pacer, 2, false));
     }
 
     #[test]
     fn what_is_due_while_all_are_busy_keeps_its_intended_start() {
         let pacer = pacer(1);
-        pacer.hand_out(pacer.start);
-        assert_eq!(handed(&pacer, 0), Some(0.0));
-        let now = pacer.start + 3 * SECOND;
-        pacer.hand_out(now);
-        let mut state = pacer.state.borrow_mut();
+        see(&pacer, 0);
+        assert_eq!(run(&pacer, 0), arrival(&pacer, 0, false));
+        see(&pacer, 3);
         for second in 1..=3 {
-            let due = state.take_due(0, now, pacer.start);
-            assert_eq!(due, Some(Arrival { intended: pacer.start + second * SECOND, waited: true }));
+            assert_eq!(free(&pacer, 0, 3), arrival(&pacer, second, true));
         }
-        assert_eq!(state.take_due(0, now, pacer.start), None, "the next is not due");
-        assert_eq!(state.idle, [0]);
-    }
-
-    #[test]
-    fn what_the_source_was_late_with_did_not_wait_for_a_task() {
-        let pacer = pacer(2);
-        pacer.hand_out(pacer.start);
-        assert_eq!(handed(&pacer, 0), Some(0.0));
-        let due = pacer.state.borrow_mut().take_due(0, pacer.start + SECOND, pacer.start);
-        assert_eq!(due.map(|arrival| arrival.waited), Some(false), "task 1 is idle");
+        assert_eq!(free(&pacer, 0, 3), None, "the next is not due");
+        assert_eq!(pacer.state.borrow().idle, [0]);
     }
 
     #[test]
     fn closed_it_gives_nothing_more_and_knows_what_is_left() {
         let pacer = pacer(1);
-        pacer.hand_out(pacer.start);
-        assert_eq!(handed(&pacer, 0), Some(0.0));
+        see(&pacer, 0);
+        assert_eq!(run(&pacer, 0), arrival(&pacer, 0, false));
         pacer.close();
         let start = pacer.start;
         assert_eq!(smol::block_on(pacer.next(0, Some(start + 5 * SECOND))), None);

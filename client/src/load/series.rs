@@ -66,6 +66,7 @@ impl Series {
     /// A call begins that was to begin at `intended`, which is never before that of an earlier call.
     pub(super) fn begin(&mut self, intended: Instant) {
         let number = self.number(intended);
+        debug_assert!(number + 1 >= self.closed.len() + self.open.len(), "calls begin in order");
         while self.closed.len() + self.open.len() <= number {
             let latency_us = self.spare.pop().unwrap_or_else(empty);
             self.open.push_back(OpenSecond { begun: 0, ended: 0, counts: Second::default(), latency_us });
