@@ -1,4 +1,4 @@
-//! The report: one result, `model`, and those who write it: [`table`] for the terminal, JSON, [`csv`], [`markdown`]
+//! The report: one result, [`Report`], and those who write it: [`table`] for the terminal, JSON, [`csv`], [`markdown`]
 //! and a page of [`html`] for everybody else.
 //!
 //! All files are written after each run, each whole or not at all, so that what was measured is there however the
@@ -169,6 +169,8 @@ fn default_directory() -> PathBuf {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -244,5 +246,46 @@ pub(crate) mod tests {
             let said = refused(text);
             assert!(said.contains(advice) && said.starts_with(&file.display().to_string()), "{said}");
         }
+    }
+
+    /// All names of fields, however deep.
+    fn field_names(json: &serde_json::Value, names: &mut BTreeSet<String>) {
+        match json {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    names.insert(name.clone());
+                    field_names(value, names);
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| field_names(value, names)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_and_column_is_explained() {
+        let page = include_str!("../../../docs/REPORT.md");
+        let mut names = BTreeSet::new();
+        for mut report in [sample::large(), sample::whole()] {
+            let trial = Trial { asked_per_second: 1.0, per_second: 1.0, latency_us: 1.0, kept: true };
+            report.goal =
+                Some(Goal { goal: "p99=5ms".to_owned(), per_second: Some(1.0), trials: vec![trial] });
+            field_names(&serde_json::to_value(&report).unwrap(), &mut names);
+            let columns = [csv::runs(&report), csv::seconds(&report)];
+            let of_follower = |name: &str| name.strip_prefix("follower_").map(|name| name[2..].to_owned());
+            let lines = columns.iter().filter_map(|text| text.lines().next());
+            names.extend(
+                lines
+                    .flat_map(|line| line.split(','))
+                    .map(|name| of_follower(name).unwrap_or(name.to_owned())),
+            );
+        }
+        let known = |name: &&String| {
+            ["`", "\"", "_"].iter().any(|before| {
+                ["`", "\""].iter().any(|after| page.contains(&format!("{before}{name}{after}")))
+            })
+        };
+        let missing: Vec<_> = names.iter().filter(|name| !known(name)).collect();
+        assert!(names.len() > 120 && missing.is_empty(), "{missing:?} of {}", names.len());
     }
 }
