@@ -34,8 +34,10 @@ impl Search {
             (Some(kept), Some(broken)) if broken / kept <= CLOSE => return None,
             (Some(kept), Some(broken)) => (kept * broken).sqrt(),
         };
-        let is_possible = (RATES.0..=RATES.1).contains(&rate) && self.trials < TRIALS_MAX;
-        is_possible.then(|| three_digits(rate))
+        let rate = three_digits(rate.clamp(RATES.0, RATES.1));
+        // At the end of the range there may be nothing new to try.
+        let is_new = Some(rate) != self.kept && Some(rate) != self.broken;
+        (is_new && self.trials < TRIALS_MAX).then_some(rate)
     }
 
     /// Takes in whether a rate kept the goal.
@@ -74,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_edge_is_found_wherever_it_is() {
-        for limit in [1.5, 17.0, 999.0, 1_000.0, 1_001.0, 37_123.0, 900_000.0] {
+        for limit in [1.0, 1.5, 17.0, 999.0, 1_000.0, 1_001.0, 37_123.0, 900_000.0, 9e6] {
             let (best, trials) = search(limit);
             let best = best.expect("some rate keeps it");
             assert!(best <= limit && best * 1.06 >= limit.min(RATES.1), "{best} of {limit}");
