@@ -123,7 +123,9 @@ fn carry_on(
         None => smol::block_on(session.measure()),
     };
     show(place.format, report)?;
-    eprintln!("saved, for people in {}", output.page().display());
+    if output.page().is_file() {
+        eprintln!("saved, for people in {}", output.page().display());
+    }
     end
 }
 

@@ -49,6 +49,9 @@ const OTHERS: [(&str, Writer); 5] = [
     ("plan.json", |report| report.plan.json()),
 ];
 
+/// Bytes that must find room before anything is measured: a small report in all formats.
+const ROOM_BYTES: usize = 1 << 20;
+
 /// Where results go unless told otherwise, one directory below it for each report.
 const RESULTS: &str = "results";
 
@@ -62,11 +65,11 @@ impl Output {
     /// Makes the directory, and makes sure that a report can be written there: before anything is measured.
     pub fn prepare(directory: Option<&Path>) -> Result<Self, Failure> {
         let directory = directory.map_or_else(default_directory, Path::to_owned);
-        // Without a byte written a full disk would be found after the first run only.
+        // Without anything written a full disk would be found after the first run only.
         let try_out = || {
             fs::create_dir_all(&directory)?;
             let mut temporary = tempfile::tempfile_in(&directory)?;
-            temporary.write_all(&[0; 4096])?;
+            temporary.write_all(&vec![0; ROOM_BYTES])?;
             temporary.sync_data()
         };
         match try_out() {
@@ -93,12 +96,12 @@ impl Output {
 
     /// Writes the report in every format; each file replaces the one that is there only when all of it is written.
     /// The JSON comes first: all others can be made of it again.
-    pub fn save(&self, report: &Report) -> anyhow::Result<()> {
+    pub fn save(&self, report: &Report) -> Result<(), Failure> {
         self.replace(FILE, &report.json())?;
         OTHERS.iter().try_for_each(|(name, write)| self.replace(name, &write(report)))
     }
 
-    fn replace(&self, name: &str, text: &str) -> anyhow::Result<()> {
+    fn replace(&self, name: &str, text: &str) -> Result<(), Failure> {
         let file = self.directory.join(name);
         let write = || {
             let mut temporary =
@@ -108,19 +111,24 @@ impl Output {
         };
         match write() {
             Ok(_) => Ok(()),
-            Err(error) => Err(anyhow!("{} cannot be written ({error}): {}", file.display(), advice(&error))),
+            Err(error) => {
+                let what = format!("{} cannot be written ({error}): {}", file.display(), advice(&error));
+                Err(if is_full(&error) { Failure::WrongUse(what) } else { anyhow!(what).into() })
+            }
         }
     }
 }
 
 /// What to do about a directory that takes no file.
 fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space there, or choose another --output"
-        }
-        _ => "choose another --output",
+    match is_full(error) {
+        true => "free space there, or choose another --output",
+        false => "choose another --output",
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The part of every report, of whatever schema, that says which it is.
