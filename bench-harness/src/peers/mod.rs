@@ -31,6 +31,8 @@ mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod servers;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod stream;
 mod target;
 
 use std::fmt;

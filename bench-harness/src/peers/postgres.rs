@@ -6,7 +6,6 @@
 //! The client's connections run on the load's own executor, without a runtime of their own.
 
 use std::future::pending;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use futures_lite::future::{try_zip, yield_now};
 use quorate_client::load::CallError;
 use quorate_protocol::{Durability, Quorums};
 use rustix::process::{Signal, geteuid};
-use smol::net::TcpStream;
 use smol::{LocalExecutor, Task};
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Error, NoTls, Statement};
@@ -27,6 +25,7 @@ use super::deadline::Deadlines;
 use super::installed::Installed;
 use super::launcher::User;
 use super::servers::{Manners, Servers};
+use super::stream::Stream;
 use super::target::Store;
 use super::{PeerKind, Settings, Started};
 
@@ -211,15 +210,13 @@ async fn with_client<T>(
 
 /// A client, and what moves its bytes.
 async fn connect(address: SocketAddr) -> Result<(Client, Driver), CallError> {
-    let io_error = |error: io::Error| refused(format!("{address}: {error}"));
-    let stream = TcpStream::connect(address).await.map_err(io_error)?;
-    stream.set_nodelay(true).map_err(io_error)?;
+    let stream = Stream::connect(address).await.map_err(|error| refused(format!("{address}: {error}")))?;
     let mut config = Config::new();
     config.user(ROLE).dbname(ROLE);
     config.connect_raw(stream.compat(), NoTls).await.map_err(|error| refused(words(&error)))
 }
 
-type Driver = tokio_postgres::Connection<Compat<TcpStream>, NoTlsStream>;
+type Driver = tokio_postgres::Connection<Compat<Stream>, NoTlsStream>;
 
 /// One client's connection, used by several callers at once: the server takes their calls in order, each a
 /// transaction of its own.

@@ -16,13 +16,13 @@ use futures_lite::future::yield_now;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use quorate_client::load::CallError;
 use smol::channel::{self, Receiver, Sender};
-use smol::net::TcpStream;
 use smol::{LocalExecutor, Task};
 
 use super::reply::{self, Reply, write_command};
 use super::{Confirmation, Primary};
 use crate::peers::calls::{refused, timed_out, unknown};
 use crate::peers::deadline::Deadlines;
+use crate::peers::stream::Stream;
 
 /// Bytes of replies that are read at once; a longer reply makes the buffer grow.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -84,9 +84,8 @@ impl Connection {
     ) -> Result<Self, CallError> {
         let Primary { address, confirmation } = *primary;
         let deadlines = Deadlines::new(deadline, executor);
-        let connected = deadlines.bound(TcpStream::connect(address)).await.ok_or_else(timed_out)?;
+        let connected = deadlines.bound(Stream::connect(address)).await.ok_or_else(timed_out)?;
         let stream = connected.map_err(|error| refused(format!("{address}: {error}")))?;
-        stream.set_nodelay(true).map_err(|error| refused(error.to_string()))?;
         let (wake, woken) = channel::bounded(1);
         let shared = Rc::new(Shared { confirmation, deadline, wake, state: RefCell::default() });
         let sender = executor.spawn(send(shared.clone(), stream.clone(), woken));
@@ -212,7 +211,7 @@ fn tell(caller: &Caller, answer: Answer) {
     let _ = caller.try_send(answer);
 }
 
-async fn send(shared: Rc<Shared>, mut stream: TcpStream, woken: Receiver<()>) {
+async fn send(shared: Rc<Shared>, mut stream: Stream, woken: Receiver<()>) {
     let mut batch = Vec::new();
     while woken.recv().await.is_ok() {
         shared.take_outgoing(&mut batch);
@@ -222,7 +221,7 @@ async fn send(shared: Rc<Shared>, mut stream: TcpStream, woken: Receiver<()>) {
     }
 }
 
-async fn receive(shared: Rc<Shared>, mut stream: TcpStream) {
+async fn receive(shared: Rc<Shared>, mut stream: Stream) {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
     let reason = loop {

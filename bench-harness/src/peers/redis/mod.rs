@@ -13,10 +13,10 @@ use std::time::Duration;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use quorate_protocol::Durability;
 use rustix::process::Signal;
-use smol::net::TcpStream;
 
 use super::installed::{Installed, version_at_least};
 use super::servers::{Manners, Servers};
+use super::stream::Stream;
 use super::target::Store;
 use super::{Settings, Started};
 pub(super) use connection::Connection;
@@ -180,7 +180,7 @@ async fn ask(address: SocketAddr, command: &[&[u8]]) -> Result<String, String> {
     let mut request = Vec::new();
     write_command(&mut request, command);
     let answer = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = Stream::connect(address).await?;
         stream.write_all(&request).await?;
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
