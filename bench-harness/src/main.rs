@@ -9,10 +9,11 @@ use anyhow::Context;
 use bench_harness::environment::Environment;
 use bench_harness::failure::Failure;
 use bench_harness::interrupt::Interrupt;
+use bench_harness::members::Found;
 use bench_harness::options::{Command, Compare, Format, LatencyGoal, Measure, Merge, Options, Versus, Where};
 use bench_harness::peers::launcher;
 use bench_harness::place::check_space;
-use bench_harness::plan::{Plan, check_open_files};
+use bench_harness::plan::{Plan, System, check_open_files};
 use bench_harness::report::{Output, Report, csv, markdown, table};
 use bench_harness::session::Session;
 use bench_harness::{compare, merge, node};
@@ -84,13 +85,25 @@ fn rewrite(options: &Merge) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run(plan: Plan, place: &Where, goal: Option<LatencyGoal>) -> Result<(), Failure> {
+fn run(mut plan: Plan, place: &Where, goal: Option<LatencyGoal>) -> Result<(), Failure> {
     check_open_files(&plan, getrlimit(Resource::Nofile).current).map_err(Failure::WrongUse)?;
+    smol::block_on(meet(&mut plan))?;
     let interrupt = Interrupt::listen()?;
-    let output = Output::prepare(place.output.as_deref())?;
     let environment = look_around(place, &plan)?;
+    let output = Output::prepare(place.output.as_deref())?;
     let mut report = Report::new(environment, plan);
     carry_on(&mut report, &output, place, goal, &interrupt)
+}
+
+/// Lets clusters that run already say what they are, before anything is measured or written.
+async fn meet(plan: &mut Plan) -> Result<(), Failure> {
+    for case in &mut plan.cases {
+        if let System::Connected(servers) = &case.system {
+            let found = Found::ask(servers).await.map_err(|error| Failure::WrongUse(format!("{error:#}")))?;
+            found.describe(case);
+        }
+    }
+    Ok(())
 }
 
 /// Goes on with a report that lacks something.
@@ -132,8 +145,10 @@ fn carry_on(
 /// The environment, with a warning if it makes the figures meaningless.
 fn look_around(place: &Where, plan: &Plan) -> Result<Environment, Failure> {
     let data_dir = place.data_dir();
-    std::fs::create_dir_all(&data_dir)
-        .map_err(|error| Failure::WrongUse(format!("--data-dir {}: {error}", data_dir.display())))?;
+    std::fs::create_dir_all(&data_dir).map_err(|error| {
+        let directory = data_dir.display();
+        Failure::WrongUse(format!("--data-dir {directory} cannot be made ({error}): choose another"))
+    })?;
     check_space(&data_dir, plan.replicas_max()).map_err(Failure::WrongUse)?;
     let environment = Environment::gather(&data_dir)?;
     if environment.data_is_in_memory() {

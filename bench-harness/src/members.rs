@@ -8,6 +8,7 @@ use quorate_client::{Client, Consistency, Durability, NodeStatus, Role};
 use quorate_protocol::Quorums;
 
 use crate::cluster::wait_applied;
+use crate::plan::Case;
 
 /// How long one node may take to say how it is.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -113,6 +114,12 @@ impl Members {
 }
 
 impl Found {
+    /// Says in a case what the cluster says of itself.
+    pub fn describe(&self, case: &mut Case) {
+        (case.replicas, case.quorum) = (self.quorums.replicas(), self.quorums.quorum());
+        case.durability = self.durability;
+    }
+
     /// Asks the nodes at these addresses, of which one must lead. Each must answer.
     pub async fn ask(addresses: &[String]) -> anyhow::Result<Self> {
         let mut nodes = BTreeMap::new();

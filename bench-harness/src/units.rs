@@ -51,7 +51,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let (_, unit_bytes) =
         SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(advice)?;
     let bytes = number * *unit_bytes as f64;
-    if bytes.fract() != 0.0 || bytes > u32::MAX.into() {
+    if bytes > u32::MAX.into() {
+        return Err(format!("\"{text}\" is too large: less than 4096MiB"));
+    }
+    if bytes.fract() != 0.0 {
         return Err(advice());
     }
     Ok(bytes as u64)

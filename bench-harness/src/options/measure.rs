@@ -22,7 +22,7 @@ const PROBES_PER_SECOND: u32 = 10;
 #[derive(clap::Args, Clone, Debug)]
 pub struct Measure {
     /// Replicas of the cluster, the leader included; a list measures one after the other
-    #[arg(long, value_name = "M[,M…]", default_value = "3", help_heading = "Cluster")]
+    #[arg(long, value_name = "M[,M…]", default_value = "3", value_parser = parse_replicas, help_heading = "Cluster")]
     pub replicas: List<u8>,
 
     /// Replicas that must hold a write before it is acknowledged, the leader included: a number, a list to
@@ -44,7 +44,7 @@ pub struct Measure {
     pub target: Option<PeerKind>,
 
     /// Measure a cluster that runs already, by its nodes' client addresses; nothing is started or stopped
-    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', help_heading = "Cluster",
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = parse_server, help_heading = "Cluster",
         conflicts_with_all = ["replicas", "quorum", "durability", "link", "fault", "scenario", "data_dir"])]
     pub connect: Vec<String>,
 
@@ -101,13 +101,13 @@ pub struct LoadOptions {
     #[arg(long, value_name = "C[,C…]", default_value = "64", help_heading = "Load")]
     pub clients: List<u32>,
 
-    /// Calls that each client keeps unanswered, at most [default: 1, or 64 with --rate]
+    /// Calls that each client keeps unanswered, at most [default: 1, or 64 with --rate or --slo]
     #[arg(long, value_name = "K", help_heading = "Load")]
     pub in_flight: Option<u32>,
 
     /// Calls per second of all clients, made whether or not earlier ones are answered (open loop); without it
     /// every client calls again when it is answered (closed loop)
-    #[arg(long, value_name = "R[,R…]", help_heading = "Load")]
+    #[arg(long, value_name = "R[,R…]", allow_hyphen_values = true, help_heading = "Load")]
     pub rate: Option<List<f64>>,
 
     /// How the calls of --rate are spaced
@@ -238,7 +238,7 @@ impl Measure {
 
     fn plan_of_options(&self) -> Result<Plan, String> {
         let mut cases = Vec::new();
-        for load in self.load.loads(&self.load.clients.0) {
+        for load in self.load.loads(&self.load.clients.0, self.slo.is_some()) {
             for durability in &self.durability.0 {
                 for (replicas, quorum) in self.quorums()? {
                     cases.push(self.case(replicas, quorum, *durability, load.clone()));
@@ -256,11 +256,8 @@ impl Measure {
         }
         let mut quorums = Vec::new();
         for replicas in &self.replicas.0 {
-            if !(1..=limits::REPLICAS_MAX).contains(replicas) {
-                let max = limits::REPLICAS_MAX;
-                return Err(format!(
-                    "--replicas {replicas} is out of range: choose a number from 1 to {max}"
-                ));
+            if *replicas == 1 && self.scenario.is_some() {
+                return Err("a scenario is about a follower: choose --replicas from 2 on".to_owned());
             }
             match &self.quorum {
                 Some(Quorum::List(list)) => quorums.extend(list.iter().map(|quorum| (*replicas, *quorum))),
@@ -305,7 +302,7 @@ impl Versus {
             chosen => chosen.to_vec(),
         };
         let mut cases = Vec::new();
-        for load in self.load.loads(&clients) {
+        for load in self.load.loads(&clients, false) {
             for system in &systems {
                 cases.push(Case {
                     system: system.clone(),
@@ -348,8 +345,8 @@ impl Versus {
 }
 
 impl LoadOptions {
-    /// One load for each rate, number of clients and size of values.
-    fn loads(&self, clients: &[u32]) -> Vec<Load> {
+    /// One load for each rate, number of clients and size of values; `searches` if rates are tried later.
+    fn loads(&self, clients: &[u32], searches: bool) -> Vec<Load> {
         let arrivals: Vec<_> = match &self.rate {
             None => vec![Arrivals::Closed],
             Some(rates) => {
@@ -358,7 +355,7 @@ impl LoadOptions {
                 rates.0.iter().map(open).collect()
             }
         };
-        let in_flight = self.in_flight.unwrap_or(if self.rate.is_some() { 64 } else { 1 });
+        let in_flight = self.in_flight.unwrap_or(if searches || self.rate.is_some() { 64 } else { 1 });
         let mut loads = Vec::new();
         for arrivals in &arrivals {
             for clients in clients {
@@ -385,8 +382,27 @@ impl LoadOptions {
 
 fn read_plan(file: &std::path::Path) -> Result<Plan, Failure> {
     let wrong = |what: String| Failure::WrongUse(format!("--plan {}: {what}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        wrong(format!("cannot be read ({error}): name a file with what --dry-run has printed"))
+    })?;
     serde_json::from_str(&text).map_err(|error| wrong(format!("is no plan: {error}; --dry-run prints one")))
+}
+
+fn parse_replicas(text: &str) -> Result<List<u8>, String> {
+    let max = limits::REPLICAS_MAX;
+    let is_number = |word: &str| word.trim().parse().is_ok_and(|number: u8| (1..=max).contains(&number));
+    match text.split(',').all(is_number) {
+        true => text.parse(),
+        false => Err(format!("choose a number from 1 to {max}, or several separated by commas")),
+    }
+}
+
+/// `HOST:PORT`, not asked for yet.
+fn parse_server(text: &str) -> Result<String, String> {
+    let is_address = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0));
+    if is_address { Ok(text.to_owned()) } else { Err(format!("\"{text}\" is no address: write HOST:PORT")) }
 }
 
 fn parse_durabilities(text: &str) -> Result<List<Durability>, String> {
@@ -476,6 +492,12 @@ mod tests {
             ("--link 2", "2=5ms"),
             ("--link 4=5ms", "no node 4"),
             ("--scenario leader-kill", "possible values"),
+            ("--scenario catch-up --replicas 1", "choose --replicas from 2 on"),
+            ("--replicas 1000", "choose a number from 1 to"),
+            ("--rate -5", "--rate -5 is out of range"),
+            ("--connect foo", "write HOST:PORT"),
+            ("--value-size 100GB", "write a number and a unit"),
+            ("--value-size 10000MiB", "too large"),
             ("--connect 127.0.0.1:7401 --quorum 2", "cannot be used with"),
             ("--slo p99=5ms --rate 10", "cannot be used with"),
             ("--plan /no/such/file", "cannot be read"),

@@ -1,11 +1,12 @@
 //! What a plan must keep to be run, whoever wrote it: the command line or a hand that edited the file.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate_client::load::VALUE_BYTES_MIN;
 use quorate_protocol::{Quorums, limits};
 
-use super::{Action, Arrivals, Case, Load, Plan, System, VERSION, When};
+use super::{Action, Arrivals, Case, Fault, Load, Plan, System, VERSION, When};
 use crate::peers::PeerKind;
 use crate::units::counted;
 
@@ -99,8 +100,13 @@ impl Case {
                 return Err(format!("there is no node {node}: the nodes are 1 to {}", self.replicas));
             }
         }
+        for (position, link) in self.links.iter().enumerate() {
+            if self.links[..position].iter().any(|other| other.node == link.node) {
+                return Err(format!("node {} has two --link: write its delay and rate in one", link.node));
+            }
+        }
         let mut earlier = Duration::ZERO;
-        let mut down = std::collections::BTreeSet::new();
+        let mut stopped = Stopped::default();
         for fault in &self.faults {
             match fault.when {
                 When::At(time) if time >= self.load.duration => {
@@ -115,29 +121,43 @@ impl Case {
                 }
                 When::Behind { .. } => {}
             }
-            self.check_order(fault, &mut down)?;
+            stopped.follow(fault)?;
         }
         Ok(())
     }
+}
 
-    /// Only a killed node can be started again, and nothing else can be done to it.
-    fn check_order(
-        &self,
-        fault: &super::Fault,
-        down: &mut std::collections::BTreeSet<u8>,
-    ) -> Result<(), String> {
+/// Which nodes the faults so far have stopped.
+#[derive(Default)]
+struct Stopped {
+    dead: BTreeSet<u8>,
+    paused: BTreeSet<u8>,
+}
+
+impl Stopped {
+    /// Only a killed node can be started again, only a paused one can go on, and nothing else can be done to a dead
+    /// one.
+    fn follow(&mut self, fault: &Fault) -> Result<(), String> {
         match fault.action {
             Action::Kill(1) => Err("\"kill 1\" would end the leader, without which nothing is written: \
                                     a follower is 2 or higher"
                 .to_owned()),
-            Action::Kill(node) if !down.insert(node) => {
-                Err(format!("\"{fault}\" kills a node that is dead: restart it before"))
-            }
-            Action::Restart(node) if !down.remove(&node) => {
+            Action::Restart(node) if !self.dead.remove(&node) => {
                 Err(format!("\"{fault}\" starts a node that runs: kill it before"))
             }
-            Action::Pause(node) | Action::Resume(node) if down.contains(&node) => {
+            Action::Kill(node) | Action::Pause(node) | Action::Resume(node) if self.dead.contains(&node) => {
                 Err(format!("\"{fault}\" is for a node that is dead: restart it before"))
+            }
+            Action::Pause(node) if !self.paused.insert(node) => {
+                Err(format!("\"{fault}\" pauses a node that stands still: resume it before"))
+            }
+            Action::Resume(node) if !self.paused.remove(&node) => {
+                Err(format!("\"{fault}\" is for a node that goes on: pause it before"))
+            }
+            Action::Kill(node) => {
+                self.dead.insert(node);
+                self.paused.remove(&node);
+                Ok(())
             }
             Action::Cut { from, to } if from == to => {
                 Err(format!("\"{fault}\" has one node twice: a link has two ends"))
@@ -242,6 +262,9 @@ mod tests {
             (&["3s kill 1"], "a follower is 2 or higher"),
             (&["3s restart 2"], "kill it before"),
             (&["3s kill 2", "4s pause 2"], "restart it before"),
+            (&["3s kill 2", "4s kill 2"], "restart it before"),
+            (&["3s resume 2"], "pause it before"),
+            (&["3s pause 2", "4s pause 2"], "resume it before"),
             (&["3s cut 2>2"], "two ends"),
             (&["behind 1 1MiB heal"], "never behind itself"),
         ] {
@@ -249,6 +272,13 @@ mod tests {
             let said = refused(|case| case.faults = faults);
             assert!(said.contains(advice), "{said}");
         }
+    }
+
+    #[test]
+    fn a_node_has_one_link_setting() {
+        let link = |text: &str| super::super::NodeLink { node: 2, link: text.parse().unwrap() };
+        let said = refused(|case| case.links = vec![link("5ms"), link("6ms")]);
+        assert!(said.contains("in one"), "{said}");
     }
 
     #[test]

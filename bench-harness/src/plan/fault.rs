@@ -107,7 +107,11 @@ impl FromStr for Fault {
             ["behind", node, bytes, action @ ..] => {
                 (When::Behind { node: parse_node(node)?, bytes: parse_bytes(bytes)? }, action)
             }
-            [at, action @ ..] => (When::At(parse_duration(at)?), action),
+            [at, action @ ..] => {
+                let at = parse_duration(at)
+                    .map_err(|_| format!("\"{text}\" does not begin with a time: {ADVICE}"))?;
+                (When::At(at), action)
+            }
             [] => return Err(format!("an empty fault: {ADVICE}")),
         };
         let action = parse_action(action)?.ok_or_else(|| format!("\"{text}\" is no fault: {ADVICE}"))?;

@@ -137,7 +137,7 @@ impl FromStr for Distribution {
     fn from_str(text: &str) -> Result<Self, String> {
         let advice = || {
             format!(
-                "\"{text}\" is no distribution: write uniform, sequential, zipfian or, with its exponent, zipfian:1.2"
+                "\"{text}\" is no distribution: write uniform, sequential, zipfian or, with an exponent from 0.01 to 10, zipfian:1.2"
             )
         };
         match text.split_once(':') {

@@ -139,7 +139,8 @@ impl Plan {
 
     /// Nodes of the largest cluster that is started; 0 if none is.
     pub fn replicas_max(&self) -> u8 {
-        self.cases.iter().map(|case| case.replicas).max().unwrap_or(0)
+        let started = self.cases.iter().filter(|case| !matches!(case.system, System::Connected(_)));
+        started.map(|case| case.replicas).max().unwrap_or(0)
     }
 }
 

@@ -40,7 +40,7 @@ pub fn render(report: &Report) -> String {
     line(&mut text, HEADER.map(|name| if name == "case" { ":--" } else { "--:" }.to_owned()));
     rows.iter().for_each(|row| line(&mut text, cells(row)));
     text.push_str(
-        "\nLatency is from when a write was due to its answer. × floor: the median latency against the least that \
+        "\nLatency is from when a write was due (in a closed loop: from the call) to its answer. × floor: the median latency against the least that \
          this machine allows. Lag: from a write's append at the leader to that follower's durable copy being known \
          there.\n",
     );

@@ -203,10 +203,10 @@ pub(super) fn catch_up(catch_up: &CatchUp) -> String {
     }
 }
 
-/// Seconds, to a tenth, without a zero at the end.
+/// Seconds, to a hundredth, without zeros at the end.
 pub(super) fn seconds(seconds: f64) -> String {
-    let shown = format!("{seconds:.1}");
-    shown.trim_end_matches(".0").to_owned()
+    let shown = format!("{seconds:.2}");
+    shown.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]

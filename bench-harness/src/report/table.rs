@@ -31,7 +31,8 @@ const HEADER: [&str; 13] = [
 
 const EXPLANATION: &str = "\
 n         replicas, the leader included, that held a write durably before it was acknowledged
-writes    acknowledged writes per second; latency is from when a write was due to its answer
+writes    acknowledged writes per second; latency is to its answer, from when a write was due: in a
+          closed loop from the call, so a write that a stalled client did not make is not in it
 lag       per follower: from a write's append at the leader to that follower's durable copy being known there;
           – if it acknowledged nothing
 behind    the most entries that the follower had yet to make durable

@@ -152,8 +152,7 @@ async fn connected(case: &Case, servers: &[String], with: &Circumstances<'_>) ->
     with.progress.phase("connecting");
     let found = Found::ask(servers).await.map_err(|error| Failure::WrongUse(format!("{error:#}")))?;
     let mut case = case.clone();
-    (case.replicas, case.quorum) = (found.quorums.replicas(), found.quorums.quorum());
-    case.durability = found.durability;
+    found.describe(&mut case);
     let prefix = unique_prefix();
     let target = target(&case, &found.members);
     let mut subject = Subject::Connected(found.members.clone());

@@ -118,6 +118,9 @@ pub(super) async fn watch(
         subject.check_running()?;
         sampler.sample_if_due(since).await;
         while let Some(fault) = faults.next_due(since.elapsed(), |node| sampler.bytes_behind(node)) {
+            // What it lacks at this moment, not up to a tenth of a second ago.
+            sampler.next = Instant::now();
+            sampler.sample_if_due(since).await;
             if let Some(cluster) = subject.cluster() {
                 faults.carry_out(&fault.action, cluster)?;
                 actions.push((since.elapsed().as_secs_f64(), fault.action));
