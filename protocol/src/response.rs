@@ -275,7 +275,7 @@ pub struct FollowerStatus<'a> {
     pub applied: Index,
     /// Entries that it does not hold durably yet.
     pub entries_behind: u64,
-    /// Bytes of them.
+    /// Bytes of them; an estimate where the leader does not have all of them in memory.
     pub bytes_behind: u64,
     /// Microseconds since the append of the oldest entry that it has not acknowledged; 0 if there is none.
     pub lag_now_us: u64,

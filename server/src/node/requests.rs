@@ -169,14 +169,20 @@ impl Node {
         self.replica.iter().flat_map(Replica::followers)
     }
 
-    /// Exact where the entries are in memory, else to the size of a log segment.
+    /// Exact where the entries are in memory; older ones count as those in memory do on the average, and to the size
+    /// of a log segment if there are none.
     fn bytes_behind(&self, durable: Index) -> u64 {
         let Some(replica) = &self.replica else { return 0 };
         let in_memory = replica.bytes_above(durable) as u64;
+        let behind = replica.last().saturating_sub(durable);
         match replica.tail_first() {
+            _ if behind == 0 => 0,
             Some(first) if durable + 1 >= first => in_memory,
-            _ if durable >= replica.last() => 0,
-            _ => (self.reader.bytes() - self.reader.bytes_below(durable + 1)).max(in_memory),
+            Some(first) if first <= replica.last() => {
+                let entries = u128::from(replica.last() - first + 1);
+                (u128::from(in_memory) * u128::from(behind) / entries) as u64
+            }
+            _ => self.reader.bytes() - self.reader.bytes_below(durable + 1),
         }
     }
 
