@@ -123,7 +123,8 @@ pub(super) async fn watch(
             sampler.sample_if_due(since).await;
             if let Some(cluster) = subject.cluster() {
                 faults.carry_out(&fault.action, cluster)?;
-                actions.push((since.elapsed().as_secs_f64(), fault.action));
+                let t_s = (since.elapsed().as_secs_f64() * 1e3).ceil() / 1e3;
+                actions.push((t_s, fault.action));
             }
         }
         show(Some(&sampler), &actions);
@@ -163,7 +164,8 @@ impl Sampler {
         }
         let asked = Instant::now();
         if let Ok(status) = leader.status(false).await {
-            let t_s = (since.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+            // Never after what is done next, which counts from the next millisecond on.
+            let t_s = (since.elapsed().as_secs_f64() * 1e3).floor() / 1e3;
             for follower in &status.view().followers {
                 let sample = LagSample {
                     t_s,
