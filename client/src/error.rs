@@ -115,7 +115,7 @@ pub(crate) fn passes(refusal: &Refusal) -> bool {
         Refusal::NoQuorum { .. }
         | Refusal::BadRequest(_)
         | Refusal::Unsupported(_)
-        | Refusal::DiskFull
+        | Refusal::Blocked(_)
         | Refusal::TokenLost
         | Refusal::BadFrame(_) => false,
     }

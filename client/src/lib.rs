@@ -56,6 +56,6 @@ pub use builder::{Builder, Driver};
 pub use client::{Client, Pages, prefix};
 pub use error::{Error, ErrorKind, Unknown};
 pub use quorate_protocol::request::{Consistency, Expected, Mutation, Range, RangeEnd, Token};
-pub use quorate_protocol::response::{Receipt, Refusal, Role, WriteResult};
+pub use quorate_protocol::response::{Obstacle, Receipt, Refusal, Role, WriteResult};
 pub use quorate_protocol::{Durability, NodeId, NodeSet};
 pub use reply::{KeyValue, Lookup, NodeStatus, Page, Value, Written};

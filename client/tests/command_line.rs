@@ -10,7 +10,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 use fake::{Fake, always, nobody, store};
-use quorate_protocol::response::Refusal;
+use quorate_protocol::response::{Obstacle, Refusal};
 
 /// Longest time that a command may take here, whatever it is told.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ fn exit_codes_tell_errors_apart() {
     assert!(error(&brief(&gone, &["get", "a"]).code(4)).contains(&gone));
     let (no_quorum, _refused) = always(Refusal::NoQuorum { have: 1, need: 2 });
     assert!(error(&brief(&no_quorum, &["set", "a", "1"]).code(4)).contains("1 of the 2 replicas"));
-    let (full, _refused) = always(Refusal::DiskFull);
+    let (full, _refused) = always(Refusal::Blocked(Obstacle::DiskFull));
     brief(&full, &["set", "a", "1"]).code(1);
     let silent = Fake::start();
     assert!(error(&brief(&silent.address, &["set", "a", "1"]).code(5)).contains("outcome is unknown"));

@@ -16,7 +16,7 @@ use quorate_client::load::{
     Arrivals, CallError, Connection, Control, Distribution, Failed, KeyPrefix, QuorateTarget, Reads, Report,
     Spacing, Target, Workload, WorkloadError, key, run,
 };
-use quorate_client::{Client, Refusal};
+use quorate_client::{Client, Obstacle, Refusal};
 use smol::LocalExecutor;
 use smol::future::yield_now;
 
@@ -358,7 +358,7 @@ fn a_stopped_run_tells_what_it_left_out() {
 
 #[test]
 fn reads_of_followers_go_to_their_connections_and_fail_with_their_reasons() {
-    let (follower, refused) = fake::always(Refusal::DiskFull);
+    let (follower, refused) = fake::always(Refusal::Blocked(Obstacle::DiskFull));
     let target =
         QuorateTarget { reads: Reads::Follower { servers: vec![follower] }, ..quorate(fake::store()) };
     let workload = Workload { read_share: 0.5, ..open(1000.0, Spacing::Constant) };
@@ -367,7 +367,7 @@ fn reads_of_followers_go_to_their_connections_and_fail_with_their_reasons() {
     assert_eq!(refused.try_iter().count() as u64, reads.refused);
     assert_eq!(
         reads.reasons.into_iter().collect::<Vec<_>>(),
-        [(Refusal::DiskFull.to_string(), reads.refused)]
+        [(Refusal::Blocked(Obstacle::DiskFull).to_string(), reads.refused)]
     );
     assert_eq!((reads.latency_ns.len(), writes.latency_ns.len()), (0, writes.acknowledged));
     assert_eq!((seconds[0].refused, seconds[0].writes), (reads.refused, writes.acknowledged));

@@ -6,10 +6,12 @@
 //! A hello opens with magic and version, readable by every version: another program's bytes and another
 //! version's hello are told apart from damage ([`Hello::parse`]).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, VERSION, frame, parse};
+use crate::{ClusterId, Durability, Incarnation, Index, Leadership, NodeId, Quorums, VERSION, frame, parse};
 
 /// The first bytes of every hello.
 pub const MAGIC: [u8; 4] = *b"QRM\x01";
@@ -41,6 +43,22 @@ pub enum Role {
     Replica(ReplicaIdentity),
 }
 
+/// The state that a cluster began with, if that was restored from a backup.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its last entry.
+    pub index: Index,
+    /// The hash of its checkpoint: alike for whoever restored the same backup.
+    pub hash: [u8; 32],
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "entry {}, hash ", self.index)?;
+        self.hash[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// Who a replica is, and what it was started with. Replicas of one cluster agree on all but `node`,
 /// `incarnation`, `stored` and `advertise`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,6 +73,8 @@ pub struct ReplicaIdentity {
     pub leadership: Leadership,
     /// What it calls durable.
     pub durability: Durability,
+    /// The backup that its directory was restored from; none if it began empty.
+    pub origin: Option<Origin>,
     /// The cluster that it has stored, once it has met all replicas.
     pub stored: Option<ClusterId>,
     /// Where clients reach it.

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::response::Obstacle;
 use crate::{ClusterId, Index, Term};
 
 /// One message from replica to replica.
@@ -86,8 +87,8 @@ pub enum RejectReason {
         /// The last index that could match: send from the one after it.
         hint: Index,
     },
-    /// The follower cannot append: its disk is full.
-    DiskFull,
+    /// The follower cannot take entries.
+    Blocked(Obstacle),
 }
 
 /// A candidate's request.

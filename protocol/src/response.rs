@@ -149,9 +149,9 @@ pub enum Refusal {
     /// The node does not know how.
     #[error("not supported: {0}")]
     Unsupported(String),
-    /// There is no room to append; free some on the node's disk.
-    #[error("the node's disk is full")]
-    DiskFull,
+    /// The node cannot take writes; it goes on answering reads, and takes writes again by itself.
+    #[error(transparent)]
+    Blocked(#[from] Obstacle),
     /// The replica has not applied the token's entry.
     #[error("the replica has applied the log up to {applied}, which is behind the session")]
     Behind {
@@ -167,6 +167,21 @@ pub enum Refusal {
     /// What was sent is not a request. The connection is closed after this.
     #[error("the connection is closed: {0}")]
     BadFrame(String),
+}
+
+/// What keeps a node from taking writes. It passes by itself once somebody has done what its message says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Obstacle {
+    /// There is no room for its log.
+    #[error("the node's disk is full: free space on it")]
+    DiskFull,
+    /// Its store is as large as it may be. Deletes are taken.
+    #[error("the node's memory is at its limit: delete keys, or restart it with a larger --memory-mib")]
+    MemoryFull,
+    /// A write or a sync of its log has not come back; what waits for it is not acknowledged.
+    #[error("the node's disk does not answer: look after it, or stop the node")]
+    DiskStalled,
 }
 
 fn leader_words(leader: &Option<LeaderHint>) -> String {
@@ -227,6 +242,12 @@ pub struct Status<'a> {
     pub keys: u64,
     /// Bytes of keys and values in its store.
     pub store_bytes: u64,
+    /// Bytes of memory that its store takes, by estimate: with pointers, tables and what the allocator adds.
+    pub memory_bytes: u64,
+    /// Bytes of memory beyond which its store takes no more.
+    pub memory_bytes_max: u64,
+    /// What keeps it from taking writes.
+    pub obstacle: Option<Obstacle>,
     /// How its disk has worked.
     #[serde(borrow)]
     pub disk: DiskStatus<'a>,
@@ -269,6 +290,10 @@ pub struct FollowerStatus<'a> {
     /// Whether a write sent now would be stored: it has answered within the election timeout, and needs no
     /// older entries first.
     pub reachable: bool,
+    /// What it last said keeps it from taking entries.
+    pub obstacle: Option<Obstacle>,
+    /// The log no longer reaches back to what it lacks: it cannot catch up.
+    pub stranded: bool,
     /// Highest index that it holds durably in this term.
     pub durable: Index,
     /// Highest index that it has applied.

@@ -18,7 +18,7 @@ use std::sync::Once;
 
 use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::handshake::{
-    Hello, HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
+    Hello, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
 };
 use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, Vote};
 use quorate_protocol::request::{
@@ -26,7 +26,7 @@ use quorate_protocol::request::{
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
+    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
     WriteResult,
 };
 use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, frame, parse};
@@ -170,6 +170,12 @@ every!(roles: Role {
     Candidate = Role::Candidate,
 });
 
+every!(obstacles: Obstacle {
+    DiskFull = Obstacle::DiskFull,
+    MemoryFull = Obstacle::MemoryFull,
+    DiskStalled = Obstacle::DiskStalled,
+});
+
 every!(refusals: Refusal {
     NotLeader = Refusal::NotLeader { leader: Some(hint()) },
     NoQuorum = Refusal::NoQuorum { have: 1, need: 2 },
@@ -177,7 +183,7 @@ every!(refusals: Refusal {
     Overloaded = Refusal::Overloaded("why".into()),
     BadRequest = Refusal::BadRequest("why".into()),
     Unsupported = Refusal::Unsupported("why".into()),
-    DiskFull = Refusal::DiskFull,
+    Blocked = Refusal::Blocked(Obstacle::DiskFull),
     Behind = Refusal::Behind { applied: 300 },
     TokenLost = Refusal::TokenLost,
     Stopping = Refusal::Stopping,
@@ -204,7 +210,7 @@ every!(outcomes: Outcome<'static> {
     },
     Status = Outcome::Status(Box::new(status())),
     Pong = Outcome::Pong,
-    Refused = Outcome::Refused(Refusal::DiskFull),
+    Refused = Outcome::Refused(Refusal::TokenLost),
     Unknown = Outcome::Unknown { index: 300, copies: 1 },
 });
 
@@ -212,7 +218,7 @@ every!(reject_reasons: RejectReason {
     StaleTerm = RejectReason::StaleTerm,
     NotLeader = RejectReason::NotLeader,
     Mismatch = RejectReason::Mismatch { hint: 299 },
-    DiskFull = RejectReason::DiskFull,
+    Blocked = RejectReason::Blocked(Obstacle::DiskStalled),
 });
 
 every!(peer_messages: PeerMessage<'static> {
@@ -266,6 +272,7 @@ fn identity() -> ReplicaIdentity {
         quorums: Quorums::new(3, 2).unwrap(),
         leadership: Leadership::Configured(node(1)),
         durability: Durability::Os,
+        origin: Some(Origin { index: 130, hash: [7; 32] }),
         stored: Some(CLUSTER),
         advertise: "127.0.0.1:7402".into(),
     }
@@ -291,6 +298,9 @@ fn status() -> Status<'static> {
         log_bytes_held: 1024,
         keys: 10,
         store_bytes: 1160,
+        memory_bytes: 2320,
+        memory_bytes_max: 1 << 30,
+        obstacle: Some(Obstacle::MemoryFull),
         disk: DiskStatus {
             syncs: 20,
             entries: 300,
@@ -303,6 +313,8 @@ fn status() -> Status<'static> {
         followers: vec![FollowerStatus {
             node: node(2),
             reachable: true,
+            obstacle: None,
+            stranded: false,
             durable: 300,
             applied: 298,
             entries_behind: 1,
@@ -426,6 +438,7 @@ fn goldens() -> Vec<Golden> {
     goldens.extend(all("Response", responses));
     goldens.extend(all("WriteResult", write_results()));
     goldens.extend(all("Role", roles()));
+    goldens.extend(all("Obstacle", obstacles()));
     goldens.extend(all("Refusal", refusals()));
     goldens.extend(all("PeerMessage", peer_messages()));
     goldens.extend(all("RejectReason", reject_reasons()));

@@ -13,7 +13,8 @@ use proptest::test_runner::RngSeed;
 use quorate_protocol::entry::{self, Entry, EntryError, Payload};
 use quorate_protocol::frame::{self, FrameError};
 use quorate_protocol::handshake::{
-    Hello, HelloError, HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
+    Hello, HelloError, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole,
+    Welcome,
 };
 use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, Vote};
 use quorate_protocol::request::{
@@ -21,7 +22,7 @@ use quorate_protocol::request::{
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
+    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
     WriteResult,
 };
 use quorate_protocol::{
@@ -83,12 +84,17 @@ fn any_identity() -> impl Strategy<Value = ReplicaIdentity> {
         any_quorums(),
         any_node().prop_map(Leadership::Configured),
         any_durability(),
+        option::of(any_origin()),
         option::of(any_cluster_id()),
         any_text(),
     )
-        .prop_map(|(node, incarnation, quorums, leadership, durability, stored, advertise)| {
-            ReplicaIdentity { node, incarnation, quorums, leadership, durability, stored, advertise }
+        .prop_map(|(node, incarnation, quorums, leadership, durability, origin, stored, advertise)| {
+            ReplicaIdentity { node, incarnation, quorums, leadership, durability, origin, stored, advertise }
         })
+}
+
+fn any_origin() -> impl Strategy<Value = Origin> {
+    any::<(u64, [u8; 32])>().prop_map(|(index, hash)| Origin { index, hash })
 }
 
 fn any_hello() -> impl Strategy<Value = Hello<'static>> {
@@ -245,7 +251,7 @@ fn any_refusal() -> impl Strategy<Value = Refusal> {
         any_text().prop_map(Refusal::Overloaded),
         any_text().prop_map(Refusal::BadRequest),
         any_text().prop_map(Refusal::Unsupported),
-        Just(Refusal::DiskFull),
+        any_obstacle().prop_map(Refusal::Blocked),
         any::<u64>().prop_map(|applied| Refusal::Behind { applied }),
         Just(Refusal::TokenLost),
         Just(Refusal::Stopping),
@@ -253,14 +259,21 @@ fn any_refusal() -> impl Strategy<Value = Refusal> {
     ]
 }
 
+fn any_obstacle() -> impl Strategy<Value = Obstacle> {
+    prop_oneof![Just(Obstacle::DiskFull), Just(Obstacle::MemoryFull), Just(Obstacle::DiskStalled)]
+}
+
 fn any_follower() -> impl Strategy<Value = FollowerStatus<'static>> {
-    (any_node(), any::<bool>(), any::<[u64; 5]>(), array::uniform7(any_bytes())).prop_map(
-        |(node, reachable, numbers, histograms)| {
+    let state = (any::<[bool; 2]>(), option::of(any_obstacle()));
+    (any_node(), state, any::<[u64; 5]>(), array::uniform7(any_bytes())).prop_map(
+        |(node, ([reachable, stranded], obstacle), numbers, histograms)| {
             let [durable, applied, entries_behind, bytes_behind, lag_now_us] = numbers;
             let [lag_us, queue_us, network_us, disk_us, sync_us, apply_us, lag_entries] = histograms;
             FollowerStatus {
                 node,
                 reachable,
+                obstacle,
+                stranded,
                 durable,
                 applied,
                 entries_behind,
@@ -283,13 +296,14 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
     let who = (any_node(), any_str(), any::<bool>(), role, option::of(any_hint()));
     let settings = (any_quorums(), any_durability());
     let followers = vec(any_follower(), 0..=limits::REPLICAS_MAX as usize);
-    let parts = (who, settings, any::<[u64; 15]>(), array::uniform3(any_bytes()), followers);
-    parts.prop_map(|(who, settings, numbers, histograms, followers)| {
+    let obstacle = option::of(any_obstacle());
+    let parts = (who, settings, any::<[u64; 17]>(), obstacle, array::uniform3(any_bytes()), followers);
+    parts.prop_map(|(who, settings, numbers, obstacle, histograms, followers)| {
         let (node, cluster, formed, role, leader) = who;
         let (quorums, durability) = settings;
         let [term, last, durable, commit, applied, checkpoint, log_first, log_bytes, log_bytes_held, ..] =
             numbers;
-        let [.., keys, store_bytes, syncs, entries, bytes, busy_us] = numbers;
+        let [.., keys, store_bytes, memory_bytes, memory_bytes_max, syncs, entries, bytes, busy_us] = numbers;
         let [sync_us, batch_entries, batch_bytes] = histograms;
         Status {
             node,
@@ -310,6 +324,9 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
             log_bytes_held,
             keys,
             store_bytes,
+            memory_bytes,
+            memory_bytes_max,
+            obstacle,
             disk: DiskStatus { syncs, entries, bytes, busy_us, sync_us, batch_entries, batch_bytes },
             followers,
         }
@@ -347,7 +364,7 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         Just(RejectReason::StaleTerm),
         Just(RejectReason::NotLeader),
         any::<u64>().prop_map(|hint| RejectReason::Mismatch { hint }),
-        Just(RejectReason::DiskFull),
+        any_obstacle().prop_map(RejectReason::Blocked),
     ];
     let reject = (any::<[u64; 2]>(), reason).prop_map(|([term, previous_index], reason)| Reject {
         term,

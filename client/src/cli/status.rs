@@ -12,7 +12,7 @@ use smol::{Timer, future};
 
 use super::arguments::{Arguments, Format};
 use super::{Exit, Failure};
-use crate::{Client, Error, NodeStatus, Role};
+use crate::{Client, Error, NodeStatus, Obstacle, Role};
 
 /// How long a node has to answer before it is found out whether anybody listens there at all.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -109,10 +109,12 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
 fn row(server: &str, status: &Status<'_>) -> [String; 11] {
     let quorums = status.quorums;
     let formed = if status.formed { "" } else { ", not formed" };
+    let obstacle =
+        status.obstacle.map_or(String::new(), |obstacle| format!(", {}", obstacle_words(obstacle)));
     [
         server.into(),
         status.node.to_string(),
-        format!("{}{formed}", role(status.role)),
+        format!("{}{formed}{obstacle}", role(status.role)),
         status.term.to_string(),
         status.leader.as_ref().map_or("unknown".into(), |leader| leader.node.to_string()),
         format!("{} of {}", quorums.quorum(), quorums.replicas()),
@@ -130,7 +132,7 @@ fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
     for follower in followers {
         table.add_row([
             follower.node.to_string(),
-            if follower.reachable { "yes" } else { "no" }.into(),
+            reachable(follower),
             follower.durable.to_string(),
             follower.applied.to_string(),
             follower.entries_behind.to_string(),
@@ -139,6 +141,23 @@ fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
         ]);
     }
     table
+}
+
+fn reachable(follower: &FollowerStatus<'_>) -> String {
+    match follower {
+        FollowerStatus { obstacle: Some(obstacle), .. } => format!("no, {}", obstacle_words(*obstacle)),
+        FollowerStatus { stranded: true, .. } => "no, the log lacks what it needs".into(),
+        FollowerStatus { reachable: true, .. } => "yes".into(),
+        _ => "no".into(),
+    }
+}
+
+fn obstacle_words(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::DiskFull => "disk full",
+        Obstacle::MemoryFull => "memory full",
+        Obstacle::DiskStalled => "disk stalled",
+    }
 }
 
 fn node_json((server, answer): &Asked) -> Json {
@@ -173,6 +192,9 @@ fn status_json(server: &str, status: &Status<'_>) -> Json {
         "log_bytes_held": status.log_bytes_held,
         "keys": status.keys,
         "store_bytes": status.store_bytes,
+        "memory_bytes": status.memory_bytes,
+        "memory_bytes_max": status.memory_bytes_max,
+        "obstacle": status.obstacle,
         "disk": {
             "syncs": status.disk.syncs,
             "entries": status.disk.entries,
@@ -187,6 +209,8 @@ fn follower_json(follower: &FollowerStatus<'_>) -> Json {
     json!({
         "node": follower.node.get(),
         "reachable": follower.reachable,
+        "obstacle": follower.obstacle,
+        "stranded": follower.stranded,
         "durable": follower.durable,
         "applied": follower.applied,
         "entries_behind": follower.entries_behind,

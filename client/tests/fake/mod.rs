@@ -290,6 +290,8 @@ pub(crate) fn status() -> Outcome<'static> {
     let follower = FollowerStatus {
         node: node(2),
         reachable: true,
+        obstacle: None,
+        stranded: false,
         durable: 8,
         applied: 7,
         entries_behind: 1,
@@ -322,6 +324,9 @@ pub(crate) fn status() -> Outcome<'static> {
         log_bytes_held: 0,
         keys: 4,
         store_bytes: 40,
+        memory_bytes: 120,
+        memory_bytes_max: 1 << 30,
+        obstacle: None,
         disk: DiskStatus::default(),
         followers: vec![follower],
     }))

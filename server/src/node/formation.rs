@@ -73,6 +73,7 @@ impl Formation {
             quorums: self.identity.quorums,
             leadership: self.identity.leadership,
             durability: self.identity.durability,
+            origin: None,
             stored: self.identity.cluster_id(),
             advertise: self.advertise.clone(),
         }

@@ -119,6 +119,8 @@ impl Node {
             FollowerStatus {
                 node,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
+                obstacle: None,
+                stranded: false,
                 durable: progress.durable,
                 applied: progress.applied,
                 entries_behind: index(Replica::last) - progress.durable,
@@ -152,6 +154,9 @@ impl Node {
             log_bytes_held: self.log_bytes_held(),
             keys: self.store.keys(),
             store_bytes: self.store.bytes(),
+            memory_bytes: self.store.bytes(),
+            memory_bytes_max: u64::MAX,
+            obstacle: None,
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });

@@ -105,7 +105,7 @@ impl Replica {
                 }
             }
             RejectReason::Mismatch { .. } => {} // The answer to an append before the last probe.
-            RejectReason::DiskFull => progress.probe(),
+            RejectReason::Blocked(_) => progress.probe(),
             RejectReason::StaleTerm | RejectReason::NotLeader => {
                 self.report(format!(
                     "node {from} does not take this node for the leader: {:?}",
