@@ -119,7 +119,7 @@ impl Node {
             FollowerStatus {
                 node,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
-                obstacle: None,
+                obstacle: progress.obstacle,
                 stranded: false,
                 durable: progress.durable,
                 applied: progress.applied,

@@ -86,11 +86,13 @@ impl Replica {
             && ack.round >= round
         {
             let is_in_memory = progress.next >= first_in_memory;
+            progress.obstacle = None;
             progress.flow = if is_in_memory { Flow::Streaming } else { Flow::Reading { pending: false } };
         }
     }
 
     pub(super) fn receive_reject(&mut self, now: Time, from: NodeId, reject: &Reject) {
+        let next_round = self.next_round();
         let Some(progress) = self.current_follower(from, reject.term) else { return };
         progress.heard = Some(now);
         match reject.reason {
@@ -105,13 +107,20 @@ impl Replica {
                 }
             }
             RejectReason::Mismatch { .. } => {} // The answer to an append before the last probe.
-            RejectReason::Blocked(_) => progress.probe(),
+            RejectReason::Blocked(obstacle) => progress.block(obstacle, reject.previous_index, next_round),
             RejectReason::StaleTerm | RejectReason::NotLeader => {
                 self.report(format!(
                     "node {from} does not take this node for the leader: {:?}",
                     reject.reason
                 ));
             }
+        }
+    }
+
+    fn next_round(&self) -> u64 {
+        match &self.role {
+            Role::Leader(leader) => leader.round + 1,
+            Role::Follower(_) => 0,
         }
     }
 
