@@ -61,7 +61,7 @@ use std::path::{Path, PathBuf};
 use quorate_protocol::{ClusterId, Index, Term};
 use thiserror::Error;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, is_shortage};
 
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
 pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped};
@@ -172,6 +172,13 @@ pub enum CheckpointError {
         /// What was found.
         damage: Damage,
     },
+}
+
+impl CheckpointError {
+    /// Whether there was no room, or no descriptor: a later checkpoint may succeed.
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_shortage(source))
+    }
 }
 
 fn describe(skipped: &[Skipped]) -> String {

@@ -21,6 +21,7 @@ use super::{
     collect_points, prepare, segment_name,
 };
 use crate::disk::{Disk, DiskFile};
+use crate::mutant::{Mutant, is_on};
 
 /// Bytes of a segment file that are looked at; far more than any setting makes.
 const FILE_BYTES_MAX: usize = 2 << 30;
@@ -384,8 +385,15 @@ impl Scan {
             Some(_) => return Err(damaged(path, tail.offset, "a batch is not chained".to_owned())),
             None => start + BATCH_HEADER_BYTES,
         };
+        if is_on(Mutant::DamageCutAsTorn) {
+            return Ok(Some(TornTail { file: path.clone(), offset: tail.offset, bytes: written as u64 + 1 }));
+        }
         if let Some(later) = self.later_batch(header.map_or(start, |_| end)) {
             let what = format!("a bad batch, and a good one follows at {later}");
+            return Err(damaged(path, tail.offset, what));
+        }
+        if header.is_some() && start + written >= end {
+            let what = "a bad batch, and something was written behind it".to_owned();
             return Err(damaged(path, tail.offset, what));
         }
         if !has_unwritten(bytes, start, end) {
@@ -424,7 +432,7 @@ impl Scan {
 
     /// Writes again, and syncs, what is not known to be durable (R18). Returns how many bytes that was.
     fn write_again(&mut self) -> Result<u64, LogError> {
-        let Some(from) = self.unproven else { return Ok(0) };
+        let Some(from) = self.unproven.filter(|_| !is_on(Mutant::TailNotWrittenAgain)) else { return Ok(0) };
         let mut total = 0;
         for (place, segment) in self.segments.iter().enumerate().skip(from.segment) {
             let start = if place == from.segment { from.offset } else { SEGMENT_HEADER_BYTES as u64 };

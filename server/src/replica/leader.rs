@@ -8,6 +8,8 @@ use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::peer::{Ack, Append, Reject, RejectReason};
 use quorate_protocol::{Index, NodeId, Term, limits};
 
+use crate::mutant::{Mutant, is_on};
+
 use super::tail::longest_prefix;
 use super::{Flow, Message, Output, Progress, Promise, Replica, Role, Tail, Terms, Time, nth_highest};
 
@@ -64,7 +66,7 @@ impl Replica {
     pub(super) fn committed_by_counting(&self, leader: &Leader) -> Index {
         let others = leader.followers.values().map(|progress| progress.durable);
         let held = nth_highest(others.chain([self.durable]), self.settings.quorums.quorum());
-        let held = held.min(self.durable);
+        let held = if is_on(Mutant::CommitWithoutOwnDisk) { held } else { held.min(self.durable) };
         if held >= leader.first_of_term { held } else { 0 }
     }
 

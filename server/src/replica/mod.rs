@@ -43,6 +43,8 @@ use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
 
+use crate::mutant::{Mutant, is_on};
+
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
 pub use tail::Tail;
@@ -470,9 +472,10 @@ impl Replica {
     }
 
     fn synced(&mut self, generation: u64, index: Index, disk: Duration, sync: Duration) {
-        if generation != self.generation {
+        if generation != self.generation && !is_on(Mutant::StaleSyncCounted) {
             return; // R12: what was synced has been cut since.
         }
+        let index = if is_on(Mutant::StaleSyncCounted) { index.min(self.last) } else { index };
         assert!(index <= self.last, "the log synced entry {index}, but the last one is {}", self.last);
         self.durable = self.durable.max(index);
         if let Role::Follower(follower) = &mut self.role {
