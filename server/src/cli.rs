@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::directory::DirectorySettings;
 use crate::disk::{Disk, RealDisk};
+use crate::machine;
 use crate::node::{NodeError, NodeSettings, RecoveryError};
 use crate::server::{self, Listeners, ServerError, ServerSettings};
 
@@ -99,6 +100,14 @@ struct Settings {
     /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 16].
     #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB_PER_SECOND")]
     checkpoint_mib_per_second: Option<u32>,
+    /// MiB of log kept for replicas that lack it, beyond what checkpoints need; a replica that lacks more cannot catch
+    /// up [default: 4096].
+    #[arg(long, value_name = "MIB", env = "QUORATE_LOG_RETENTION_MIB")]
+    log_retention_mib: Option<u32>,
+    /// MiB of memory that the store may take; at the limit, writes other than deletes are refused [default: three
+    /// quarters of what the machine or its control group has].
+    #[arg(long, value_name = "MIB", env = "QUORATE_MEMORY_MIB")]
+    memory_mib: Option<u32>,
     /// Connections at a time, of clients and replicas together [default: 4096].
     #[arg(long, value_name = "COUNT", env = "QUORATE_CONNECTIONS")]
     connections: Option<u32>,
@@ -193,6 +202,8 @@ impl Settings {
             segment_mib: self.segment_mib.or(other.segment_mib),
             checkpoint_mib: self.checkpoint_mib.or(other.checkpoint_mib),
             checkpoint_mib_per_second: self.checkpoint_mib_per_second.or(other.checkpoint_mib_per_second),
+            log_retention_mib: self.log_retention_mib.or(other.log_retention_mib),
+            memory_mib: self.memory_mib.or(other.memory_mib),
             connections: self.connections.or(other.connections),
         }
     }
@@ -226,6 +237,13 @@ impl Settings {
         if let Some(count) = self.checkpoint_mib_per_second {
             server.checkpoint_bytes_per_second = mib(count);
         }
+        if let Some(count) = self.log_retention_mib {
+            server.node.log_retention_bytes = mib(count);
+        }
+        server.node.memory_bytes_max = match positive("memory-mib", self.memory_mib)? {
+            Some(count) => mib(count),
+            None => default_memory_bytes_max(),
+        };
         if let Some(count) = positive("connections", self.connections)? {
             server.connections_max = count as usize;
         }
@@ -361,6 +379,11 @@ fn mib(count: u32) -> u64 {
     u64::from(count) << 20
 }
 
+/// What is left of the machine is for everything else: connections, what followers lack, the kernel's cache.
+fn default_memory_bytes_max() -> u64 {
+    machine::memory_bytes().map_or(u64::MAX, |bytes| bytes / 4 * 3)
+}
+
 fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let format = tracing_subscriber::fmt()
@@ -419,6 +442,10 @@ fn announce(server: &ServerSettings, address: &str) {
          replicas hold it ({durability}), the leader {leader} among them; {stop}; without the leader there are no writes",
         server.data.display(),
     );
+    match server.node.memory_bytes_max {
+        u64::MAX => tracing::warn!("this system does not say how much memory there is: set --memory-mib"),
+        bytes => tracing::info!("the store may take {} MiB of memory", bytes >> 20),
+    }
 }
 
 /// Makes room for all connections, and returns how many there is room for.

@@ -15,9 +15,11 @@ mod checkpoints;
 mod formation;
 mod histograms;
 mod lag;
+mod memory;
 mod outside;
 mod recovery;
 mod requests;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,7 @@ use batches::Batches;
 use checkpoints::Checkpoints;
 use formation::Formation;
 use lag::Lag;
+use memory::MemoryLimit;
 
 pub use outside::{ClientId, LogRead, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
@@ -66,12 +69,16 @@ pub struct NodeSettings {
     pub tail_bytes_max: usize,
     /// Bytes of entries from one checkpoint to the next, at least.
     pub checkpoint_interval_bytes: u64,
+    /// Bytes of log kept for followers that lack it, beyond what the two checkpoints need.
+    pub log_retention_bytes: u64,
+    /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
+    pub memory_bytes_max: u64,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
 }
 
 impl NodeSettings {
-    /// Everything at its default, and no address that clients could be sent to.
+    /// Everything at its default, no limit of memory, and no address that clients could be sent to.
     pub fn new(nodes: NodeSet) -> Self {
         Self {
             nodes,
@@ -82,6 +89,8 @@ impl NodeSettings {
             window_bytes_max: 8 << 20,
             tail_bytes_max: 16 << 20,
             checkpoint_interval_bytes: 256 << 20,
+            log_retention_bytes: 4096 << 20,
+            memory_bytes_max: u64::MAX,
             in_flight_max: 16 << 10,
         }
     }
@@ -157,6 +166,7 @@ pub struct Node {
     recovered: Option<Recovered>,
     replica: Option<Replica>,
     store: Store,
+    memory: MemoryLimit,
     reader: LogReader,
     counters: Arc<LogCounters>,
     checkpoints: Checkpoints,
@@ -166,6 +176,8 @@ pub struct Node {
     connected: NodeSet,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
+    /// Followers that lack what the log no longer holds.
+    stranded: NodeSet,
     swept: Time,
     is_stopping: bool,
     outputs: Vec<Output>,
@@ -181,6 +193,7 @@ impl Node {
             formation: Formation::new(identity, settings.nodes, settings.advertise.clone()),
             replica: None,
             store,
+            memory: MemoryLimit::new(settings.memory_bytes_max),
             reader,
             counters,
             checkpoints,
@@ -189,6 +202,7 @@ impl Node {
             waiting: VecDeque::new(),
             connected: NodeSet::default(),
             dropped_before: 0,
+            stranded: NodeSet::default(),
             swept: Time::ZERO,
             is_stopping: false,
             outputs: Vec::new(),
@@ -238,6 +252,10 @@ impl Node {
         replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        let obstacle = self.memory_obstacle();
+        if let Some(replica) = &mut self.replica {
+            replica.set_obstacle(obstacle);
+        }
         result
     }
 
@@ -409,7 +427,7 @@ impl Node {
                 }
                 outside.send(to, &message.to_wire());
             }
-            Output::ReadLog { to, from, bytes_max } => outside.read_log(to, from, bytes_max),
+            Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
             Output::Stop(reason) => return Err(NodeError::Rule(reason)),
@@ -430,6 +448,7 @@ impl Node {
                     self.answer(&entry, result, outside);
                 }
             }
+            self.memory.applied(entry.index);
             if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
                 self.begin_checkpoint(&entry, outside);
             }
@@ -523,20 +542,5 @@ impl Node {
             self.store.end_snapshot();
         }
         (records, !more)
-    }
-
-    /// Lets the log go up to what both checkpoints cover and every follower holds.
-    fn drop_log(&mut self, outside: &mut impl Outside) {
-        let before = self.checkpoints.covered().min(self.lowest_needed_by_followers());
-        if before > self.dropped_before {
-            self.dropped_before = before;
-            outside.log(LogCommand::DropBefore(before));
-        }
-    }
-
-    /// The first entry that some follower may still lack.
-    fn lowest_needed_by_followers(&self) -> Index {
-        let followers = self.replica.iter().flat_map(Replica::followers);
-        followers.map(|(_, progress)| progress.durable + 1).min().unwrap_or(Index::MAX)
     }
 }

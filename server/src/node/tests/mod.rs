@@ -2,6 +2,7 @@
 //!
 //! Logs, votes and identities are real files in a temporary directory; wires, clients and threads are not.
 
+mod bounds;
 mod clients;
 mod cluster;
 mod disks;
@@ -184,6 +185,8 @@ impl World {
             window_bytes_max: 1 << 20,
             tail_bytes_max: 1 << 20,
             checkpoint_interval_bytes: 1 << 30,
+            log_retention_bytes: 1 << 30,
+            memory_bytes_max: u64::MAX,
             in_flight_max: 100,
         };
         change(&mut settings);
