@@ -70,6 +70,7 @@
 //! No repair: that needs another replica. No compaction of single entries: checkpoints do that work. No
 //! retry of a failed sync.
 
+mod finish;
 mod format;
 mod prepare;
 mod reader;

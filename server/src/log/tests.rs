@@ -16,6 +16,7 @@ use quorate_protocol::{Durability, Index, Term};
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::*;
+use crate::directory::trace_disk::TraceDisk;
 use crate::disk::RealDisk;
 
 const SETTINGS: LogSettings =
@@ -412,6 +413,57 @@ fn with_os_durability_marks_state_real_syncs_only() {
 }
 
 #[test]
+fn a_log_that_is_finished_is_synced_in_all_its_segments_and_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = TraceDisk::default();
+    let settings = LogSettings { durability: Durability::Os, ..SETTINGS };
+    let reopen = || Log::open(Arc::new(disk.clone()), directory.path().to_owned(), settings, 0).unwrap();
+    let (mut log, _) = reopen();
+    let write = |log: &mut Log, from: Index| {
+        (from..from + 400).step_by(10).for_each(|first| append(log, 1, first..=first + 9));
+        disk.take_operations();
+        segment_files(directory.path()).len()
+    };
+    // Each segment has kept the name under which it was created.
+    let finished = |segments| {
+        let mut expected = vec!["sync roll.tmp"; segments];
+        expected.extend(["write roll.tmp", "sync roll.tmp"]);
+        expected
+    };
+    let first = write(&mut log, 1);
+    assert!(first > 1, "there are several segments");
+    log.finish().unwrap();
+    assert_eq!(disk.take_operations(), finished(first), "R30: every segment, and then the mark");
+    log.finish().unwrap();
+    assert_eq!(disk.take_operations(), Vec::<String>::new(), "nothing is left to do");
+    let second = write(&mut log, 401);
+    log.finish().unwrap();
+    let durable = log.shared.lock().below(401);
+    assert!(durable >= first - 1);
+    assert_eq!(disk.take_operations(), finished(second - durable), "what is durable is not synced again");
+    drop(log);
+    let (_, recovery) = reopen();
+    assert_eq!((recovery.last, recovery.mark), (800, 800));
+    assert!(recovery.rewritten_bytes < 100, "the mark itself: {}", recovery.rewritten_bytes);
+}
+
+#[test]
+fn a_log_whose_last_sync_fails_is_not_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = TraceDisk::default();
+    let settings = LogSettings { durability: Durability::Os, ..SETTINGS };
+    let reopen = || Log::open(Arc::new(disk.clone()), directory.path().to_owned(), settings, 0).unwrap();
+    let (mut log, _) = reopen();
+    append(&mut log, 1, 1..=10);
+    disk.fail("sync roll.tmp", io::ErrorKind::Other);
+    assert!(matches!(log.finish(), Err(LogError::Io { operation: "sync", .. })));
+    assert!(matches!(log.finish(), Err(LogError::Stopped)), "it is not tried again");
+    drop(log);
+    disk.fail("", io::ErrorKind::Other);
+    assert_eq!(reopen().1.mark, 0);
+}
+
+#[test]
 fn a_damaged_entry_is_not_served() {
     let directory = tempfile::tempdir().unwrap();
     let (mut log, _) = open(directory.path());
@@ -661,7 +713,7 @@ fn held_thread(directory: &Path) -> (LogThread, mpsc::Receiver<LogEvent>, mpsc::
 #[test]
 fn appends_queued_during_a_sync_become_one_batch() {
     let directory = tempfile::tempdir().unwrap();
-    let (thread, events, go_on) = held_thread(directory.path());
+    let (mut thread, events, go_on) = held_thread(directory.path());
     thread.submit(append_command(1, 1..=1));
     assert!(matches!(events.recv().unwrap(), LogEvent::Durable { index: 1, .. }));
     for index in 2..=50 {
@@ -695,7 +747,7 @@ fn a_mark_follows_when_the_thread_rests() {
     let (log, _) = open(directory.path());
     let (events, received) = mpsc::channel();
     let settings = LogThreadSettings { mark_after: Duration::from_millis(1), ..LogThreadSettings::default() };
-    let thread = LogThread::start(log, settings, move |event| events.send(event).unwrap()).unwrap();
+    let mut thread = LogThread::start(log, settings, move |event| events.send(event).unwrap()).unwrap();
     thread.submit(append_command(1, 1..=1));
     received.recv().unwrap();
     let file = segment_files(directory.path()).remove(0);
@@ -715,7 +767,7 @@ fn a_failure_is_reported_once_and_stops_the_thread() {
     let (log, _) = Log::open(Arc::new(disk), directory.path().to_owned(), SETTINGS, 0).unwrap();
     let (events, received) = mpsc::channel();
     let report = move |event| events.send(event).unwrap();
-    let thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
+    let mut thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
     broken.store(true, Ordering::Relaxed);
     thread.submit(append_command(1, 1..=1));
     assert!(matches!(received.recv().unwrap(), LogEvent::Failed(LogError::Io { .. })));

@@ -124,7 +124,7 @@ impl LogCounters {
     }
 }
 
-/// The running log thread. Dropping it drains the queue and ends it.
+/// The running log thread. Dropping it stops it.
 pub struct LogThread {
     queue: Arc<Queue>,
     counters: Arc<LogCounters>,
@@ -175,14 +175,14 @@ impl LogThread {
         &self.counters
     }
 
-    /// Does what is queued, writes the mark, and ends the thread.
-    pub fn stop(self) {
-        drop(self);
+    /// Does what is queued, syncs and marks everything, and ends the thread. Returns whether that is done; if not,
+    /// it has been reported why.
+    pub fn stop(&mut self) -> bool {
+        self.end();
+        self.queue.lock().is_finished
     }
-}
 
-impl Drop for LogThread {
-    fn drop(&mut self) {
+    fn end(&mut self) {
         self.queue.lock().stopping = true;
         self.queue.submitted.notify_one();
         if let Some(thread) = self.thread.take()
@@ -190,6 +190,12 @@ impl Drop for LogThread {
         {
             tracing::error!("the log thread panicked");
         }
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -206,6 +212,8 @@ struct QueueState {
     asleep: bool,
     /// Nothing more is taken in.
     stopping: bool,
+    /// Everything is done, durable and marked, and the thread has ended.
+    is_finished: bool,
 }
 
 impl Queue {
@@ -240,19 +248,22 @@ impl<R: Fn(LogEvent)> Worker<R> {
         let end = loop {
             match self.take(&mut commands) {
                 Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break self.log.mark(0),
+                Ok(ControlFlow::Break(())) => break self.log.finish(),
                 Err(error) => break Err(error),
             }
             if let Err(error) = self.perform(&mut commands) {
                 break Err(error);
             }
         };
-        if let Err(error) = end {
-            let mut state = self.queue.lock();
-            state.stopping = true;
-            state.commands.clear();
-            drop(state);
-            (self.report)(LogEvent::Failed(error));
+        let mut state = self.queue.lock();
+        match end {
+            Ok(()) => state.is_finished = true,
+            Err(error) => {
+                state.stopping = true;
+                state.commands.clear();
+                drop(state);
+                (self.report)(LogEvent::Failed(error));
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::*;
-use crate::directory::{DirectoryLock, DirectorySettings, Identity, VoteFile};
+use crate::directory::{BootId, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{Log, SEGMENT_BYTES_MIN};
 use crate::replica::Promise;
@@ -235,6 +235,7 @@ impl World {
             Incarnation(id.into()),
             SEGMENT_BYTES_MIN,
             self.settings.checkpoint_interval_bytes,
+            BootId::new(1),
         )
         .unwrap();
         let Opened { lock, vote, log, state } = opened;
