@@ -52,7 +52,7 @@ terminal of its own, with --id 1, 2 and 3, and --listen 127.0.0.1:7401, 7402 and
       --replica 1=127.0.0.1:7501 --replica 2=127.0.0.1:7502 --replica 3=127.0.0.1:7503
 
 Exit codes: 0 stopped on request, 1 failure, 2 wrong setting, 3 directory in use or of another node,
-4 damaged data, 5 disk failed while running. What is logged: RUST_LOG (default info).";
+4 damaged data, or data that a stopped machine may have lost, 5 disk failed while running or stopping. What is logged: RUST_LOG (default info).";
 
 /// Everything that can be set, by flag or in the file.
 #[derive(clap::Args, Deserialize, Debug, Default)]

@@ -85,6 +85,18 @@ fn every_new_name_is_synced() {
 }
 
 #[test]
+fn with_os_durability_identity_and_vote_are_synced_all_the_same() {
+    let directory = TempDir::new().unwrap();
+    let disk = TraceDisk::default();
+    let settings = DirectorySettings { durability: Durability::Os, ..settings() };
+    let mut made = DataDirectory::open(&disk, directory.path(), &settings, FRESH, None).unwrap();
+    assert!(disk.take_operations().contains(&"sync identity.tmp".to_owned()));
+    made.vote.store(crate::replica::Promise { term: 1, voted_for: None }).unwrap();
+    let stored = ["write vote-a", "sync vote-a", "write vote-b", "sync vote-b"];
+    assert_eq!(disk.take_operations(), stored, "R30");
+}
+
+#[test]
 fn incarnations_are_random() {
     assert_ne!(random_incarnation().unwrap(), random_incarnation().unwrap());
 }

@@ -63,7 +63,7 @@
 //!   what is lost so.
 //! - The newest segments missing as a whole look like a shorter log.
 //! - With [`Durability::Os`] many batches may be lost at a power cut, in any order. That is found as damage
-//!   or as a torn tail, by chance; R30 makes such a node a new incarnation anyway.
+//!   or as a torn tail, by chance; so a node whose machine stopped under it is refused before its log is read (R30).
 //!
 //! # What is deliberately absent
 //!
