@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::directory::DirectorySettings;
 use crate::disk::{Disk, RealDisk};
+use crate::machine;
 use crate::node::{NodeError, NodeSettings, RecoveryError};
 use crate::server::{self, Listeners, ServerError, ServerSettings};
 
@@ -51,7 +52,7 @@ terminal of its own, with --id 1, 2 and 3, and --listen 127.0.0.1:7401, 7402 and
       --replica 1=127.0.0.1:7501 --replica 2=127.0.0.1:7502 --replica 3=127.0.0.1:7503
 
 Exit codes: 0 stopped on request, 1 failure, 2 wrong setting, 3 directory in use or of another node,
-4 damaged data, 5 disk failed while running. What is logged: RUST_LOG (default info).";
+4 damaged data, or data that a stopped machine may have lost, 5 disk failed while running or stopping. What is logged: RUST_LOG (default info).";
 
 /// Everything that can be set, by flag or in the file.
 #[derive(clap::Args, Deserialize, Debug, Default)]
@@ -105,6 +106,14 @@ struct Settings {
     /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 16].
     #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB_PER_SECOND")]
     checkpoint_mib_per_second: Option<u32>,
+    /// MiB of log kept for replicas that lack it, beyond what checkpoints need; a replica that lacks more cannot catch
+    /// up [default: 4096].
+    #[arg(long, value_name = "MIB", env = "QUORATE_LOG_RETENTION_MIB")]
+    log_retention_mib: Option<u32>,
+    /// MiB of memory that the store may take; at the limit, writes other than deletes are refused [default: three
+    /// quarters of what the machine or its control group has].
+    #[arg(long, value_name = "MIB", env = "QUORATE_MEMORY_MIB")]
+    memory_mib: Option<u32>,
     /// Connections at a time, of clients and replicas together [default: 4096].
     #[arg(long, value_name = "COUNT", env = "QUORATE_CONNECTIONS")]
     connections: Option<u32>,
@@ -201,6 +210,8 @@ impl Settings {
             segment_mib: self.segment_mib.or(other.segment_mib),
             checkpoint_mib: self.checkpoint_mib.or(other.checkpoint_mib),
             checkpoint_mib_per_second: self.checkpoint_mib_per_second.or(other.checkpoint_mib_per_second),
+            log_retention_mib: self.log_retention_mib.or(other.log_retention_mib),
+            memory_mib: self.memory_mib.or(other.memory_mib),
             connections: self.connections.or(other.connections),
         }
     }
@@ -235,6 +246,13 @@ impl Settings {
         if let Some(count) = self.checkpoint_mib_per_second {
             server.checkpoint_bytes_per_second = mib(count);
         }
+        if let Some(count) = self.log_retention_mib {
+            server.node.log_retention_bytes = mib(count);
+        }
+        server.node.memory_bytes_max = match positive("memory-mib", self.memory_mib)? {
+            Some(count) => mib(count),
+            None => default_memory_bytes_max(),
+        };
         if let Some(count) = positive("connections", self.connections)? {
             server.connections_max = count as usize;
         }
@@ -385,6 +403,11 @@ fn mib(count: u32) -> u64 {
     u64::from(count) << 20
 }
 
+/// What is left of the machine is for everything else: connections, what followers lack, the kernel's cache.
+fn default_memory_bytes_max() -> u64 {
+    machine::memory_bytes().map_or(u64::MAX, |bytes| bytes / 4 * 3)
+}
+
 fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let format = tracing_subscriber::fmt()
@@ -443,6 +466,10 @@ fn announce(server: &ServerSettings, address: &str) {
          replicas hold it ({durability}), the leader {leader} among them; {stop}; without the leader there are no writes",
         server.data.display(),
     );
+    match server.node.memory_bytes_max {
+        u64::MAX => tracing::warn!("this system does not say how much memory there is: set --memory-mib"),
+        bytes => tracing::info!("the store may take {} MiB of memory", bytes >> 20),
+    }
 }
 
 /// Makes room for all connections, and returns how many there is room for.

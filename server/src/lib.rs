@@ -8,6 +8,7 @@
 //! - [`log`], [`checkpoint`], [`directory`]: the data on disk, over the traits of [`disk`].
 //! - [`node`]: the parts above joined, in synchronous turns.
 //! - [`server`]: sockets, threads and one event loop around a node.
+//! - [`machine`]: what the machine offers, for defaults.
 //! - [`cli`]: the program.
 
 pub mod checkpoint;
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod directory;
 pub mod disk;
 pub mod log;
+pub mod machine;
 mod mutant;
 mod net;
 pub mod node;

@@ -15,7 +15,7 @@ use smol::{Async, LocalExecutor};
 use thiserror::Error;
 
 use crate::checkpoint;
-use crate::directory::{self, DirectorySettings};
+use crate::directory::{self, BootId, DirectorySettings};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{LogSettings, LogThread, LogThreadSettings, SEGMENT_BYTES};
 use crate::net::reactor::Reactor;
@@ -34,6 +34,8 @@ pub struct ServerSettings {
     pub identity: DirectorySettings,
     /// The data directory.
     pub data: PathBuf,
+    /// The boot of the machine that it is on; none if the system does not name it.
+    pub boot: Option<BootId>,
     /// The file system that it is in.
     pub disk: Arc<dyn Disk>,
     /// Peer addresses of the other replicas, `HOST:PORT`.
@@ -54,6 +56,7 @@ impl ServerSettings {
         Self {
             identity,
             data,
+            boot: BootId::of_this_machine(),
             disk: Arc::new(RealDisk),
             peers: BTreeMap::new(),
             node: NodeSettings::new(nodes),
@@ -171,7 +174,7 @@ async fn serve(
     for task in tasks {
         task.cancel().await;
     }
-    result
+    result.and_then(|()| Ok(shell.stop()?))
 }
 
 /// Recovers the node from its directory, and starts its log thread.
@@ -179,8 +182,9 @@ fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, Se
     let disk = settings.disk.clone();
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
     let interval = settings.node.checkpoint_interval_bytes;
-    let log = LogSettings { segment_bytes: settings.segment_bytes, ..LogSettings::default() };
-    let opened = node::open(&disk, &settings.data, &settings.identity, fresh, log, interval)?;
+    let ServerSettings { identity, data, boot, segment_bytes, .. } = settings;
+    let log = LogSettings { segment_bytes: *segment_bytes, ..LogSettings::default() };
+    let opened = node::open(&disk, data, identity, fresh, log, interval, *boot)?;
     let inbox = Arc::new(Inbox::default());
     let report = inbox.clone();
     let log = LogThread::start(opened.log, LogThreadSettings::default(), move |event| report.log(event))
@@ -189,6 +193,7 @@ fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, Se
     let places = Places {
         disk,
         directory: settings.data.clone(),
+        durability: settings.identity.durability,
         vote: opened.vote,
         log,
         lock: Some(opened.lock),

@@ -21,12 +21,12 @@ use event_listener::Event as Signal;
 use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Index, NodeId, frame};
+use quorate_protocol::{Durability, Index, NodeId, frame};
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
-use crate::directory::{DirectoryError, DirectoryLock, Identity, VoteFile};
+use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
-use crate::log::{LogCommand, LogEvent, LogReader, LogThread};
+use crate::log::{LogCommand, LogEvent, LogReader, LogThread, Stopped};
 use crate::net::LINK_BYTES_MAX;
 use crate::net::client::ClientLink;
 use crate::net::guard::Guard;
@@ -43,6 +43,9 @@ const SWEEP_TICKS: u64 = 50;
 
 /// How long a stopping node waits for the writes that it has appended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a stopping node waits for its disk.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What comes from other threads.
 enum Arrival {
@@ -94,6 +97,7 @@ impl Inbox {
 pub(crate) struct Places {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) directory: PathBuf,
+    pub(crate) durability: Durability,
     pub(crate) vote: VoteFile,
     pub(crate) log: LogThread,
     /// Dropped after the log thread has ended: the directory is another process's only then.
@@ -207,6 +211,27 @@ impl Shell {
         self.node.borrow_mut().stop();
         while self.node.borrow().has_waiting() && self.now() < deadline {
             self.reactor.sleep(TICK).await;
+        }
+    }
+
+    /// Ends the log thread once there are no turns any more. The directory then says that the node was stopped, if
+    /// all that it has written is on the disk.
+    pub(crate) fn stop(&self) -> Result<(), NodeError> {
+        let stopped = self.world.borrow_mut().places.log.stop(STOP_DEADLINE);
+        if stopped == Stopped::Hung {
+            self.world.borrow_mut().places.abandon();
+            return Err(NodeError::DiskTimeout(STOP_DEADLINE));
+        }
+        if stopped == Stopped::Unfinished {
+            let mut arrivals = Vec::new();
+            self.inbox.take(&mut arrivals);
+            arrivals.into_iter().for_each(|arrival| self.handle_arrival(arrival));
+            return self.node.borrow_mut().finish_turn(self.now(), &mut *self.world.borrow_mut());
+        }
+        let Places { disk, directory, durability, .. } = &self.world.borrow().places;
+        match durability {
+            Durability::Os => Ok(directory::end_run(&**disk, directory)?),
+            Durability::Fsync => Ok(()), // It is not said while it runs either.
         }
     }
 

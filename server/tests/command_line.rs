@@ -143,6 +143,7 @@ fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_writte
         ("--listen 127.0.0.1:0 --advertise here".into(), "not of the form HOST:PORT"),
         ("--segment-mib 1".into(), "give 4 to 1024"),
         ("--checkpoint-mib 0".into(), "give at least 1"),
+        ("--memory-mib 0".into(), "give at least 1"),
         ("--election-timeout-ms 100".into(), "three heartbeats or more"),
         ("--config missing.toml".into(), "cannot read the configuration missing.toml"),
         // An address of a network kept for examples: nobody's.
@@ -203,6 +204,29 @@ fn a_flag_comes_before_the_environment_and_that_before_the_file() {
     assert_eq!(smol::block_on(client.status(false)).unwrap().view().node.get(), 7);
     assert!(directory.path().join("from-environment").is_dir());
     assert!(!directory.path().join("from-file").exists());
+}
+
+#[test]
+fn the_limit_of_memory_is_refused_to_writers_and_told_in_the_status() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("quorate.toml"), "memory-mib = 1\nlog-retention-mib = 0\n").unwrap();
+    let mut server = start("--listen 127.0.0.1:0 --config quorate.toml", directory.path());
+    let client = client(server.announced_address());
+    let full = smol::block_on(async {
+        for key in 0..100 {
+            if let Err(error) = client.set(format!("key {key}"), vec![0; 64 << 10]).await {
+                return error;
+            }
+        }
+        panic!("100 values of 64 KiB in 1 MiB");
+    });
+    assert!(full.to_string().contains("memory is at its limit"), "{full}");
+    let status = smol::block_on(client.status(false)).unwrap();
+    let status = status.view();
+    assert_eq!((status.memory_bytes_max, status.keys), (1 << 20, 15));
+    assert!((900 << 10..=1 << 20).contains(&status.memory_bytes), "{}", status.memory_bytes);
+    smol::block_on(client.delete("key 0")).unwrap();
+    smol::block_on(client.set("key 0", vec![0; 60 << 10])).unwrap();
 }
 
 #[test]

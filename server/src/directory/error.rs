@@ -61,6 +61,19 @@ pub enum DirectoryError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// It was in use with `durability=os` when its machine stopped, or may have been (R30).
+    #[error(
+        "{} was in use with --durability os and not stopped, and {why}: writes that this replica has acknowledged may \
+         be lost, so it takes no part any more; the other replicas go on without it; to have all of them again, form a \
+         new cluster in empty directories and copy the data into it",
+        path.display()
+    )]
+    CacheLost {
+        /// The directory.
+        path: PathBuf,
+        /// What is known of the machine.
+        why: &'static str,
+    },
     /// No copy of the vote is left (R5).
     #[error(
         "both copies of the vote are lost ({first}; {second}): this replica does not vote under that identity \
@@ -127,9 +140,10 @@ impl DirectoryError {
             | Self::OtherSettings { .. }
             | Self::NotOurs { .. }
             | Self::NewerVersion { .. } => DirectoryErrorKind::NotForUs,
-            Self::IdentityMissing { .. } | Self::Damaged { .. } | Self::VoteLost { .. } => {
-                DirectoryErrorKind::Damaged
-            }
+            Self::IdentityMissing { .. }
+            | Self::Damaged { .. }
+            | Self::CacheLost { .. }
+            | Self::VoteLost { .. } => DirectoryErrorKind::Damaged,
             Self::Io { .. } => DirectoryErrorKind::Failed,
         }
     }

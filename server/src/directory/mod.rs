@@ -4,6 +4,7 @@
 //! DIR/LOCK               held for life; says who holds it                    lock.rs
 //! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs
 //! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
+//! DIR/boot               while a node with durability os runs (R30)          boot.rs
 //! DIR/log/               the log's segments
 //! DIR/checkpoint/        checkpoints
 //! ```
@@ -19,9 +20,10 @@
 //!
 //! # What is deliberately absent
 //!
-//! A change of settings or of membership: both need a log entry (R27). The boot id, by which a node with
-//! `durability=os` learns that it has to be a new incarnation (R30).
+//! A change of settings or of membership: both need a log entry (R27). So a node that may have lost what it
+//! acknowledged is refused, and not yet taken in again as a new incarnation (R30).
 
+mod boot;
 mod error;
 mod identity;
 mod lock;
@@ -32,10 +34,11 @@ mod vote;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use quorate_protocol::Incarnation;
+use quorate_protocol::{Durability, Incarnation};
 
 use crate::disk::Disk;
 
+pub use boot::{BootId, begin_run, end_run};
 pub use error::{DirectoryError, DirectoryErrorKind};
 pub use identity::{DirectorySettings, Identity, open_or_create, random_incarnation};
 pub use lock::DirectoryLock;
@@ -47,6 +50,8 @@ const LOCK: &str = "LOCK";
 const IDENTITY: &str = "identity";
 const IDENTITY_TEMPORARY: &str = "identity.tmp";
 const VOTES: [&str; 2] = ["vote-a", "vote-b"];
+const BOOT: &str = "boot";
+const BOOT_TEMPORARY: &str = "boot.tmp";
 const LOG: &str = "log";
 const CHECKPOINT: &str = "checkpoint";
 
@@ -71,18 +76,23 @@ pub struct DataDirectory {
 impl DataDirectory {
     /// Opens the directory at `path`, or makes it, for a node with `settings`. A new one gets the incarnation
     /// `fresh`: [`random_incarnation`], except in a simulation. The directories of log and checkpoints exist
-    /// afterwards, and all names are durable.
+    /// afterwards, and all names are durable. `boot` is the machine's: with `durability=os` a directory that was in
+    /// use under another one is refused (R30).
     pub fn open(
         disk: &dyn Disk,
         path: &Path,
         settings: &DirectorySettings,
         fresh: Incarnation,
+        boot: Option<BootId>,
     ) -> Result<Self, DirectoryError> {
         create_durably(disk, path)?;
         // Before the lock, which would leave its file among somebody else's.
         refuse_if_not_ours(disk, path)?;
         let lock = DirectoryLock::take(disk, path, settings.node)?;
         let identity = open_or_create(disk, path, settings, fresh)?;
+        if identity.durability == Durability::Os {
+            boot::check(disk, path, boot)?;
+        }
         for part in [LOG, CHECKPOINT].map(|name| path.join(name)) {
             disk.create_directory(&part).map_err(failed("create", &part))?;
         }
@@ -144,6 +154,7 @@ fn refuse_if_not_ours(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError
                 }
                 foreign = foreign.or_else(|| inside.first().map(|file| format!("{name}/{file}")));
             }
+            BOOT | BOOT_TEMPORARY => return Err(identity_missing(path, name)),
             vote if VOTES.contains(&vote) => return Err(identity_missing(path, name)),
             nobodys if NOBODYS.contains(&nobodys) => {}
             _ => foreign = foreign.or(Some(name)),

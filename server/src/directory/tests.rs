@@ -25,7 +25,7 @@ fn settings() -> DirectorySettings {
 }
 
 fn open(path: &Path) -> Result<DataDirectory, DirectoryError> {
-    DataDirectory::open(&RealDisk, path, &settings(), FRESH)
+    DataDirectory::open(&RealDisk, path, &settings(), FRESH, None)
 }
 
 /// The identity of a node that has met all others.
@@ -56,7 +56,7 @@ fn a_new_directory_is_made_with_its_parents_and_found_again() {
     let identity = made.identity.clone();
     drop(made);
 
-    let found = DataDirectory::open(&RealDisk, &path, &settings(), Incarnation(99)).unwrap();
+    let found = DataDirectory::open(&RealDisk, &path, &settings(), Incarnation(99), None).unwrap();
     assert_eq!(found.identity, identity);
     assert_eq!(found.damaged_vote, None);
 }
@@ -65,7 +65,7 @@ fn a_new_directory_is_made_with_its_parents_and_found_again() {
 fn every_new_name_is_synced() {
     let parent = TempDir::new().unwrap();
     let disk = TraceDisk::default();
-    DataDirectory::open(&disk, &parent.path().join("outer/data"), &settings(), FRESH).unwrap();
+    DataDirectory::open(&disk, &parent.path().join("outer/data"), &settings(), FRESH, None).unwrap();
     // Also the directory that was there: the process that created it may have been killed before its sync.
     let [parent, above] = [parent.path(), parent.path().parent().unwrap()].map(trace_disk::name);
     let expected = [
@@ -82,6 +82,18 @@ fn every_new_name_is_synced() {
     let operations: Vec<&str> =
         operations.iter().map(String::as_str).filter(|operation| !operation.starts_with("remove")).collect();
     assert_eq!(operations[..expected.len()], expected);
+}
+
+#[test]
+fn with_os_durability_identity_and_vote_are_synced_all_the_same() {
+    let directory = TempDir::new().unwrap();
+    let disk = TraceDisk::default();
+    let settings = DirectorySettings { durability: Durability::Os, ..settings() };
+    let mut made = DataDirectory::open(&disk, directory.path(), &settings, FRESH, None).unwrap();
+    assert!(disk.take_operations().contains(&"sync identity.tmp".to_owned()));
+    made.vote.store(crate::replica::Promise { term: 1, voted_for: None }).unwrap();
+    let stored = ["write vote-a", "sync vote-a", "write vote-b", "sync vote-b"];
+    assert_eq!(disk.take_operations(), stored, "R30");
 }
 
 #[test]
@@ -120,7 +132,7 @@ fn other_settings_are_refused_with_both_values() {
         ),
     ];
     for (other, difference) in others {
-        let result = DataDirectory::open(&RealDisk, directory.path(), &other, FRESH);
+        let result = DataDirectory::open(&RealDisk, directory.path(), &other, FRESH, None);
         refused(result, 3, &[difference, "start with the settings that it was made with"]); // R4
     }
     open(directory.path()).unwrap();
@@ -152,7 +164,9 @@ fn what_a_file_system_or_a_first_start_left_is_no_obstacle() {
 
 #[test]
 fn data_without_an_identity_is_refused_and_not_made_anew() {
-    for file in ["vote-a", "vote-b", "log/00000000000000000001.log", "checkpoint/00000000000000000009.ckpt"] {
+    for file in
+        ["vote-a", "vote-b", "boot", "log/00000000000000000001.log", "checkpoint/00000000000000000009.ckpt"]
+    {
         let directory = TempDir::new().unwrap();
         for name in ["log", "checkpoint"] {
             fs::create_dir(directory.path().join(name)).unwrap();

@@ -68,13 +68,14 @@
 //!   holds up to eight. They look like writes that never came.
 //! - The newest segments missing as a whole look like a shorter log.
 //! - With [`Durability::Os`] many batches may be lost at a power cut, in any order. That is found as damage
-//!   or as a torn tail, by chance; R30 makes such a node a new incarnation anyway.
+//!   or as a torn tail, by chance; so a node whose machine stopped under it is refused before its log is read (R30).
 //!
 //! # What is deliberately absent
 //!
 //! No repair: that needs another replica. No compaction of single entries: checkpoints do that work. No
 //! retry of a failed sync.
 
+mod finish;
 mod format;
 mod prepare;
 mod reader;
@@ -98,7 +99,7 @@ use thiserror::Error;
 
 pub use reader::{LogReader, ReadError};
 pub use recovery::{Recovery, TornTail};
-pub use thread::{LogThread, LogThreadSettings};
+pub use thread::{LogThread, LogThreadSettings, Stopped};
 pub use worker::{LogCommand, LogCounters, LogEvent, LogWorker};
 
 use crate::disk::{Disk, DiskFile, is_shortage};

@@ -113,6 +113,20 @@ impl LogReader {
         segments.list.iter().take(segments.below(index)).map(|segment| segment.bytes).sum()
     }
 
+    /// Where the log has to begin so that no more than `bytes_max` lie in segments of which all entries are below
+    /// `index`: the first entry of a segment.
+    pub fn first_within(&self, index: Index, bytes_max: u64) -> Index {
+        let segments = self.shared.lock();
+        let below = segments.below(index);
+        let mut bytes = 0;
+        let fits = segments.list.iter().take(below).rev().take_while(|segment| {
+            bytes += segment.bytes;
+            bytes <= bytes_max
+        });
+        let kept = fits.count();
+        segments.list.get(below - kept).map_or(index, |segment| segment.first)
+    }
+
     fn find(&self, index: Index) -> Result<Place, ReadError> {
         let segments = self.shared.lock();
         let (first, last) = (segments.first(), segments.last);

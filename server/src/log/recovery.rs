@@ -114,18 +114,19 @@ pub(super) fn recover(
         buffer: Vec::new(),
         points: Vec::new(),
     };
-    log.write_recovered_mark()?;
+    log.write_durable_mark()?;
     Ok((log, recovery))
 }
 
 impl Log {
-    /// Says durably that what recovery wrote again is durable, with [`Durability::Os`] too.
+    /// Says durably what is durable, with [`Durability::Os`] too.
     ///
     /// [`Durability::Os`]: quorate_protocol::Durability::Os
-    fn write_recovered_mark(&mut self) -> Result<(), LogError> {
+    pub(super) fn write_durable_mark(&mut self) -> Result<(), LogError> {
         if self.mark_written == self.mark {
             return Ok(());
         }
+        self.buffer.clear();
         self.buffer.resize(BATCH_HEADER_BYTES, 0);
         self.write_batch(BatchKind::Mark, self.last, 0, true)
     }

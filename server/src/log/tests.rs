@@ -15,6 +15,7 @@ use quorate_protocol::{Durability, Index, Term};
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::*;
+use crate::directory::trace_disk::TraceDisk;
 use crate::disk::RealDisk;
 use crate::disk::simulated::{Call, Failure, Fault, SimDisk};
 
@@ -412,6 +413,57 @@ fn with_os_durability_marks_state_real_syncs_only() {
 }
 
 #[test]
+fn a_log_that_is_finished_is_synced_in_all_its_segments_and_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = TraceDisk::default();
+    let settings = LogSettings { durability: Durability::Os, ..SETTINGS };
+    let reopen = || Log::open(Arc::new(disk.clone()), directory.path().to_owned(), settings, 0).unwrap();
+    let (mut log, _) = reopen();
+    let write = |log: &mut Log, from: Index| {
+        (from..from + 400).step_by(10).for_each(|first| append(log, 1, first..=first + 9));
+        disk.take_operations();
+        segment_files(directory.path()).len()
+    };
+    // Each segment has kept the name under which it was created.
+    let finished = |segments| {
+        let mut expected = vec!["sync roll.tmp"; segments];
+        expected.extend(["write roll.tmp", "sync roll.tmp"]);
+        expected
+    };
+    let first = write(&mut log, 1);
+    assert!(first > 1, "there are several segments");
+    log.finish().unwrap();
+    assert_eq!(disk.take_operations(), finished(first), "R30: every segment, and then the mark");
+    log.finish().unwrap();
+    assert_eq!(disk.take_operations(), Vec::<String>::new(), "nothing is left to do");
+    let second = write(&mut log, 401);
+    log.finish().unwrap();
+    let durable = log.shared.lock().below(401);
+    assert!(durable >= first - 1);
+    assert_eq!(disk.take_operations(), finished(second - durable), "what is durable is not synced again");
+    drop(log);
+    let (_, recovery) = reopen();
+    assert_eq!((recovery.last, recovery.mark), (800, 800));
+    assert_eq!(recovery.rewritten_bytes, 512, "the mark itself");
+}
+
+#[test]
+fn a_log_whose_last_sync_fails_is_not_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = TraceDisk::default();
+    let settings = LogSettings { durability: Durability::Os, ..SETTINGS };
+    let reopen = || Log::open(Arc::new(disk.clone()), directory.path().to_owned(), settings, 0).unwrap();
+    let (mut log, _) = reopen();
+    append(&mut log, 1, 1..=10);
+    disk.fail("sync roll.tmp", io::ErrorKind::Other);
+    assert!(matches!(log.finish(), Err(LogError::Io { operation: "sync", .. })));
+    assert!(matches!(log.finish(), Err(LogError::Stopped)), "it is not tried again");
+    drop(log);
+    disk.fail("", io::ErrorKind::Other);
+    assert_eq!(reopen().1.mark, 0);
+}
+
+#[test]
 fn a_damaged_entry_is_not_served() {
     let directory = tempfile::tempdir().unwrap();
     let (mut log, _) = open(directory.path());
@@ -551,6 +603,9 @@ proptest! {
     }
 }
 
+/// After this long something that must happen has not happened.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 const FAILED_SYNC: Fault = Fault { call: Call::Sync, number: 1, failure: Failure::Broken, for_ever: true };
 
 #[test]
@@ -592,7 +647,7 @@ fn held_thread(directory: &Path) -> (LogThread, mpsc::Receiver<LogEvent>, mpsc::
 #[test]
 fn appends_queued_during_a_sync_become_one_batch() {
     let directory = tempfile::tempdir().unwrap();
-    let (thread, events, go_on) = held_thread(directory.path());
+    let (mut thread, events, go_on) = held_thread(directory.path());
     thread.submit(append_command(1, 1..=1));
     assert!(matches!(events.recv().unwrap(), LogEvent::Durable { index: 1, .. }));
     for index in 2..=50 {
@@ -604,7 +659,7 @@ fn appends_queued_during_a_sync_become_one_batch() {
     thread.submit(LogCommand::DropBefore(1));
     go_on.send(()).unwrap();
     let counters = Arc::clone(thread.counters());
-    thread.stop();
+    thread.stop(DEADLINE);
     let events: Vec<LogEvent> = events.iter().collect();
     let [
         LogEvent::Dropped { first: 1 },
@@ -626,7 +681,7 @@ fn a_mark_follows_when_the_thread_rests() {
     let (log, _) = open(directory.path());
     let (events, received) = mpsc::channel();
     let settings = LogThreadSettings { mark_after: Duration::from_millis(1), ..LogThreadSettings::default() };
-    let thread = LogThread::start(log, settings, move |event| events.send(event).unwrap()).unwrap();
+    let mut thread = LogThread::start(log, settings, move |event| events.send(event).unwrap()).unwrap();
     thread.submit(append_command(1, 1..=1));
     received.recv().unwrap();
     let file = segment_files(directory.path()).remove(0);
@@ -635,7 +690,7 @@ fn a_mark_follows_when_the_thread_rests() {
         assert!(std::time::Instant::now() < deadline, "no mark came");
         std::thread::yield_now();
     }
-    thread.stop();
+    thread.stop(DEADLINE);
 }
 
 #[test]
@@ -644,13 +699,13 @@ fn a_failure_is_reported_once_and_stops_the_thread() {
     let (log, _) = Log::open(Arc::new(disk.clone()), "/log".into(), SETTINGS, 0).unwrap();
     let (events, received) = mpsc::channel();
     let report = move |event| events.send(event).unwrap();
-    let thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
+    let mut thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
     disk.fail(Some(FAILED_SYNC));
     thread.submit(append_command(1, 1..=1));
     assert!(matches!(received.recv().unwrap(), LogEvent::Failed(LogError::Io { .. })));
     disk.fail(None);
     thread.submit(append_command(1, 1..=1));
-    thread.stop();
+    thread.stop(DEADLINE);
     assert!(received.recv().is_err(), "no event follows");
 }
 
@@ -666,7 +721,7 @@ fn a_thread_without_room_goes_on_when_there_is_some_and_drops_old_segments_meanw
     disk.fail(Some(Fault { call: Call::Write, number: 1, failure: Failure::Full, for_ever: true }));
     let (events, received) = mpsc::channel();
     let report = move |event| events.send(event).unwrap();
-    let thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
+    let mut thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
     thread.submit(append_command(1, 601..=601));
     assert!(matches!(received.recv().unwrap(), LogEvent::Blocked(LogError::NoRoom { .. })));
     thread.submit(append_command(1, 602..=602));
@@ -677,7 +732,7 @@ fn a_thread_without_room_goes_on_when_there_is_some_and_drops_old_segments_meanw
     assert!(matches!(received.recv().unwrap(), LogEvent::Resumed));
     assert!(matches!(received.recv().unwrap(), LogEvent::Durable { index: 601, .. }));
     assert!(matches!(received.recv().unwrap(), LogEvent::Durable { index: 602, .. }));
-    thread.stop();
+    thread.stop(DEADLINE);
     let (log, _) = Log::open(Arc::new(SimDisk::with(disk.images())), "/log".into(), SETTINGS, 499).unwrap();
     assert_eq!(log.last(), 602);
 }

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use super::worker::{LogCommand, LogCounters, LogEvent, LogWorker};
 use super::{Log, LogError};
 
+/// How long whoever drops a thread waits for its end.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long nothing is tried when there was no room.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -32,7 +35,7 @@ impl Default for LogThreadSettings {
     }
 }
 
-/// The running log thread. Dropping it drains the queue and ends it.
+/// The running log thread. Dropping it stops it.
 pub struct LogThread {
     queue: Arc<Queue>,
     counters: Arc<LogCounters>,
@@ -78,9 +81,26 @@ impl LogThread {
         &self.counters
     }
 
-    /// Does what is queued, writes the mark, and ends the thread.
-    pub fn stop(self) {
-        drop(self);
+    /// Does what is queued, syncs and marks everything, and ends the thread; waits for that at most `patience`.
+    pub fn stop(&mut self, patience: Duration) -> Stopped {
+        let mut state = self.queue.lock();
+        state.stopping = true;
+        self.queue.submitted.notify_one();
+        if self.thread.is_some() {
+            let ended = self.queue.ended.wait_timeout_while(state, patience, |state| !state.has_ended);
+            state = ended.expect("nothing panics while it holds this lock").0;
+        }
+        let (has_ended, is_finished) = (state.has_ended, state.is_finished);
+        drop(state);
+        if let Some(thread) = self.thread.take() {
+            if !has_ended {
+                return Stopped::Hung;
+            }
+            if thread.join().is_err() {
+                tracing::error!("the log thread panicked");
+            }
+        }
+        if is_finished { Stopped::Finished } else { Stopped::Unfinished }
     }
 
     /// Leaves the thread to itself: a call to the disk that never returns cannot be waited for. The directory is
@@ -90,15 +110,32 @@ impl LogThread {
     }
 }
 
+/// How a log thread has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    /// Everything is on the disk, and marked.
+    Finished,
+    /// It failed, which it has reported, or there was no room.
+    Unfinished,
+    /// The disk does not answer; the thread is left to itself.
+    Hung,
+}
+
 impl Drop for LogThread {
     fn drop(&mut self) {
-        self.queue.lock().stopping = true;
-        self.queue.submitted.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the log thread panicked");
+        if self.thread.is_some() && self.stop(STOP_PATIENCE) == Stopped::Hung {
+            tracing::error!("the log's disk does not answer: its thread is left to itself");
         }
+    }
+}
+
+/// Says that a thread has ended, also if it panicked.
+struct Ended(Arc<Queue>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.lock().has_ended = true;
+        self.0.ended.notify_all();
     }
 }
 
@@ -106,6 +143,7 @@ impl Drop for LogThread {
 struct Queue {
     state: Mutex<QueueState>,
     submitted: Condvar,
+    ended: Condvar,
 }
 
 #[derive(Default)]
@@ -115,6 +153,10 @@ struct QueueState {
     asleep: bool,
     /// Nothing more is taken in.
     stopping: bool,
+    /// Everything is done, durable and marked.
+    is_finished: bool,
+    /// The thread has ended, whatever it has done.
+    has_ended: bool,
 }
 
 impl Queue {
@@ -134,23 +176,26 @@ struct Shell<R> {
 
 impl<R: Fn(LogEvent)> Shell<R> {
     fn run(&mut self) {
+        let _ended = Ended(Arc::clone(&self.queue));
         let end = loop {
             match self.take() {
                 Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break Ok(()),
+                Ok(ControlFlow::Break(())) => break self.worker.finish(),
                 Err(error) => break Err(error),
             }
             if let Err(error) = self.work() {
                 break Err(error);
             }
         };
-        let end = end.and_then(|()| self.mark());
-        if let Err(error) = end {
-            let mut state = self.queue.lock();
-            state.stopping = true;
-            state.commands.clear();
-            drop(state);
-            (self.report)(LogEvent::Failed(error));
+        let mut state = self.queue.lock();
+        match end {
+            Ok(is_finished) => state.is_finished = is_finished,
+            Err(error) => {
+                state.stopping = true;
+                state.commands.clear();
+                drop(state);
+                (self.report)(LogEvent::Failed(error));
+            }
         }
     }
 

@@ -210,6 +210,18 @@ impl LogWorker {
         Ok(Some(LogEvent::Truncated { generation, after }))
     }
 
+    /// Makes everything durable and marks it, for the end. False if there is no room for what is left to do: it
+    /// stays undone.
+    pub fn finish(&mut self) -> Result<bool, LogError> {
+        if self.is_blocked {
+            return Ok(false);
+        }
+        match self.log.finish() {
+            Err(error) if error.is_no_room() => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
     /// Whether the next thing waits for room.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked

@@ -16,9 +16,11 @@ mod disk_watch;
 mod formation;
 mod histograms;
 mod lag;
+mod memory;
 mod outside;
 mod recovery;
 mod requests;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +48,7 @@ use checkpoints::Checkpoints;
 use disk_watch::DiskWatch;
 use formation::Formation;
 use lag::Lag;
+use memory::MemoryLimit;
 
 pub use outside::{ClientId, LogRead, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
@@ -69,6 +72,10 @@ pub struct NodeSettings {
     pub tail_bytes_max: usize,
     /// Bytes of entries from one checkpoint to the next, at least.
     pub checkpoint_interval_bytes: u64,
+    /// Bytes of log kept for followers that lack it, beyond what the two checkpoints need.
+    pub log_retention_bytes: u64,
+    /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
+    pub memory_bytes_max: u64,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
     /// A log that has not answered for so long is stalled: no entries are taken.
@@ -78,7 +85,7 @@ pub struct NodeSettings {
 }
 
 impl NodeSettings {
-    /// Everything at its default, and no address that clients could be sent to.
+    /// Everything at its default, no limit of memory, and no address that clients could be sent to.
     pub fn new(nodes: NodeSet) -> Self {
         Self {
             nodes,
@@ -89,6 +96,8 @@ impl NodeSettings {
             window_bytes_max: 8 << 20,
             tail_bytes_max: 16 << 20,
             checkpoint_interval_bytes: 256 << 20,
+            log_retention_bytes: 4096 << 20,
+            memory_bytes_max: u64::MAX,
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
             disk_timeout: Duration::from_secs(30),
@@ -169,6 +178,7 @@ pub struct Node {
     recovered: Option<Recovered>,
     replica: Option<Replica>,
     store: Store,
+    memory: MemoryLimit,
     reader: LogReader,
     counters: Arc<LogCounters>,
     checkpoints: Checkpoints,
@@ -179,6 +189,8 @@ pub struct Node {
     connected: NodeSet,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
+    /// Followers that lack what the log no longer holds.
+    stranded: NodeSet,
     swept: Time,
     is_stopping: bool,
     outputs: Vec<Output>,
@@ -194,6 +206,7 @@ impl Node {
             formation: Formation::new(identity, settings.nodes, settings.advertise.clone()),
             replica: None,
             store,
+            memory: MemoryLimit::new(settings.memory_bytes_max),
             reader,
             counters,
             checkpoints,
@@ -203,6 +216,7 @@ impl Node {
             waiting: VecDeque::new(),
             connected: NodeSet::default(),
             dropped_before: 0,
+            stranded: NodeSet::default(),
             swept: Time::ZERO,
             is_stopping: false,
             outputs: Vec::new(),
@@ -252,6 +266,10 @@ impl Node {
         replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        let obstacle = self.obstacle();
+        if let Some(replica) = &mut self.replica {
+            replica.set_obstacle(obstacle);
+        }
         result
     }
 
@@ -408,20 +426,12 @@ impl Node {
                 ),
                 false => tracing::info!("the disk answers again"),
             }
-            self.obstacle_changed();
-        }
-    }
-
-    fn obstacle_changed(&mut self) {
-        let obstacle = self.obstacle();
-        if let Some(replica) = &mut self.replica {
-            replica.set_obstacle(obstacle);
         }
     }
 
     /// What keeps this node from taking entries.
     fn obstacle(&self) -> Option<Obstacle> {
-        self.disk_watch.obstacle()
+        self.disk_watch.obstacle().or_else(|| self.memory_obstacle())
     }
 
     fn log_event(&mut self, now: Time, event: LogEvent) {
@@ -436,11 +446,9 @@ impl Node {
                 tracing::error!(
                     "the log waits for room, and writes are refused until there is some: {error}"
                 );
-                self.obstacle_changed();
             }
             LogEvent::Resumed => {
                 tracing::info!("there is room for the log again");
-                self.obstacle_changed();
             }
             LogEvent::Failed(error) => {
                 self.error.get_or_insert(error.into());
@@ -469,7 +477,7 @@ impl Node {
                 }
                 outside.send(to, &message.to_wire());
             }
-            Output::ReadLog { to, from, bytes_max } => outside.read_log(to, from, bytes_max),
+            Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
             Output::Stop(reason) => return Err(NodeError::Rule(reason)),
@@ -490,6 +498,7 @@ impl Node {
                     self.answer(&entry, result, outside);
                 }
             }
+            self.memory.applied(entry.index);
             if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
                 self.begin_checkpoint(&entry, outside);
             }
@@ -585,20 +594,5 @@ impl Node {
             self.store.end_snapshot();
         }
         (records, !more)
-    }
-
-    /// Lets the log go up to what both checkpoints cover and every follower holds.
-    fn drop_log(&mut self, outside: &mut impl Outside) {
-        let before = self.checkpoints.covered().min(self.lowest_needed_by_followers());
-        if before > self.dropped_before {
-            self.dropped_before = before;
-            outside.log(LogCommand::DropBefore(before));
-        }
-    }
-
-    /// The first entry that some follower may still lack.
-    fn lowest_needed_by_followers(&self) -> Index {
-        let followers = self.replica.iter().flat_map(Replica::followers);
-        followers.map(|(_, progress)| progress.durable + 1).min().unwrap_or(Index::MAX)
     }
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_protocol::entry::{self, Payload};
-use quorate_protocol::{Incarnation, Index, limits};
+use quorate_protocol::{Durability, Incarnation, Index, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
 use crate::checkpoint::{self, CheckpointError, Loaded};
 use crate::directory::{
-    DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings, Identity, VoteFile,
+    self, BootId, DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings,
+    Identity, VoteFile,
 };
 use crate::disk::Disk;
 use crate::log::{Log, LogError, LogReader, LogSettings, ReadError};
@@ -104,7 +105,7 @@ impl RecoveryError {
 }
 
 /// Opens a node's data directory, creating it if it is new. The log's durability is that of `settings`.
-/// `checkpoint_interval_bytes` is the node's setting: what is replayed counts.
+/// `checkpoint_interval_bytes` is the node's setting: what is replayed counts. `boot` is the machine's.
 pub fn open(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -112,9 +113,10 @@ pub fn open(
     fresh: Incarnation,
     log: LogSettings,
     checkpoint_interval_bytes: u64,
+    boot: Option<BootId>,
 ) -> Result<Opened, RecoveryError> {
     let began = Instant::now();
-    let directory = DataDirectory::open(&**disk, path, settings, fresh)?;
+    let directory = DataDirectory::open(&**disk, path, settings, fresh, boot)?;
     if let Some(damaged) = &directory.damaged_vote {
         tracing::warn!("one of the two copies of the vote was damaged and has been written again: {damaged}");
     }
@@ -168,6 +170,9 @@ pub fn open(
         applied = replay.applied, keys = replay.store.keys(), rewritten_bytes = recovery.rewritten_bytes,
         milliseconds = began.elapsed().as_millis() as u64, "recovered"
     );
+    if directory.identity.durability == Durability::Os {
+        directory::begin_run(&**disk, path, boot)?;
+    }
     let Replay { store, terms, tail, applied, checkpoints, .. } = replay;
     let DataDirectory { identity, vote, lock, .. } = directory;
     let recovered = Recovered { promise: vote.promise(), terms, applied, tail };

@@ -7,7 +7,7 @@ use quorate_protocol::request::{
     self, Acks, Consistency, Operation, Range, Request, Token, Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Outcome, Refusal, Response, Role, Status,
+    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Refusal, Response, Role, Status,
 };
 use quorate_protocol::{Index, NodeId, limits};
 
@@ -54,22 +54,24 @@ impl Node {
     fn write(&mut self, now: Time, options: &WriteOptions, write: &Write<'_>) -> Result<Index, Refusal> {
         write.check().map_err(|error| Refusal::BadRequest(error.to_string()))?;
         check_options(options)?;
-        if self.replica.is_none() {
-            return Err(self.not_formed());
-        }
-        // A node that does not lead says that first: whoever asks has to go elsewhere in any case.
-        if let Some(obstacle) = self.obstacle()
-            && self.replica.as_ref().is_some_and(Replica::is_leader)
-        {
-            return Err(Refusal::Blocked(obstacle));
-        }
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
+        // A node that does not lead says that: whoever asks has to go elsewhere in any case.
+        if replica.is_leader() {
+            if let Some(obstacle) = self.disk_watch.obstacle() {
+                return Err(obstacle.into());
+            }
+            if !self.memory.admits(&self.store, write) {
+                return Err(Obstacle::MemoryFull.into());
+            }
+        }
         let payload = Payload::Write { session: None, write: write.clone() };
-        replica.propose(now, &payload).map_err(|error| match error {
+        let index = replica.propose(now, &payload).map_err(|error| match error {
             ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
-        })
+        })?;
+        self.memory.appended(index, write);
+        Ok(index)
     }
 
     fn get(&self, consistency: &Consistency, key: &[u8]) -> Result<Outcome<'_>, Refusal> {
@@ -129,7 +131,7 @@ impl Node {
                 node,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
                 obstacle: progress.obstacle,
-                stranded: false,
+                stranded: self.is_stranded(node),
                 durable: progress.durable,
                 applied: progress.applied,
                 entries_behind: index(Replica::last) - progress.durable,
@@ -163,8 +165,8 @@ impl Node {
             log_bytes_held: self.log_bytes_held(),
             keys: self.store.keys(),
             store_bytes: self.store.bytes(),
-            memory_bytes: self.store.bytes(),
-            memory_bytes_max: u64::MAX,
+            memory_bytes: self.store.memory_bytes(),
+            memory_bytes_max: self.memory.bytes_max(),
             obstacle: self.obstacle(),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
@@ -179,7 +181,7 @@ impl Node {
         }
     }
 
-    fn followers(&self) -> impl Iterator<Item = (NodeId, &crate::replica::Progress)> {
+    pub(super) fn followers(&self) -> impl Iterator<Item = (NodeId, &crate::replica::Progress)> {
         self.replica.iter().flat_map(Replica::followers)
     }
 

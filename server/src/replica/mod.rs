@@ -20,8 +20,8 @@
 //! # Omissions
 //!
 //! The leader is configured: no elections, so a vote is asked of nobody and given to nobody. A follower
-//! that lacks entries which the leader's log no longer holds cannot be served; the node keeps the log
-//! that a follower still lacks.
+//! that lacks entries which the leader's log no longer holds cannot be served; how much log is kept for
+//! followers is the node's business.
 
 mod follower;
 mod leader;

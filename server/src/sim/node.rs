@@ -353,7 +353,7 @@ impl SimNode {
 fn open(disk: &SimDisk, shape: Shape) -> Result<Opened, RecoveryError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let log = LogSettings { segment_bytes: SEGMENT_BYTES, salt_seed: Some(7), ..LogSettings::default() };
-    node::open(&disk, Path::new(DATA), &shape.directory(), INCARNATION, log, CHECKPOINT_BYTES)
+    node::open(&disk, Path::new(DATA), &shape.directory(), INCARNATION, log, CHECKPOINT_BYTES, None)
 }
 
 /// What a directory holds, opened as a node opens it.

@@ -23,6 +23,7 @@
 //!
 //! No client sessions yet: an entry that names one is refused before it is appended.
 
+mod memory;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashMap};
@@ -33,10 +34,16 @@ use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, Write};
 use quorate_protocol::response::{Item, Versioned, WriteResult};
 use smallvec::SmallVec;
 
+use memory::{key_bytes, value_bytes};
 use snapshot::Snapshot;
 
-/// A key; a short one lies where it is compared, behind no pointer.
-type Key = SmallVec<[u8; 16]>;
+pub use memory::Growth;
+
+/// Bytes of a key that lies where it is compared, behind no pointer.
+const KEY_BYTES_INLINE: usize = 16;
+
+/// A key.
+type Key = SmallVec<[u8; KEY_BYTES_INLINE]>;
 
 /// Every key with its value and revision.
 #[derive(Debug, Default)]
@@ -46,6 +53,10 @@ pub struct Store {
     bytes: u64,
     /// The last entry that was applied.
     applied: Index,
+    /// What keys and values have allocated, by estimate.
+    allocated: u64,
+    /// Keys that the table had room for when it had the most; it never shrinks.
+    room: usize,
     snapshot: Option<Snapshot>,
 }
 
@@ -141,8 +152,11 @@ impl Store {
         self.bytes += value.len() as u64;
         let Some(stored) = self.map.get_mut(key) else {
             self.bytes += key.len() as u64;
-            self.order.insert(key.into());
-            self.map.insert(key.into(), Stored { revision, value: value.into() });
+            self.allocated += 2 * key_bytes(key) + value_bytes(value);
+            self.order.insert(Key::from_slice(key));
+            self.map.insert(Key::from_slice(key), Stored { revision, value: value.into() });
+            // Deleted keys take room, too, until the table is cleaned or grows.
+            self.room = self.room.max(self.map.capacity());
             self.set_aside(key, None);
             return false;
         };
@@ -152,6 +166,8 @@ impl Store {
             stored.value.copy_from_slice(value); // Spares an allocation.
             return true;
         }
+        self.allocated += value_bytes(value);
+        self.allocated -= value_bytes(&stored.value);
         let old = std::mem::replace(stored, Stored { revision, value: value.into() });
         self.set_aside(key, Some(old));
         true
@@ -161,6 +177,7 @@ impl Store {
         let Some(old) = self.map.remove(key) else { return false };
         self.order.remove(key);
         self.bytes -= (key.len() + old.value.len()) as u64;
+        self.allocated -= 2 * key_bytes(key) + value_bytes(&old.value);
         self.set_aside(key, Some(old));
         true
     }

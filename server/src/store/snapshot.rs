@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use quorate_protocol::Index;
 
+use super::memory::aside_bytes;
 use super::{Key, Store, Stored};
 
 /// How far a snapshot has been read, and what it would otherwise lose.
@@ -14,6 +15,8 @@ pub(super) struct Snapshot {
     cursor: Option<Key>,
     /// What keys beyond the cursor were when the snapshot began, if they changed since; none: absent.
     aside: BTreeMap<Key, Option<Stored>>,
+    /// What that takes, by estimate.
+    aside_bytes: u64,
 }
 
 impl Snapshot {
@@ -21,8 +24,25 @@ impl Snapshot {
         let is_read = self.cursor.as_deref().is_some_and(|cursor| key <= cursor);
         // Only the first change counts: later ones replace what the snapshot must not see.
         if !is_read && !self.aside.contains_key(key) {
-            self.aside.insert(key.into(), old);
+            self.aside_bytes += aside_bytes(key, old.as_ref());
+            self.aside.insert(Key::from_slice(key), old);
         }
+    }
+
+    /// Bytes of memory that it takes, by estimate.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.aside_bytes
+    }
+
+    /// What was read needs no keeping.
+    fn read_through(&mut self, last: Key) {
+        while let Some(first) = self.aside.first_entry()
+            && *first.key() <= last
+        {
+            self.aside_bytes -= aside_bytes(first.key(), first.get().as_ref());
+            first.remove();
+        }
+        self.cursor = Some(last);
     }
 }
 
@@ -75,12 +95,8 @@ impl Store {
             }
         }
         if let Some(last) = last {
-            let last: Key = last.into();
-            // What is read needs no keeping.
-            while snapshot.aside.first_key_value().is_some_and(|(key, _)| *key <= last) {
-                snapshot.aside.pop_first();
-            }
-            snapshot.cursor = Some(last);
+            let last = Key::from_slice(last);
+            snapshot.read_through(last);
         }
         more
     }

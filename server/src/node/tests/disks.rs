@@ -115,7 +115,7 @@ fn a_failed_sync_stops_the_node_before_anything_more_is_answered() {
 }
 
 /// With a checkpoint about every `interval` bytes of entries.
-fn checkpointing(interval: u64) -> World {
+pub(super) fn checkpointing(interval: u64) -> World {
     World::with(3, 2, |settings| {
         settings.checkpoint_interval_bytes = interval;
         settings.tail_bytes_max = 0;
@@ -123,14 +123,14 @@ fn checkpointing(interval: u64) -> World {
     .form()
 }
 
-fn write_some(world: &mut World, count: usize) {
+pub(super) fn write_some(world: &mut World, count: usize) {
     for _ in 0..count {
         world.ask(1, set("key", &"v".repeat(1000)));
     }
 }
 
 /// Takes the checkpoint that a node has begun: its records, and the news that it is on the disk.
-fn take_checkpoint(world: &mut World, id: u8, header: &CheckpointHeader) -> Vec<u8> {
+pub(super) fn take_checkpoint(world: &mut World, id: u8, header: &CheckpointHeader) -> Vec<u8> {
     while world.machine(id).blocks.last().is_none_or(|(_, is_last)| !is_last) {
         world.event(id, Event::Checkpoint(CheckpointEvent::WantsBlock));
     }

@@ -2,6 +2,7 @@
 //!
 //! Logs, votes and identities are real files in a temporary directory; wires, clients and threads are not.
 
+mod bounds;
 mod clients;
 mod cluster;
 mod disks;
@@ -22,7 +23,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::*;
-use crate::directory::{DirectoryLock, DirectorySettings, Identity, VoteFile};
+use crate::directory::{BootId, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{Log, LogSettings, SEGMENT_BYTES_MIN};
 use crate::replica::Promise;
@@ -182,6 +183,8 @@ impl World {
             window_bytes_max: 1 << 20,
             tail_bytes_max: 1 << 20,
             checkpoint_interval_bytes: 1 << 30,
+            log_retention_bytes: 1 << 30,
+            memory_bytes_max: u64::MAX,
             in_flight_max: 100,
             ..NodeSettings::new((1..=m).map(node_id).collect())
         };
@@ -231,6 +234,7 @@ impl World {
             Incarnation(id.into()),
             LogSettings { segment_bytes: SEGMENT_BYTES_MIN, ..LogSettings::default() },
             self.settings.checkpoint_interval_bytes,
+            BootId::new(1),
         )
         .unwrap();
         let Opened { lock, vote, log, state } = opened;
