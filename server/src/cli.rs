@@ -390,7 +390,7 @@ fn positive(name: &str, value: Option<u32>) -> Result<Option<u32>, WrongSetting>
 }
 
 fn segment_mib(value: Option<u32>) -> Result<Option<u32>, WrongSetting> {
-    const RANGE: std::ops::RangeInclusive<u32> = 4..=1024;
+    const RANGE: std::ops::RangeInclusive<u32> = 1..=1024;
     match value {
         Some(mib) if !RANGE.contains(&mib) => {
             wrong(format!("--segment-mib is {mib}: give {} to {}", RANGE.start(), RANGE.end()))

@@ -141,7 +141,7 @@ fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_writte
         ("--quorum 2".into(), "it must be from 1 to 1"),
         ("--listen here".into(), "not of the form HOST:PORT"),
         ("--listen 127.0.0.1:0 --advertise here".into(), "not of the form HOST:PORT"),
-        ("--segment-mib 1".into(), "give 4 to 1024"),
+        ("--segment-mib 0".into(), "give 1 to 1024"),
         ("--checkpoint-mib 0".into(), "give at least 1"),
         ("--memory-mib 0".into(), "give at least 1"),
         ("--election-timeout-ms 100".into(), "three heartbeats or more"),
