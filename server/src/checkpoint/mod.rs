@@ -6,7 +6,7 @@
 //!   8   4   version        u32 LE
 //!  12   8   index          u64 LE   the last entry that the state contains
 //!  20   8   term           u64 LE   of that entry
-//!  28  16   cluster id
+//!  28  16   cluster id     zeros if a backup was restored: of no cluster yet
 //!  44   4   CRC-32C        u32 LE   of bytes 0 to 43
 //!
 //! blocks, one after the other up to the footer
@@ -58,15 +58,38 @@ mod writer;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use quorate_protocol::handshake::Origin;
 use quorate_protocol::{ClusterId, Index, Term};
 use thiserror::Error;
 
 use crate::disk::Disk;
 
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
-pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped};
+pub use reader::{Damage, Loaded, Skipped, load_newest, read_intact, remove_skipped, verify};
 pub use thread::{CheckpointEvent, CheckpointThread, DEFAULT_BYTES_PER_SECOND};
 pub use writer::CheckpointWriter;
+
+/// Whose a checkpoint is that a restore makes, before there is a cluster.
+pub const NO_CLUSTER: ClusterId = ClusterId([0; 16]);
+
+/// Whose checkpoints a directory may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Owner {
+    /// The cluster, once it is known.
+    pub cluster: Option<ClusterId>,
+    /// The state that the cluster began with, if that was restored: the one checkpoint that may be of
+    /// [`NO_CLUSTER`].
+    pub origin: Option<Origin>,
+}
+
+impl Owner {
+    fn has(&self, found: ClusterId, info: &CheckpointInfo) -> bool {
+        if found == NO_CLUSTER {
+            return self.origin == Some(info.origin());
+        }
+        self.cluster.is_none_or(|cluster| cluster == found)
+    }
+}
 
 /// Checkpoints that are kept: the newest may turn out to be damaged.
 pub const KEPT: usize = 2;
@@ -103,6 +126,13 @@ pub struct CheckpointInfo {
     pub bytes: u64,
     /// BLAKE3 as in the footer: alike on all replicas at the same index.
     pub hash: [u8; 32],
+}
+
+impl CheckpointInfo {
+    /// What a cluster that begins with this checkpoint calls it.
+    pub fn origin(&self) -> Origin {
+        Origin { index: self.index, hash: self.hash }
+    }
 }
 
 /// Why a checkpoint was not written or not loaded.
@@ -149,16 +179,16 @@ pub enum CheckpointError {
     },
     /// The file is whole, but of another cluster.
     #[error(
-        "{} is of cluster {found}, not {wanted}: remove it, or use the right directory",
-        path.display()
+        "{} is of {}, not of {}: remove it, or use the right directory",
+        path.display(), describe_cluster(Some(*found)), describe_cluster(*wanted)
     )]
     OtherCluster {
         /// The file.
         path: PathBuf,
         /// Whose it is.
         found: ClusterId,
-        /// Whose it should be.
-        wanted: ClusterId,
+        /// Whose it should be; none if there is no cluster yet.
+        wanted: Option<ClusterId>,
     },
     /// There are checkpoints, and none is whole.
     #[error("no checkpoint is whole: {}", describe(.0))]
@@ -176,6 +206,14 @@ pub enum CheckpointError {
 
 fn describe(skipped: &[Skipped]) -> String {
     skipped.iter().map(Skipped::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn describe_cluster(cluster: Option<ClusterId>) -> String {
+    match cluster {
+        Some(NO_CLUSTER) => "the beginning of another cluster".into(),
+        Some(cluster) => format!("cluster {cluster}"),
+        None => "the backup that this directory was restored from".into(),
+    }
 }
 
 /// Turns an I/O error into one that says what failed on what.

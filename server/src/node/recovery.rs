@@ -12,7 +12,7 @@ use quorate_protocol::{Incarnation, Index, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
-use crate::checkpoint::{self, CheckpointError, Loaded};
+use crate::checkpoint::{self, CheckpointError, Loaded, Owner};
 use crate::directory::{
     DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings, Identity, VoteFile,
 };
@@ -118,18 +118,20 @@ pub fn open(
         tracing::warn!("one of the two copies of the vote was damaged and has been written again: {damaged}");
     }
     let mut store = Store::default();
-    let cluster = directory.identity.cluster_id();
-    let loaded =
-        checkpoint::load_newest(&**disk, &directory.checkpoint(), cluster, |key, revision, value| {
-            store.restore(key, revision, value);
-        })?;
+    let origin = directory.identity.origin;
+    let owner = Owner { cluster: directory.identity.cluster_id(), origin };
+    let loaded = checkpoint::load_newest(&**disk, &directory.checkpoint(), owner, |key, revision, value| {
+        store.restore(key, revision, value);
+    })?;
     let (base, terms) = match &loaded {
         Some(Loaded { header, .. }) => (header.index, Terms::from_starts(header.terms.clone(), header.index)),
         None => (0, Terms::default()),
     };
     let settings = LogSettings { segment_bytes, durability: directory.identity.durability, salt_seed: None };
-    // The log is kept from the older checkpoint on, so that it can be gone back to.
+    // The log is kept from the older checkpoint on, so that it can be gone back to. A restored one begins
+    // behind its origin: nobody can lack what is older.
     let previous = previous_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    let previous = previous.max(origin.map_or(0, |origin| origin.index));
     let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, previous)?;
     if recovery.last < base {
         drop(log);
