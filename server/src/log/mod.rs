@@ -6,7 +6,8 @@
 //!
 //! - `format`: the headers' bytes.
 //! - `segment`: what is where, shared by the writer and its readers.
-//! - `recovery`: from files to a log: what is torn, what is damaged, what is written again.
+//! - `scan`: reading the files, and judging what is torn and what is damaged.
+//! - `recovery`: from files to a log that can be written: what is cut, what is written again.
 //! - [`Log`]: the writer. [`LogReader`]: reads from any thread.
 //! - `prepare`: the next segment's zeros.
 //! - [`LogThread`]: the writer behind a queue, with group commit.
@@ -74,6 +75,7 @@ mod format;
 mod prepare;
 mod reader;
 mod recovery;
+mod scan;
 mod segment;
 mod thread;
 
@@ -91,7 +93,8 @@ use quorate_protocol::{Durability, Index, Term};
 use thiserror::Error;
 
 pub use reader::{LogReader, ReadError};
-pub use recovery::{Recovery, TornTail};
+pub use recovery::Recovery;
+pub use scan::TornTail;
 pub use thread::{LogCommand, LogCounters, LogEvent, LogThread, LogThreadSettings};
 
 use crate::disk::{Disk, DiskFile};
