@@ -8,6 +8,7 @@
 //! - [`log`], [`checkpoint`], [`directory`]: the data on disk, over the traits of [`disk`].
 //! - [`node`]: the parts above joined, in synchronous turns.
 //! - [`server`]: sockets, threads and one event loop around a node.
+//! - [`offline`]: checking, printing, backing up and restoring a data directory.
 //! - [`cli`]: the program.
 
 pub mod checkpoint;
@@ -17,6 +18,7 @@ pub mod disk;
 pub mod log;
 mod net;
 pub mod node;
+pub mod offline;
 pub mod replica;
 pub mod server;
 mod shell;

@@ -64,8 +64,10 @@ use thiserror::Error;
 
 use crate::disk::Disk;
 
+pub(crate) use format::Record;
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
-pub use reader::{Damage, Loaded, Skipped, load_newest, read_intact, remove_skipped, verify};
+pub(crate) use reader::read_intact;
+pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped, verify};
 pub use thread::{CheckpointEvent, CheckpointThread, DEFAULT_BYTES_PER_SECOND};
 pub use writer::CheckpointWriter;
 
@@ -83,11 +85,22 @@ pub struct Owner {
 }
 
 impl Owner {
-    fn has(&self, found: ClusterId, info: &CheckpointInfo) -> bool {
-        if found == NO_CLUSTER {
-            return self.origin == Some(info.origin());
+    /// Refuses a checkpoint of somebody else.
+    pub(crate) fn check(
+        &self,
+        path: &Path,
+        header: &CheckpointHeader,
+        info: &CheckpointInfo,
+    ) -> Result<(), CheckpointError> {
+        let found = header.cluster;
+        let is_ours = match found {
+            NO_CLUSTER => self.origin == Some(info.origin()),
+            _ => self.cluster.is_none_or(|cluster| cluster == found),
+        };
+        if is_ours {
+            return Ok(());
         }
-        self.cluster.is_none_or(|cluster| cluster == found)
+        Err(CheckpointError::OtherCluster { path: path.to_owned(), found, wanted: self.cluster })
     }
 }
 
@@ -96,6 +109,9 @@ pub const KEPT: usize = 2;
 
 const SUFFIX: &str = ".ckpt";
 const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Bytes of a file's footer.
+pub(crate) const FOOTER_BYTES: u64 = format::FOOTER_BYTES as u64;
 
 /// Digits of an index in a file's name: enough for every `u64`.
 const INDEX_DIGITS: usize = 20;
@@ -231,6 +247,16 @@ fn sync_failed(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
 /// Where the checkpoint at `index` is.
 pub fn path(directory: &Path, index: Index) -> PathBuf {
     directory.join(format!("{index:0INDEX_DIGITS$}{SUFFIX}"))
+}
+
+/// Whether a file is a checkpoint that was not finished.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    parse_name(name, TEMPORARY_SUFFIX).is_some()
+}
+
+/// The index in a checkpoint's name.
+pub(crate) fn named_index(name: &str) -> Option<Index> {
+    parse_name(name, SUFFIX)
 }
 
 fn temporary_path(directory: &Path, index: Index) -> PathBuf {

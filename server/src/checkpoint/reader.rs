@@ -13,7 +13,7 @@ use crate::disk::{Disk, DiskFile};
 
 use super::format::{
     self, BLOCK_HEADER_BYTES, BlockProblem, Contents, FOOTER_BYTES, Footer, HEADER_BYTES, Header, Kind,
-    PAYLOAD_BYTES_MAX, VERSION,
+    PAYLOAD_BYTES_MAX, Record, VERSION,
 };
 use super::{
     CheckpointError, CheckpointHeader, CheckpointInfo, Owner, TEMPORARY_SUFFIX, failed, list, parse_name,
@@ -103,14 +103,15 @@ pub fn load_newest(
         let path = path(directory, index);
         let file = disk.open(&path).map_err(failed("open", &path))?;
         match Reader::open(&*file, index).and_then(Reader::check) {
-            Ok((header, info)) if owner.has(header.cluster, &info) => {
-                let done = hand_out(&*file, index, &mut on_record, Err);
+            Ok((header, info)) => {
+                owner.check(&path, &header, &info)?;
+                let done = hand_out(&*file, index, |record| {
+                    let Record { key, revision, value } = record?;
+                    on_record(key, revision, value);
+                    Ok(())
+                });
                 done.map_err(|damage| CheckpointError::Changed { path, damage })?;
                 return Ok(Some(Loaded { header, info, skipped }));
-            }
-            Ok((header, _)) => {
-                let (found, wanted) = (header.cluster, owner.cluster);
-                return Err(CheckpointError::OtherCluster { path, found, wanted });
             }
             Err(Damage::Newer(version)) => {
                 return Err(CheckpointError::NewerVersion { path, version, supported: VERSION });
@@ -133,21 +134,21 @@ pub fn verify(
 /// Hands out the records of every block that is intact, in a file that need not be, and each damage that is met
 /// on the way; changes nothing. Behind a block whose length is wrong nothing can be found. The rules between
 /// blocks, and the hash of the whole, are not looked at: see [`verify`].
-pub fn read_intact(
+pub(crate) fn read_intact(
     disk: &dyn Disk,
     path: &Path,
     index: Index,
-    on_record: impl FnMut(&[u8], Index, &[u8]),
-    mut on_damage: impl FnMut(Damage),
+    mut on: impl FnMut(Result<Record<'_>, Damage>),
 ) {
-    let read = disk.open_read(path).map_err(Damage::from).and_then(|file| {
-        hand_out(&*file, index, on_record, |damage| {
-            on_damage(damage);
+    let opened = disk.open_read(path).map_err(Damage::from);
+    let read = opened.and_then(|file| {
+        hand_out(&*file, index, |record| {
+            on(record);
             Ok(())
         })
     });
     if let Err(damage) = read {
-        on_damage(damage);
+        on(Err(damage));
     }
 }
 
@@ -170,26 +171,21 @@ fn remove_temporary_files(disk: &dyn Disk, directory: &Path) -> Result<(), Check
     Ok(())
 }
 
-/// `on_damage` decides whether what is wrong with a block ends it.
+/// Hands out every record, and what is wrong with a block; what `on` returns decides whether that ends it.
 fn hand_out(
     file: &dyn DiskFile,
     index: Index,
-    mut on_record: impl FnMut(&[u8], Index, &[u8]),
-    mut on_damage: impl FnMut(Damage) -> Result<(), Damage>,
+    mut on: impl FnMut(Result<Record<'_>, Damage>) -> Result<(), Damage>,
 ) -> Result<(), Damage> {
     let mut reader = Reader::open(file, index)?;
     while let Some(offset) = reader.next()? {
         match reader.block(offset) {
             Ok((Kind::Terms, _)) => {}
             Ok((Kind::Records, payload)) => {
-                for record in format::records(payload) {
-                    match record {
-                        Ok(record) => on_record(record.key, record.revision, record.value),
-                        Err(problem) => on_damage(Damage::Block { offset, problem })?,
-                    }
-                }
+                let wrong = |problem| Damage::Block { offset, problem };
+                format::records(payload).try_for_each(|record| on(record.map_err(wrong)))?;
             }
-            Err(damage) => on_damage(damage)?,
+            Err(damage) => on(Err(damage))?,
         }
     }
     Ok(())

@@ -44,7 +44,7 @@ pub use vote::{DamagedCopy, VoteFile};
 
 pub(crate) use error::failed;
 pub(crate) use lock::SharedLock;
-pub(crate) use vote::{Checked as CheckedVote, Stored as StoredVote, check_copies as check_votes};
+pub(crate) use vote::check_copies as check_votes;
 
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const IDENTITY: &str = "identity";

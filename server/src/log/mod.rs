@@ -8,6 +8,7 @@
 //! - `segment`: what is where, shared by the writer and its readers.
 //! - `scan`: reading the files, and judging what is torn and what is damaged.
 //! - `recovery`: from files to a log that can be written: what is cut, what is written again.
+//! - `inspect`, `copy`: looking at a log, and copying it from beside a running node, without changing it.
 //! - [`Log`]: the writer. [`LogReader`]: reads from any thread.
 //! - `prepare`: the next segment's zeros.
 //! - [`LogThread`]: the writer behind a queue, with group commit.
@@ -71,7 +72,9 @@
 //! No repair: that needs another replica. No compaction of single entries: checkpoints do that work. No
 //! retry of a failed sync.
 
+pub(crate) mod copy;
 mod format;
+pub(crate) mod inspect;
 mod prepare;
 mod reader;
 mod recovery;
