@@ -25,33 +25,42 @@ pub(super) enum Tool {
     /// Reads everything and changes nothing: identity, both copies of the vote, every checkpoint down to the hash of
     /// its file, every batch and entry of the log, and whether the log reaches back to the checkpoints. It does not
     /// stop at the first problem. What a crash may leave, and the next start deals with, is noted and not wrong.
-    #[command(after_help = "\
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Checkpoints of two replicas at the same entry have the same BLAKE3 hash if the replicas hold the same.
 A directory that a node runs on is refused, as it changes while it is read: check a backup of it instead.
 The directory is locked meanwhile, so that no node starts on it.
 
-Exit codes: 0 nothing is wrong, 1 something is wrong, 2 wrong use, 3 a node runs on the directory.")]
+Exit codes: 0 nothing is wrong, 1 something is wrong, 2 wrong use, 3 a node runs on the directory."
+    )]
     Check(Check),
     /// Print the entries of a data directory or a backup, or the records of a checkpoint
     ///
     /// Each line is an entry: index, term, and what it does. What is damaged is named in a line that begins with
     /// !!, and printing goes on with what is intact behind it. Entries that were taken back are left out unless
     /// --batches asks for all that is in the files.
-    #[command(after_help = "\
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 If a node runs on the directory, what it is just writing may look damaged: print a backup instead.
 
-Exit codes: 0 all is printed, 1 something is damaged, 2 wrong use.")]
+Exit codes: 0 all is printed, 1 something is damaged, 2 wrong use."
+    )]
     Dump(Dump),
     /// Copy the data of a node, which may be running, so that it can be restored
     ///
     /// Copies the newest checkpoint and the log behind it into a new directory, on the same machine and without
     /// disturbing the node. All that is copied is verified and synced. The manifest is written last: without it the
     /// backup is not finished, and is refused by restore.
-    #[command(after_help = "\
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Take it from the leader: it holds every acknowledged write, and a follower may hold less.
 The backup may be moved or copied as a directory. 'quorate-server check TO' verifies it at any time.
 
-Exit codes: 0 done, 1 failed, or what is to be copied is damaged, 2 wrong use.")]
+Exit codes: 0 done, 1 failed, or what is to be copied is damaged, 2 wrong use."
+    )]
     Backup(BackUp),
     /// Make the data directory of a node of a new cluster from a backup
     ///
@@ -62,14 +71,17 @@ Exit codes: 0 done, 1 failed, or what is to be copied is damaged, 2 wrong use.")
     ///
     /// Everything in the backup counts, also the entries above the last commit index that it records: the last
     /// acknowledged writes may be among them.
-    #[command(after_help = "\
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
 Three nodes from one backup:
 
   quorate-server restore BACKUP --id 1 --data node-1 --quorum 2 \\
       --replica 1=127.0.0.1:7501 --replica 2=127.0.0.1:7502 --replica 3=127.0.0.1:7503
   (and with --id 2 --data node-2, and --id 3 --data node-3)
 
-Exit codes: 0 done, 1 failed, or the backup is damaged, 2 wrong use.")]
+Exit codes: 0 done, 1 failed, or the backup is damaged, 2 wrong use."
+    )]
     Restore(Box<Restore>),
 }
 
@@ -228,6 +240,10 @@ fn line(text: &mut String, name: &str, value: impl std::fmt::Display) {
     let _ = writeln!(text, "  {name:<12}{value}"); // A String takes everything.
 }
 
+fn segments_of(count: u64) -> String {
+    if count == 1 { "1 segment".into() } else { format!("{count} segments") }
+}
+
 fn describe_check(checked: &Checked) -> String {
     let kind = if checked.backup.is_some() { "backup" } else { "data directory" };
     let mut text = format!("{kind} {}\n", checked.directory);
@@ -247,12 +263,16 @@ fn describe_check(checked: &Checked) -> String {
             let members: Vec<String> = identity
                 .members
                 .iter()
-                .map(|(node, incarnation)| format!("{node} ({incarnation})"))
+                .map(|member| format!("{} ({})", member.node, member.incarnation))
                 .collect();
             line(&mut text, "members", members.join(", "));
         }
-        if let Some((index, hash)) = &identity.origin {
-            line(&mut text, "origin", format_args!("restored, entry {index}, BLAKE3 {hash}"));
+        if let Some(origin) = &identity.origin {
+            line(
+                &mut text,
+                "origin",
+                format_args!("restored, entry {}, BLAKE3 {}", origin.index, origin.blake3),
+            );
         }
     }
     if let Some(backup) = &checked.backup {
@@ -288,7 +308,7 @@ fn describe_check(checked: &Checked) -> String {
             format!("entries {} to {}, term {}, durable to {}", log.first, log.last, log.last_term, log.mark)
         };
         let (segments, bytes) = (log.segments, display_bytes(log.bytes));
-        line(&mut text, "log", format_args!("{entries}; {segments} segments, {bytes}"));
+        line(&mut text, "log", format_args!("{entries}; {}, {bytes}", segments_of(segments as u64)));
         line(&mut text, "committed", format_args!("at least to entry {}", log.committed));
     }
     for finding in &checked.findings {
@@ -335,7 +355,7 @@ fn describe_manifest(manifest: &Manifest) -> String {
         format!("entries {} to {last}", manifest.first)
     };
     let bytes = display_bytes(manifest.log_bytes);
-    line(&mut text, "log", format_args!("{entries}, {} segments, {bytes}", manifest.segments));
+    line(&mut text, "log", format_args!("{entries}; {}, {bytes}", segments_of(manifest.segments)));
     let unknown = last - committed;
     line(
         &mut text,

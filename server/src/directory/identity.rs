@@ -159,6 +159,15 @@ impl Identity {
         Some(ClusterId(*hash.as_bytes().first_chunk().expect("a hash of thirty-two bytes")))
     }
 
+    /// The same; of a cluster of one, which is formed as soon as its node starts, with its only member.
+    pub(crate) fn as_formed(mut self) -> Self {
+        if self.quorums.replicas() == 1 {
+            self.members = vec![(self.node, self.incarnation)];
+            self.formed = true;
+        }
+        self
+    }
+
     /// Reads a directory's identity, whatever the settings.
     pub fn load(disk: &dyn Disk, directory: &Path) -> Result<Self, DirectoryError> {
         let payload = FILE.load(disk, directory)?;

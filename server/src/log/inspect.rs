@@ -23,6 +23,8 @@ pub(crate) enum Seen<'a> {
     Entry { entry: Entry<'a>, payload: Payload<'a> },
     /// Something is wrong. What follows is what is intact behind it.
     Problem(LogError),
+    /// Something is wrong with a segment whose entries are all in the checkpoints.
+    ObsoleteProblem(LogError),
 }
 
 /// A batch that counts.
@@ -65,7 +67,7 @@ pub(crate) struct Inspected {
     pub(crate) bytes: u64,
     /// Segments that were not taken into use: a start removes them.
     pub(crate) temporary: Vec<PathBuf>,
-    /// Segments that came back after they had been dropped: a start removes them.
+    /// Segments that are whole, but came back after they had been dropped: a start removes them.
     pub(crate) obsolete: Vec<PathBuf>,
 }
 
@@ -84,7 +86,13 @@ pub(crate) fn inspect(
     let mut inspected = Inspected { temporary: found.temporary.clone(), ..Inspected::default() };
     let kept = match found.split_at_base(disk, base) {
         Ok(Run { kept, obsolete, .. }) => {
-            inspected.obsolete = obsolete;
+            for listed in obsolete {
+                let problems = look_at_obsolete(disk, &listed);
+                if problems.is_empty() {
+                    inspected.obsolete.push(listed.0);
+                }
+                problems.into_iter().for_each(|error| on(Seen::ObsoleteProblem(error)));
+            }
             kept
         }
         Err(error) => {
@@ -103,6 +111,21 @@ pub(crate) fn inspect(
     (inspected.mark, inspected.commit) = (look.mark, look.commit.min(inspected.last));
     inspected.torn = look.scan.torn;
     Ok(inspected)
+}
+
+/// What is wrong with a segment by itself: that the next does not follow it is nothing.
+fn look_at_obsolete(disk: &dyn Disk, listed: &Listed) -> Vec<LogError> {
+    let mut problems = Vec::new();
+    let on = |seen: Seen<'_>| {
+        if let Seen::Problem(error) = seen {
+            problems.push(error);
+        }
+    };
+    let mut look = Look { disk, scan: Scan::new(0), terms: Vec::new(), mark: 0, commit: 0, on };
+    look.segment(listed, None);
+    let torn = look.scan.torn;
+    problems.extend(torn.map(|torn| damaged(&torn.file, torn.offset, "a batch is not whole".to_owned())));
+    problems
 }
 
 struct Look<'a, F> {

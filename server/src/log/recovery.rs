@@ -51,7 +51,7 @@ pub(super) fn recover(
         disk.sync_directory(parent).map_err(LogError::io("sync", parent))?;
     }
     let found = Found::list(&*disk, &directory, Err)?;
-    let Run { kept, mut obsolete, broken_off } = found.split_at_base(&*disk, base)?;
+    let Run { kept, obsolete, broken_off } = found.split_at_base(&*disk, base)?;
     if let Some(error) = broken_off {
         // The operator is told, in case a replica lacks what it held.
         tracing::warn!(%error, "a log segment below the checkpoints is not followed by the next: removing it");
@@ -63,6 +63,7 @@ pub(super) fn recover(
     }
     let mut recovery = Recovery { mark: scan.mark, ..Recovery::default() };
     remove_oldest_first(&*disk, &directory, &found.temporary)?;
+    let mut obsolete: Vec<PathBuf> = obsolete.into_iter().map(|(path, _)| path).collect();
     if scan.last < base {
         obsolete.extend(kept.iter().map(|(path, _)| path.clone()));
         scan = Scan::new(base);

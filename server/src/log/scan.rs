@@ -48,8 +48,8 @@ pub(super) struct Found {
 pub(super) struct Run {
     /// An unbroken run that ends with the newest, as far as their headers say.
     pub(super) kept: Vec<Listed>,
-    /// Those that came back after they had been dropped.
-    pub(super) obsolete: Vec<PathBuf>,
+    /// Those before it, which checkpoints hold: mostly they came back after they had been dropped.
+    pub(super) obsolete: Vec<Listed>,
     /// Why the run begins where it does, if a segment before it is not whole or not followed by the next.
     pub(super) broken_off: Option<LogError>,
 }
@@ -102,8 +102,7 @@ impl Found {
             }
         }
         let (obsolete, kept) = self.segments.split_at(first_kept);
-        let obsolete = obsolete.iter().map(|(path, _)| path.clone()).collect();
-        Ok(Run { kept: kept.to_vec(), obsolete, broken_off })
+        Ok(Run { kept: kept.to_vec(), obsolete: obsolete.to_vec(), broken_off })
     }
 
     /// An error unless the segment at `place` is whole and the next one follows it.

@@ -21,6 +21,8 @@ use crate::log::inspect::{Inspected, Seen, inspect};
 
 const REFUSES: &str = "no node starts on this (exit code 4): put back the file from a copy of this directory, or \
                        restore the cluster from a backup";
+const OBSOLETE: &str = "damage of the disk, in a segment whose entries are all in the checkpoints: the next start removes \
+                        it; a follower that lacks them cannot catch up from this node";
 const BAD_BACKUP: &str = "this backup cannot be restored: use another copy of it, or another backup";
 
 /// What a directory holds, and what is wrong with it.
@@ -63,12 +65,30 @@ pub struct IdentitySummary {
     pub leader: NodeId,
     /// `fsync` or `os`.
     pub durability: String,
-    /// The entry that the cluster began with, and its checkpoint's hash, if it was restored.
-    pub origin: Option<(Index, String)>,
+    /// The state that the cluster began with, if it was restored.
+    pub origin: Option<OriginSummary>,
     /// Every replica has stored the same members.
     pub formed: bool,
     /// The members, once they have met.
-    pub members: Vec<(NodeId, String)>,
+    pub members: Vec<MemberSummary>,
+}
+
+/// The state that a cluster began with.
+#[derive(Debug, Serialize)]
+pub struct OriginSummary {
+    /// Its last entry.
+    pub index: Index,
+    /// The hash of its checkpoint.
+    pub blake3: String,
+}
+
+/// A replica of the cluster.
+#[derive(Debug, Serialize)]
+pub struct MemberSummary {
+    /// Its number.
+    pub node: NodeId,
+    /// Of its data directory.
+    pub incarnation: String,
 }
 
 /// What a backup says of itself.
@@ -274,7 +294,7 @@ impl<'a> Check<'a> {
     }
 
     fn identity(&mut self) -> Option<Identity> {
-        self.or_find(Identity::load(self.disk, self.directory), IDENTITY)
+        self.or_find(Identity::load(self.disk, self.directory), IDENTITY).map(Identity::as_formed)
     }
 
     fn or_find<T>(&mut self, result: Result<T, DirectoryError>, name: &str) -> Option<T> {
@@ -312,7 +332,7 @@ impl<'a> Check<'a> {
         };
         let Manifest { unix_seconds, last, committed, .. } = manifest;
         self.checked.backup = Some(BackupSummary { unix_seconds, last, committed });
-        (Some(manifest.source.clone()), Some(manifest))
+        (Some(manifest.source.clone().as_formed()), Some(manifest))
     }
 
     fn vote(&mut self, identity: &Identity, last_term: Term) {
@@ -410,15 +430,15 @@ impl<'a> Check<'a> {
         let origin = owner.origin.map_or(0, |origin| origin.index);
         let newest = whole.last().map_or(0, |info| info.index);
         let base = self.base(newest).max(origin);
-        let mut problems = Vec::new();
-        let inspected = inspect(self.disk, &directory, base, |seen| {
-            if let Seen::Problem(error) = seen {
-                problems.push(error);
-            }
-        });
         let refuses = self.refuses();
-        for error in problems {
-            self.log_problem(error, refuses);
+        let mut problems = Vec::new();
+        let inspected = inspect(self.disk, &directory, base, |seen| match seen {
+            Seen::Problem(error) => problems.push((error, refuses)),
+            Seen::ObsoleteProblem(error) => problems.push((error, OBSOLETE)),
+            Seen::Segment { .. } | Seen::Batch(_) | Seen::Entry { .. } => {}
+        });
+        for (error, act) in problems {
+            self.log_problem(error, act);
         }
         let inspected = match inspected {
             Ok(inspected) => inspected,
@@ -457,7 +477,7 @@ impl<'a> Check<'a> {
         older.max().unwrap_or(0)
     }
 
-    fn log_problem(&mut self, error: LogError, refuses: &str) {
+    fn log_problem(&mut self, error: LogError, refuses: &'static str) {
         match error {
             LogError::Damaged { file, offset, what } => {
                 self.find(Severity::Wrong, &file, Some(offset), what, refuses);
@@ -558,8 +578,11 @@ fn summary(identity: Identity) -> IdentitySummary {
         quorum: quorums.quorum(),
         leader,
         durability: durability.to_string(),
-        origin: origin.map(|origin| (origin.index, hex(&origin.hash))),
+        origin: origin.map(|origin| OriginSummary { index: origin.index, blake3: hex(&origin.hash) }),
         formed,
-        members: members.into_iter().map(|(node, incarnation)| (node, named(incarnation))).collect(),
+        members: members
+            .into_iter()
+            .map(|(node, incarnation)| MemberSummary { node, incarnation: named(incarnation) })
+            .collect(),
     }
 }

@@ -130,7 +130,7 @@ impl Printer<'_> {
             Seen::Segment { .. } => Ok(()),
             Seen::Batch(batch) => self.batch(&batch),
             Seen::Entry { entry, payload } => self.entry(&entry, &payload),
-            Seen::Problem(error) => {
+            Seen::Problem(error) | Seen::ObsoleteProblem(error) => {
                 self.damaged += 1;
                 writeln!(self.out, "!! {error}")
             }

@@ -46,7 +46,10 @@ use crate::disk::Disk;
 use crate::log::{LogError, ReadError};
 
 pub use backup::{Backup, backup};
-pub use check::{Checked, CheckpointSummary, Finding, LogSummary, Severity, VoteSummary, check};
+pub use check::{
+    BackupSummary, Checked, CheckpointSummary, Finding, IdentitySummary, LogSummary, MemberSummary,
+    OriginSummary, Severity, VoteSummary, WholeCheckpoint, check,
+};
 pub use dump::{DumpSettings, dump};
 pub use manifest::{BackedUpCheckpoint, Manifest};
 pub use restore::{Restored, restore};
