@@ -118,8 +118,7 @@ pub fn open(
         tracing::warn!("one of the two copies of the vote was damaged and has been written again: {damaged}");
     }
     let mut store = Store::default();
-    let origin = directory.identity.origin;
-    let owner = Owner { cluster: directory.identity.cluster_id(), origin };
+    let owner = Owner { cluster: directory.identity.cluster_id(), origin: directory.identity.origin };
     let loaded = checkpoint::load_newest(&**disk, &directory.checkpoint(), owner, |key, revision, value| {
         store.restore(key, revision, value);
     })?;
@@ -128,11 +127,10 @@ pub fn open(
         None => (0, Terms::default()),
     };
     let settings = LogSettings { segment_bytes, durability: directory.identity.durability, salt_seed: None };
-    // The log is kept from the older checkpoint on, so that it can be gone back to. A restored one begins
-    // behind its origin: nobody can lack what is older.
-    let previous = previous_checkpoint(&**disk, &directory.checkpoint(), base)?;
-    let previous = previous.max(origin.map_or(0, |origin| origin.index));
-    let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, previous)?;
+    // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was
+    // gone back to or the first is restored, the log must reach back to the newest: what is older is in that.
+    let older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, older.unwrap_or(base))?;
     if recovery.last < base {
         drop(log);
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
@@ -154,7 +152,7 @@ pub fn open(
         tail: Tail::default(),
         applied: base,
         committed: recovery.committed,
-        checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, previous),
+        checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, older.unwrap_or(0)),
     };
     replay.read(&reader, base, recovery.last)?;
 
@@ -225,9 +223,12 @@ impl Replay {
     }
 }
 
-fn previous_checkpoint(disk: &dyn Disk, directory: &Path, newest: Index) -> Result<Index, CheckpointError> {
-    let older = checkpoint::list(disk, directory)?.into_iter().filter(|index| *index < newest);
-    Ok(older.max().unwrap_or(0))
+fn older_checkpoint(
+    disk: &dyn Disk,
+    directory: &Path,
+    newest: Index,
+) -> Result<Option<Index>, CheckpointError> {
+    Ok(checkpoint::list(disk, directory)?.into_iter().filter(|index| *index < newest).max())
 }
 
 const _: () = assert!(READ_BYTES >= limits::ENTRY_BYTES_MAX);

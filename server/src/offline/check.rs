@@ -197,12 +197,10 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
     let mut check = Check::new(disk, directory, is_backup);
     check.names(&names);
     let (identity, manifest) = if is_backup { check.backup(has(BACKUP)) } else { (check.identity(), None) };
-    let owner = identity
-        .as_ref()
-        .map(|identity| Owner { cluster: identity.cluster_id(), origin: identity.origin })
-        .unwrap_or_default();
-    let whole = check.checkpoints(identity.is_some().then_some(owner));
-    let log = check.log(owner, &whole, identity.as_ref().is_some_and(|identity| identity.formed));
+    let owner =
+        identity.as_ref().map(|identity| Owner { cluster: identity.cluster_id(), origin: identity.origin });
+    let whole = check.checkpoints(owner);
+    let log = check.log(&whole, identity.as_ref().is_some_and(|identity| identity.formed));
     if let Some(manifest) = &manifest {
         check.against_manifest(manifest, &whole, log.as_ref());
     }
@@ -425,11 +423,10 @@ impl<'a> Check<'a> {
     }
 
     /// Goes through the log; `whole` are the checkpoints that can be used.
-    fn log(&mut self, owner: Owner, whole: &[CheckpointInfo], is_formed: bool) -> Option<LogEnd> {
+    fn log(&mut self, whole: &[CheckpointInfo], is_formed: bool) -> Option<LogEnd> {
         let directory = log_of(self.directory);
-        let origin = owner.origin.map_or(0, |origin| origin.index);
         let newest = whole.last().map_or(0, |info| info.index);
-        let base = self.base(newest).max(origin);
+        let base = self.base(newest);
         let refuses = self.refuses();
         let mut problems = Vec::new();
         let inspected = inspect(self.disk, &directory, base, |seen| match seen {
@@ -468,13 +465,14 @@ impl<'a> Check<'a> {
         Some(LogEnd { last, last_term })
     }
 
-    /// What the log must reach back to: the older checkpoint, usable or not, so that it can be gone back to.
+    /// What the log must reach back to: the older checkpoint, usable or not, so that it can be gone back to; the
+    /// newest if there is no other.
     fn base(&self, newest: Index) -> Index {
         if self.is_backup {
             return newest;
         }
         let older = self.checked.checkpoints.iter().map(|found| found.index).filter(|index| *index < newest);
-        older.max().unwrap_or(0)
+        older.max().unwrap_or(newest)
     }
 
     fn log_problem(&mut self, error: LogError, refuses: &'static str) {
