@@ -231,6 +231,12 @@ fn each_kind_of_damage_is_named_with_file_and_offset_and_all_of_them_at_once() {
         assert_prints(&tool(&["check", kind], directory.path()), 1, &all);
         assert!(before == contents(&data), "{kind}: check has changed it");
     }
+    let emptied = directory.path().join("emptied");
+    copy_directory(&healthy, &emptied);
+    fs::remove_dir_all(emptied.join("log")).unwrap();
+    fs::create_dir(emptied.join("log")).unwrap();
+    let words = ["WRONG: log: there is no segment", "go on behind the newest checkpoint"];
+    assert_prints(&tool(&["check", "emptied"], directory.path()), 1, &words);
     // What is said of a damaged checkpoint is so: the older one and the log hold everything.
     let alone = directory.path().join("alone");
     copy_directory(&directory.path().join("block"), &alone.join("data"));
@@ -346,6 +352,10 @@ fn wrong_use_is_told_before_anything_is_written() {
         assert_eq!(tool(arguments, path).status.code(), Some(2), "{arguments:?}");
     }
     assert!(before == contents(path) && !path.join("new").exists());
+    // Settings in the environment are a server's: no tool but restore minds them.
+    let mut with_environment = command(PROGRAM);
+    with_environment.args(["check", "data"]).env("QUORATE_ID", "70").env("QUORATE_CONFIG", "nowhere");
+    assert_prints(&with_environment.current_dir(path).output().unwrap(), 0, &["nothing is wrong"]);
     for subcommand in ["check", "dump", "backup", "restore"] {
         assert_prints(&tool(&[subcommand, "--help"], path), 0, &["Exit codes"]);
     }

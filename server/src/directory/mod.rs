@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/LOCK               held for life; says who holds it                    lock.rs
-//! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs
+//! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs, small_file.rs
 //! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
 //! DIR/log/               the log's segments
 //! DIR/checkpoint/        checkpoints
@@ -10,7 +10,7 @@
 //!
 //! # Invariants
 //!
-//! - The identity is durable before anything else is written, so a directory that has a log, a checkpoint or
+//! - The identity is durable before anything else is written (by a restore, after everything else), so a directory that has a log, a checkpoint or
 //!   a vote but no identity has lost it, and is refused: made anew, it could elect a node that lacks
 //!   acknowledged writes (R26).
 //! - A directory is never used with other settings than it was made with (R4), and never if it holds

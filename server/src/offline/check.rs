@@ -21,6 +21,8 @@ use crate::log::inspect::{Inspected, Seen, inspect};
 
 const REFUSES: &str = "no node starts on this (exit code 4): put back the file from a copy of this directory, or \
                        restore the cluster from a backup";
+const LOST: &str = "a start would not notice, and go on behind the newest checkpoint: put back the files from a copy of this \
+                    directory, or restore the cluster from a backup";
 const OBSOLETE: &str = "damage of the disk, in a segment whose entries are all in the checkpoints: the next start removes \
                         it; a follower that lacks them cannot catch up from this node";
 const BAD_BACKUP: &str = "this backup cannot be restored: use another copy of it, or another backup";
@@ -200,12 +202,13 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
     let owner =
         identity.as_ref().map(|identity| Owner { cluster: identity.cluster_id(), origin: identity.origin });
     let whole = check.checkpoints(owner);
-    let log = check.log(&whole, identity.as_ref().is_some_and(|identity| identity.formed));
+    let log = check.log(&whole);
     if let Some(manifest) = &manifest {
         check.against_manifest(manifest, &whole, log.as_ref());
     }
     if let (Some(identity), false) = (&identity, is_backup) {
         check.vote(identity, log.as_ref().map_or(0, |log| log.last_term));
+        check.no_segment();
     }
     Ok(check.finish(identity))
 }
@@ -423,7 +426,7 @@ impl<'a> Check<'a> {
     }
 
     /// Goes through the log; `whole` are the checkpoints that can be used.
-    fn log(&mut self, whole: &[CheckpointInfo], is_formed: bool) -> Option<LogEnd> {
+    fn log(&mut self, whole: &[CheckpointInfo]) -> Option<LogEnd> {
         let directory = log_of(self.directory);
         let newest = whole.last().map_or(0, |info| info.index);
         let base = self.base(newest);
@@ -445,24 +448,24 @@ impl<'a> Check<'a> {
             }
         };
         self.log_leftovers(&inspected);
-        if inspected.segments == 0 && is_formed && !self.is_backup {
-            let what = format!("there is no segment: what followed entry {newest} is lost");
-            self.find(Severity::Wrong, &directory, None, what, REFUSES);
-        } else if inspected.segments > 0 && inspected.last < newest {
+        if inspected.segments > 0 && inspected.last < newest {
             let what = format!("the log ends at entry {}, before the checkpoint of {newest}", inspected.last);
             let act = "this is legal: the next start goes on behind the checkpoint";
             self.find(Severity::Note, &directory, None, what, act);
-        } else if inspected.first > newest + 1 && inspected.segments > 0 {
-            let what = format!(
-                "the log begins at entry {}, but the newest usable checkpoint ends at {newest}",
-                inspected.first
-            );
-            self.find(Severity::Wrong, &directory, None, what, refuses);
         }
         let Inspected { first, last, last_term, mark, commit, segments, bytes, .. } = inspected;
         self.checked.log =
             Some(LogSummary { first, last, last_term, mark, committed: commit.max(newest), segments, bytes });
         Some(LogEnd { last, last_term })
+    }
+
+    /// A node has a log before it promises anything.
+    fn no_segment(&mut self) {
+        let has_promised = self.checked.vote.as_ref().is_some_and(|vote| vote.term > 0);
+        if has_promised && self.checked.log.as_ref().is_some_and(|log| log.segments == 0) {
+            let what = "there is no segment, though this node has promised a term: its entries are lost";
+            self.find(Severity::Wrong, &log_of(self.directory), None, what, LOST);
+        }
     }
 
     /// What the log must reach back to: the older checkpoint, usable or not, so that it can be gone back to; the
