@@ -47,6 +47,9 @@ fn assert_refused(output: &Output, code: i32, words: &[&str]) {
     assert!(output.stdout.is_empty());
 }
 
+/// Does something bad to a directory.
+type Damage<'a> = Box<dyn Fn(&Path) + 'a>;
+
 /// A node of its own that keeps its data in `directory/data`.
 fn start(directory: &Path) -> (Server, Client) {
     start_with(directory, "1")
@@ -184,7 +187,7 @@ fn each_kind_of_damage_is_named_with_file_and_offset_and_all_of_them_at_once() {
         "but a segment with entry {} follows",
         segments[2].trim_start_matches('0').trim_end_matches(".log")
     );
-    let damages: Vec<(&str, Box<dyn Fn(&Path)>, Vec<&str>)> = vec![
+    let damages: Vec<(&str, Damage<'_>, Vec<&str>)> = vec![
         (
             "identity",
             Box::new(|data| flip(&data.join("identity"), 30)),
@@ -398,11 +401,14 @@ fn a_backup_that_is_unfinished_or_damaged_is_refused_and_no_node_runs_on_one() {
 
     let last = files(&good, "log", ".log").pop().unwrap();
     let checkpoint = files(&good, "checkpoint", ".ckpt").pop().unwrap();
-    let damages: [(&str, &dyn Fn(&Path)); 4] = [
-        ("no-log", &|to| fs::remove_file(to.join("log").join(name(&last))).unwrap()),
-        ("no-checkpoint", &|to| fs::remove_file(to.join("checkpoint").join(name(&checkpoint))).unwrap()),
-        ("rotten", &|to| flip(&to.join("log").join(name(&last)), 4096 + 80)),
-        ("manifest", &|to| flip(&to.join("backup"), 40)),
+    let damages: [(&str, Damage<'_>); 4] = [
+        ("no-log", Box::new(|to| fs::remove_file(to.join("log").join(name(&last))).unwrap())),
+        (
+            "no-checkpoint",
+            Box::new(|to| fs::remove_file(to.join("checkpoint").join(name(&checkpoint))).unwrap()),
+        ),
+        ("rotten", Box::new(|to| flip(&to.join("log").join(name(&last)), 4096 + 80))),
+        ("manifest", Box::new(|to| flip(&to.join("backup"), 40))),
     ];
     for (kind, damage) in damages {
         copy_directory(&good, &path.join(kind));

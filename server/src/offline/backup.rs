@@ -46,7 +46,7 @@ pub fn backup(disk: &dyn Disk, from: &Path, to: &Path) -> Result<Backup, Offline
         return wrong_use(format!("{} is no data directory: it has no identity", from.display()));
     }
     refuse_unless_empty(disk, to)?;
-    let source = Identity::load(disk, from)?.as_formed();
+    let source = Identity::load(disk, from)?.into_formed();
     create_durably(disk, to)?;
     for part in [CHECKPOINT, LOG].map(|name| to.join(name)) {
         disk.create_directory(&part).map_err(failed("create", &part))?;

@@ -295,7 +295,7 @@ impl<'a> Check<'a> {
     }
 
     fn identity(&mut self) -> Option<Identity> {
-        self.or_find(Identity::load(self.disk, self.directory), IDENTITY).map(Identity::as_formed)
+        self.or_find(Identity::load(self.disk, self.directory), IDENTITY).map(Identity::into_formed)
     }
 
     fn or_find<T>(&mut self, result: Result<T, DirectoryError>, name: &str) -> Option<T> {
@@ -333,7 +333,7 @@ impl<'a> Check<'a> {
         };
         let Manifest { unix_seconds, last, committed, .. } = manifest;
         self.checked.backup = Some(BackupSummary { unix_seconds, last, committed });
-        (Some(manifest.source.clone().as_formed()), Some(manifest))
+        (Some(manifest.source.clone().into_formed()), Some(manifest))
     }
 
     fn vote(&mut self, identity: &Identity, last_term: Term) {
