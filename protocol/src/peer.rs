@@ -55,7 +55,8 @@ pub struct Ack {
     pub applied: Index,
     /// Microseconds from when it had to when it sent this, on its own clock; at most about 71 minutes.
     pub applied_ago_us: u32,
-    /// The round of the append that is answered; 0 when a sync caused the ack.
+    /// The round of the append that is answered; 0 when a sync caused the ack, or the follower takes no entries
+    /// and a [`Reject`] says so.
     pub round: u64,
     /// Microseconds from an entry's receipt to its being durable: of the oldest entry that has become durable
     /// since the ack before, or as that one said if none has.
@@ -69,7 +70,7 @@ pub struct Ack {
 pub struct Reject {
     /// The term that the follower has promised.
     pub term: Term,
-    /// The append's previous_index.
+    /// The append's previous_index; with [`RejectReason::Blocked`] the last index that is known to match.
     pub previous_index: Index,
     /// Why.
     pub reason: RejectReason,
@@ -87,7 +88,7 @@ pub enum RejectReason {
         /// The last index that could match: send from the one after it.
         hint: Index,
     },
-    /// The follower cannot take entries.
+    /// The follower cannot take entries: ask again with a heartbeat.
     Blocked(Obstacle),
 }
 

@@ -102,6 +102,12 @@ struct Settings {
     /// Milliseconds without an answer after which a replica counts as out of reach [default: 300].
     #[arg(long, value_name = "MS", env = "QUORATE_ELECTION_TIMEOUT_MS")]
     election_timeout_ms: Option<u32>,
+    /// Milliseconds without an answer of the disk after which no writes are taken [default: 2000].
+    #[arg(long, value_name = "MS", env = "QUORATE_DISK_STALL_MS")]
+    disk_stall_ms: Option<u32>,
+    /// Milliseconds without an answer of the disk after which the replica stops [default: 30000].
+    #[arg(long, value_name = "MS", env = "QUORATE_DISK_TIMEOUT_MS")]
+    disk_timeout_ms: Option<u32>,
     /// MiB of one log file [default: 64].
     #[arg(long, value_name = "MIB", env = "QUORATE_SEGMENT_MIB")]
     segment_mib: Option<u32>,
@@ -205,6 +211,8 @@ impl Settings {
             advertise: self.advertise.or(other.advertise),
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_timeout_ms: self.election_timeout_ms.or(other.election_timeout_ms),
+            disk_stall_ms: self.disk_stall_ms.or(other.disk_stall_ms),
+            disk_timeout_ms: self.disk_timeout_ms.or(other.disk_timeout_ms),
             segment_mib: self.segment_mib.or(other.segment_mib),
             checkpoint_mib: self.checkpoint_mib.or(other.checkpoint_mib),
             checkpoint_mib_per_second: self.checkpoint_mib_per_second.or(other.checkpoint_mib_per_second),
@@ -232,6 +240,7 @@ impl Settings {
         let mut server = ServerSettings::new(identity, nodes, data);
         server.peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
         (server.node.heartbeat, server.node.election_timeout) = self.timing(&server.node)?;
+        (server.node.disk_stall, server.node.disk_timeout) = self.disk_patience(&server.node)?;
         if let Some(count) = positive("checkpoint-mib", self.checkpoint_mib)? {
             server.node.checkpoint_interval_bytes = mib(count);
         }
@@ -335,6 +344,21 @@ impl Settings {
             ));
         }
         Ok((heartbeat, election_timeout))
+    }
+
+    fn disk_patience(&self, default: &NodeSettings) -> Result<(Duration, Duration), WrongSetting> {
+        let duration = |ms: Option<u32>, default| ms.map_or(default, |ms| Duration::from_millis(ms.into()));
+        let stall = duration(self.disk_stall_ms, default.disk_stall);
+        let timeout = duration(self.disk_timeout_ms, default.disk_timeout);
+        if stall.is_zero() || timeout < stall {
+            return wrong(format!(
+                "--disk-stall-ms is {}, and --disk-timeout-ms is {}: the first must be at least 1, and the second no \
+                 shorter",
+                stall.as_millis(),
+                timeout.as_millis()
+            ));
+        }
+        Ok((stall, timeout))
     }
 }
 
@@ -461,9 +485,12 @@ fn exit_code(error: &ServerError) -> u8 {
     match error {
         ServerError::Recovery(RecoveryError::Directory(error)) => error.kind().exit_code(),
         ServerError::Recovery(error) if error.is_damage() => EXIT_DAMAGED,
-        ServerError::Node(NodeError::Log(_) | NodeError::Checkpoint(_) | NodeError::Directory(_)) => {
-            EXIT_DISK
-        }
+        ServerError::Node(
+            NodeError::Log(_)
+            | NodeError::Checkpoint(_)
+            | NodeError::Directory(_)
+            | NodeError::DiskTimeout(_),
+        ) => EXIT_DISK,
         ServerError::Listen { .. } | ServerError::Advertise(_) => EXIT_WRONG_SETTING,
         _ => EXIT_FAILURE,
     }

@@ -16,10 +16,13 @@ pub mod cli;
 pub mod directory;
 pub mod disk;
 pub mod log;
+mod mutant;
 mod net;
 pub mod node;
 pub mod offline;
 pub mod replica;
 pub mod server;
 mod shell;
+#[cfg(test)]
+mod sim;
 pub mod store;

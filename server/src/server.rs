@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::checkpoint;
 use crate::directory::{self, DirectorySettings};
 use crate::disk::{Disk, RealDisk};
-use crate::log::{LogThread, LogThreadSettings, SEGMENT_BYTES};
+use crate::log::{LogSettings, LogThread, LogThreadSettings, SEGMENT_BYTES};
 use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, StreamError};
 use crate::net::{self, client, peer};
@@ -179,8 +179,8 @@ fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, Se
     let disk = settings.disk.clone();
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
     let interval = settings.node.checkpoint_interval_bytes;
-    let opened =
-        node::open(&disk, &settings.data, &settings.identity, fresh, settings.segment_bytes, interval)?;
+    let log = LogSettings { segment_bytes: settings.segment_bytes, ..LogSettings::default() };
+    let opened = node::open(&disk, &settings.data, &settings.identity, fresh, log, interval)?;
     let inbox = Arc::new(Inbox::default());
     let report = inbox.clone();
     let log = LogThread::start(opened.log, LogThreadSettings::default(), move |event| report.log(event))
@@ -191,7 +191,7 @@ fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, Se
         directory: settings.data.clone(),
         vote: opened.vote,
         log,
-        _lock: opened.lock,
+        lock: Some(opened.lock),
         reader: opened.state.reader.clone(),
         checkpoint_bytes_per_second: settings.checkpoint_bytes_per_second,
     };

@@ -97,9 +97,17 @@ pub(crate) struct Places {
     pub(crate) vote: VoteFile,
     pub(crate) log: LogThread,
     /// Dropped after the log thread has ended: the directory is another process's only then.
-    pub(crate) _lock: DirectoryLock,
+    pub(crate) lock: Option<DirectoryLock>,
     pub(crate) reader: LogReader,
     pub(crate) checkpoint_bytes_per_second: u64,
+}
+
+impl Places {
+    /// Waits for nothing that the disk may never answer, and keeps the lock for as long as the process lives.
+    fn abandon(&mut self) {
+        self.log.abandon();
+        std::mem::forget(self.lock.take());
+    }
 }
 
 /// The world, as far as a node acts on it.
@@ -171,6 +179,9 @@ impl Shell {
             let result = self.node.borrow_mut().finish_turn(now, &mut *world);
             world.flush(now);
             if let Err(error) = result {
+                if matches!(error, NodeError::DiskTimeout(_)) {
+                    world.places.abandon();
+                }
                 return error;
             }
         }

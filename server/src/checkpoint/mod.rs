@@ -62,7 +62,7 @@ use quorate_protocol::handshake::Origin;
 use quorate_protocol::{ClusterId, Index, Term};
 use thiserror::Error;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, is_shortage};
 
 pub(crate) use format::Record;
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
@@ -218,6 +218,13 @@ pub enum CheckpointError {
         /// What was found.
         damage: Damage,
     },
+}
+
+impl CheckpointError {
+    /// Whether there was no room, or no descriptor: a later checkpoint may succeed.
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_shortage(source))
+    }
 }
 
 fn describe(skipped: &[Skipped]) -> String {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::{io, mem};
 
 use crate::disk::{Disk, DiskFile};
+use crate::mutant::{Mutant, is_on};
 
 use super::format::{self, BlockProblem, Contents, Footer, Header, Kind};
 use super::{CheckpointError, CheckpointHeader, CheckpointInfo, failed, path, sync_failed, temporary_path};
@@ -93,7 +94,9 @@ impl CheckpointWriter {
         self.disk
             .rename(&self.temporary, &path(&self.directory, index))
             .map_err(failed("rename", &self.temporary))?;
-        self.disk.sync_directory(&self.directory).map_err(sync_failed(&self.directory))?;
+        if !is_on(Mutant::CheckpointNameNotSynced) {
+            self.disk.sync_directory(&self.directory).map_err(sync_failed(&self.directory))?;
+        }
         Ok(CheckpointInfo { index, term, keys, bytes: self.bytes, hash: footer.hash })
     }
 

@@ -98,9 +98,9 @@ impl DiskFile for TraceFile {
         self.file.read_at(buffer, offset)
     }
 
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.disk.note("write", Path::new(&self.name))?;
-        self.file.write_all_at(bytes, offset)
+        self.file.write_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -114,5 +114,10 @@ impl DiskFile for TraceFile {
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.disk.note("set length", Path::new(&self.name))?;
         self.file.set_length(length)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.disk.note("allocate", Path::new(&self.name))?;
+        self.file.allocate(length)
     }
 }

@@ -36,6 +36,7 @@ use std::{fmt, io};
 use quorate_protocol::{Incarnation, NodeId};
 
 use crate::disk::{Disk, DiskFile};
+use crate::mutant::{Mutant, is_on};
 use crate::replica::Promise;
 
 use super::error::{DirectoryError, failed};
@@ -128,7 +129,9 @@ impl VoteFile {
         let bytes = Stored { sequence: self.sequence, promise: self.promise }.encode(self.incarnation);
         for (path, file) in order.map(|copy| &self.copies[copy]) {
             file.write_all_at(&bytes, 0).map_err(failed("write", path))?;
-            file.sync_data().map_err(failed("sync", path))?;
+            if !is_on(Mutant::VoteNotSynced) {
+                file.sync_data().map_err(failed("sync", path))?;
+            }
         }
         self.failed = false;
         Ok(())

@@ -113,8 +113,8 @@ impl DiskFile for DelayedFile {
         self.file.read_at(buffer, offset)
     }
 
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -128,6 +128,10 @@ impl DiskFile for DelayedFile {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.file.set_length(length)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.file.allocate(length)
     }
 }
 

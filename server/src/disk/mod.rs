@@ -1,8 +1,8 @@
 //! The disk, as far as the server uses it: the only part that touches `std::fs`.
 //!
 //! Log, checkpoint, vote and identity are written against [`Disk`] and [`DiskFile`], so that they run the
-//! same on the [real](RealDisk) disk, on a [slow](DelayedDisk) one, and on a simulated one that tears, forgets
-//! and fails. Every operation here has one effect, and what makes it durable is a separate operation:
+//! same on the [real](RealDisk) disk, on a [slow](DelayedDisk) one, and in tests on a simulated one that tears,
+//! forgets and fails. Every operation here has one effect, and what makes it durable is a separate operation:
 //!
 //! | effect | durable after |
 //! |---|---|
@@ -12,9 +12,14 @@
 //!
 //! After a failed sync nobody may sync the same file again and believe the answer: the kernel reports an
 //! error once and calls the pages clean. The node stops instead.
+//!
+//! A [shortage](is_shortage) is no failure of that kind: what was asked for did not happen, and may be asked for
+//! again.
 
 mod delayed;
 mod real;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::fmt;
 use std::io;
@@ -69,8 +74,8 @@ pub trait DiskFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes; 0 only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes all of `bytes`, or fails having written some of them.
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes as many of `bytes` as it gets away with, and says how many.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
     /// Makes everything written so far durable, and the length.
     fn sync_data(&self) -> io::Result<()>;
@@ -80,6 +85,26 @@ pub trait DiskFile: Send + Sync {
 
     /// Cuts the file, or extends it with zeros.
     fn set_length(&self, length: u64) -> io::Result<()>;
+
+    /// Extends the file with zeros to `length`, and has the space set aside where the file system can: writes
+    /// below it then find room.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes`, or fails having written some of them.
+    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 
     /// Fills `buffer` from `offset`; `ErrorKind::UnexpectedEof` if the file ends before.
     fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
@@ -108,4 +133,14 @@ pub trait DiskFile: Send + Sync {
         self.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }
+}
+
+/// Whether an error says that something is used up that may come back: space, descriptors, memory, threads.
+/// Nothing is wrong with what is on the disk.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull, WouldBlock};
+    use rustix::io::Errno;
+    let of_descriptors = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    matches!(error.kind(), StorageFull | QuotaExceeded | OutOfMemory | WouldBlock)
+        || error.raw_os_error().is_some_and(|code| of_descriptors.contains(&code))
 }

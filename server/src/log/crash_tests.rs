@@ -1,173 +1,14 @@
-//! The log on a disk that stops after any operation and forgets what was not synced, sector by sector.
+//! The log on a disk that loses power after any operation and forgets what was not synced, sector by sector.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::request::{Mutation, Write};
 use quorate_protocol::{Durability, Index, Term};
 
-use super::format::SECTOR_BYTES;
 use super::*;
-
-#[derive(Clone, Debug, Default)]
-struct Image {
-    durable: Vec<u8>,
-    current: Vec<u8>,
-}
-
-type Names = BTreeMap<PathBuf, usize>;
-
-#[derive(Debug, Default)]
-struct State {
-    files: Vec<Image>,
-    /// What the names are after each change since the last sync; the first is what is durable.
-    names: Vec<Names>,
-    /// Operations until the disk stops.
-    left: u64,
-    random: u64,
-}
-
-impl State {
-    fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
-    }
-
-    fn spend(&mut self) -> io::Result<()> {
-        self.left = self.left.checked_sub(1).ok_or_else(|| io::Error::other("crashed"))?;
-        Ok(())
-    }
-
-    fn names(&mut self) -> &mut Names {
-        let names = self.names.last().unwrap().clone();
-        self.names.push(names);
-        self.names.last_mut().unwrap()
-    }
-
-    /// Loses a random part of everything that was not synced.
-    fn crash(&mut self) {
-        let kept = self.random() as usize % self.names.len();
-        self.names = vec![self.names.swap_remove(kept)];
-        for place in 0..self.files.len() {
-            let Image { mut durable, current } = std::mem::take(&mut self.files[place]);
-            // A new length may come with the file or not; the sectors come one by one.
-            if self.random().is_multiple_of(2) {
-                durable.resize(current.len(), 0);
-            }
-            let sector_bytes = SECTOR_BYTES as usize;
-            for (old, new) in durable.chunks_mut(sector_bytes).zip(current.chunks(sector_bytes)) {
-                if self.random().is_multiple_of(2) && old.len() == new.len() {
-                    old.copy_from_slice(new);
-                }
-            }
-            self.files[place] = Image { current: durable.clone(), durable };
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct CrashDisk(Arc<Mutex<State>>);
-
-struct CrashFile(CrashDisk, usize);
-
-impl CrashDisk {
-    fn new(seed: u64) -> Self {
-        let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        Self(Arc::new(Mutex::new(State { names: vec![Names::new()], random, ..State::default() })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-
-    fn spend(&self) -> io::Result<MutexGuard<'_, State>> {
-        let mut state = self.lock();
-        state.spend()?;
-        Ok(state)
-    }
-}
-
-impl Disk for CrashDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.spend()?;
-        let file = state.files.len();
-        state.files.push(Image::default());
-        assert_eq!(state.names().insert(path.to_owned(), file), None, "it exists");
-        Ok(Arc::new(CrashFile(self.clone(), file)))
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = *self.lock().names.last().unwrap().get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(CrashFile(self.clone(), file)))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.spend()?;
-        let names = state.names();
-        let file = names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        assert_eq!(names.insert(to.to_owned(), file), None, "a segment would be replaced");
-        Ok(())
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.spend()?.names().remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
-    }
-    fn list(&self, _: &Path) -> io::Result<Vec<String>> {
-        let state = self.lock();
-        let names = state.names.last().unwrap().keys();
-        Ok(names.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect())
-    }
-    fn create_directory(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-    fn sync_directory(&self, _: &Path) -> io::Result<()> {
-        let mut state = self.spend()?;
-        let last = state.names.len() - 1;
-        state.names.drain(..last);
-        Ok(())
-    }
-    fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.open(path)
-    }
-}
-
-impl DiskFile for CrashFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.0.lock();
-        let bytes = state.files[self.1].current.get(offset as usize..).unwrap_or_default();
-        let read = bytes.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&bytes[..read]);
-        Ok(read)
-    }
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.0.lock();
-        let done = state.spend();
-        // The write that the crash interrupts stops at any byte.
-        let written = if done.is_ok() { bytes.len() } else { state.random() as usize % (bytes.len() + 1) };
-        let end = offset as usize + written;
-        if done.is_ok() || state.random().is_multiple_of(2) {
-            let current = &mut state.files[self.1].current;
-            current.resize(current.len().max(end), 0);
-            current[offset as usize..end].copy_from_slice(&bytes[..written]);
-        }
-        done
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.0.spend()?;
-        let image = &mut state.files[self.1];
-        image.durable.clone_from(&image.current);
-        Ok(())
-    }
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.0.lock().files[self.1].current.len() as u64)
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.spend()?.files[self.1].current.resize(length as usize, 0);
-        Ok(())
-    }
-}
+use crate::disk::simulated::{Images, Kept, SimDisk, next_random};
 
 const SETTINGS: LogSettings =
     LogSettings { segment_bytes: SEGMENT_BYTES_MIN, durability: Durability::Fsync, salt_seed: Some(1) };
@@ -188,19 +29,24 @@ fn contents(log: &Log) -> Vec<(Term, Index)> {
 
 /// Works with a log until the disk stops, then checks what is left; several times over.
 fn run(seed: u64) {
-    let disk = CrashDisk::new(seed);
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = move || {
+        random = next_random(random);
+        random
+    };
+    let mut images = Images::default();
     let mut before: Vec<(Term, Index)> = Vec::new();
     let mut after = before.clone();
     let mut base = 0;
     let mut term = 0;
     for _ in 0..12 {
-        let limit = disk.lock().random() % 60;
-        disk.lock().left = limit;
+        let disk = SimDisk::with(images);
+        disk.cut_power_after(next() % 60);
         let opened = Log::open(Arc::new(disk.clone()), PathBuf::from("/log"), SETTINGS, base);
         let Ok((mut log, _)) = opened else {
             let error = opened.err().unwrap();
             assert!(matches!(error, LogError::Io { .. }), "seed {seed}: {error}");
-            disk.lock().crash();
+            images = disk.images().crashed(Kept::Random(next()));
             continue;
         };
         let found = contents(&log);
@@ -221,7 +67,7 @@ fn run(seed: u64) {
         after.clone_from(&before);
         loop {
             term += 1;
-            let choice = disk.lock().random();
+            let choice = next();
             let last = before.len() as u64;
             let amount = (choice >> 8) % 40;
             let done = match choice % 8 {
@@ -250,7 +96,8 @@ fn run(seed: u64) {
             }
             before.clone_from(&after);
         }
-        disk.lock().crash();
+        drop(log);
+        images = disk.images().crashed(Kept::Random(next()));
     }
 }
 

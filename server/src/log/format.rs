@@ -4,7 +4,7 @@ use crc32c::{crc32c, crc32c_append};
 use quorate_protocol::Index;
 
 /// The format that this code writes, and the newest that it reads.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 
 /// Bytes of a segment's header: a block of its own, so that no batch shares a sector with it.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4096;
@@ -12,11 +12,12 @@ pub(super) const SEGMENT_HEADER_BYTES: usize = 4096;
 /// Bytes of a batch's header.
 pub(super) const BATCH_HEADER_BYTES: usize = 64;
 
-/// Batches begin at multiples of this.
-pub(super) const ALIGNMENT: u64 = 8;
-
-/// The unit that a disk writes whole or not at all.
+/// The unit that a disk writes, and loses, whole or not at all.
 pub(super) const SECTOR_BYTES: u64 = 512;
+
+/// Batches begin at multiples of this: no sector has parts of two, so none that is lost takes both a batch and the
+/// mark that says it was durable.
+pub(super) const ALIGNMENT: u64 = SECTOR_BYTES;
 
 /// What batches are padded with, at least one byte. Not zero, so that a batch whose end was not written
 /// shows it, and several bits away from zero, so that a flipped bit does not look like that.
@@ -26,7 +27,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"QRTLOGSG";
 const SEGMENT_CHECKED_BYTES: usize = 60;
 const BATCH_MAGIC: [u8; 4] = *b"BtQ\xA5";
 
-const _: () = assert!(ALIGNMENT.is_power_of_two() && SECTOR_BYTES.is_multiple_of(ALIGNMENT));
+const _: () = assert!(ALIGNMENT.is_multiple_of(SECTOR_BYTES));
 const _: () = assert!((SEGMENT_HEADER_BYTES as u64).is_multiple_of(SECTOR_BYTES));
 
 /// What a segment says about itself.
@@ -176,7 +177,7 @@ impl BatchHeader {
     }
 }
 
-/// Bytes of a batch with such a payload in the file: header, payload, one to eight bytes of padding.
+/// Bytes of a batch with such a payload in the file: header, payload, at least one byte of padding.
 pub(super) fn batch_bytes(payload_bytes: usize) -> u64 {
     (BATCH_HEADER_BYTES as u64 + payload_bytes as u64 + 1).next_multiple_of(ALIGNMENT)
 }
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn every_batch_ends_with_padding() {
-        for payload in 0..64 {
+        for payload in 0..2000 {
             let padding = batch_bytes(payload) - (BATCH_HEADER_BYTES + payload) as u64;
             assert!((1..=ALIGNMENT).contains(&padding));
         }

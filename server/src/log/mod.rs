@@ -11,14 +11,14 @@
 //! - `inspect`, `copy`: looking at a log, and copying it from beside a running node, without changing it.
 //! - [`Log`]: the writer. [`LogReader`]: reads from any thread.
 //! - `prepare`: the next segment's zeros.
-//! - [`LogThread`]: the writer behind a queue, with group commit.
+//! - [`LogWorker`]: the writer behind a queue, with group commit. [`LogThread`]: the same in a thread.
 //!
 //! # On disk
 //!
 //! `<first index, 20 digits>.log`; a name that ends in `.tmp` is a segment that was not taken into use.
 //!
 //! ```text
-//! segment header, in a block of 4096, rest zeros    batch, at a multiple of 8
+//! segment header, in a block of 4096, rest zeros    batch, at a multiple of 512
 //!  0   8   "QRTLOGSG"                                0   4   CRC-32C   of bytes 4 to 64
 //!  8   2   version        u16 LE                     4   4   CRC-32C   of the payload
 //! 10   6   zeros                                     8   8   salt      of its segment
@@ -32,7 +32,7 @@
 //!                                                   56   4   1 entries, 2 mark only, 3 truncation
 //!                                                   60   4   "BtQ\xA5"
 //!                                                   64   …   payload: whole entries
-//!                                                    …  1–8  0xA5 up to a multiple of 8
+//!                                                    …   …   0xA5, at least one, up to a multiple of 512
 //! ```
 //!
 //! The file behind the last batch is zeros, or ends.
@@ -47,14 +47,17 @@
 //!   batch can be torn, and it is the last.
 //! - Every mark was true when it was written. A truncation lowers it with the same write that cuts.
 //! - Commit never falls, and nothing at or below it is truncated (R16).
-//! - After a failed write or sync nothing is written again ([`LogError::Stopped`]).
+//! - After a failed write or sync nothing is written again ([`LogError::Stopped`]). Want of room is no such
+//!   failure ([`LogError::NoRoom`]): what had been written of a batch is written again, byte for byte, so that
+//!   what a crash leaves is still a prefix of that batch and zeros.
 //!
 //! # Torn or damaged
 //!
 //! A bad batch is **damage**, never cut, if a valid batch with a higher number follows in its segment, if
-//! another segment follows, or if a mark says that entries behind it were durable. Otherwise it is the last,
-//! and it is **torn** if some sector of it, or its last byte, still reads as zeros as before the write, and
-//! damage if not. Its extent is what its header says; if that is unreadable, the header alone.
+//! anything is written behind its extent, if another segment follows, or if a mark says that entries behind it
+//! were durable. Otherwise it is the last, and it is **torn** if some sector of it, or its last byte, still reads
+//! as zeros as before the write, and damage if not. Its extent is what its header says; if that is unreadable,
+//! the header alone, and whatever follows may be its own.
 //! What is torn is overwritten with zeros, reported, and the log goes on before it.
 //!
 //! What stays ambiguous:
@@ -63,6 +66,8 @@
 //!   one whose own value has a sector of zeros and which rots elsewhere. The window is the time to the
 //!   next batch; the log thread closes it with a mark after some milliseconds of rest. Other replicas hold
 //!   what is lost so.
+//! - Several sectors lost together may be the last batches and the mark that covers them: a page of 4096 bytes
+//!   holds up to eight. They look like writes that never came.
 //! - The newest segments missing as a whole look like a shorter log.
 //! - With [`Durability::Os`] many batches may be lost at a power cut, in any order. That is found as damage
 //!   or as a torn tail, by chance; R30 makes such a node a new incarnation anyway.
@@ -81,6 +86,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod thread;
+mod worker;
 
 #[cfg(test)]
 mod crash_tests;
@@ -98,9 +104,11 @@ use thiserror::Error;
 pub use reader::{LogReader, ReadError};
 pub use recovery::Recovery;
 pub use scan::TornTail;
-pub use thread::{LogCommand, LogCounters, LogEvent, LogThread, LogThreadSettings};
+pub use thread::{LogThread, LogThreadSettings};
+pub use worker::{LogCommand, LogCounters, LogEvent, LogWorker};
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_shortage};
+use crate::mutant::{Mutant, is_on};
 use format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchKind, PADDING, SegmentHeader, batch_bytes, checksum_append,
     entry_claim,
@@ -164,13 +172,24 @@ pub enum LogError {
         /// What is wrong there.
         what: String,
     },
-    /// A newer program wrote this log. Start that one.
-    #[error("{file} has log format {version}; this program reads up to {supported}", file = file.display(), supported = format::VERSION)]
+    /// Another version of this program wrote this log. Start that one.
+    #[error("{file} has log format {version}; this program reads {supported}: use the program that wrote it", file = file.display(), supported = format::VERSION)]
     Version {
         /// The segment.
         file: PathBuf,
         /// Its format.
         version: u16,
+    },
+    /// There is no room, or no descriptor. What was asked for has not happened, and the log is as before: asking for
+    /// the same again is right, and for nothing else before it. Somebody has to make room.
+    #[error("cannot {operation} {file}: {source}", file = file.display())]
+    NoRoom {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        file: PathBuf,
+        /// What the disk said.
+        source: io::Error,
     },
     /// The disk failed; stop the node. After a failed sync only a restart can tell what is on the disk.
     #[error("cannot {operation} {file}: {source}", file = file.display())]
@@ -212,6 +231,20 @@ impl LogError {
         let file = file.to_owned();
         move |source| Self::Io { operation, file, source }
     }
+
+    /// For what leaves the log as it was if it fails for want of room: anything but a sync.
+    fn room(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let file = file.to_owned();
+        move |source| match is_shortage(&source) {
+            true => Self::NoRoom { operation, file, source },
+            false => Self::Io { operation, file, source },
+        }
+    }
+
+    /// Whether there was no room, and the same may be asked for again.
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. })
+    }
 }
 
 /// The segment that is written to.
@@ -252,12 +285,13 @@ pub struct Log {
     points: Vec<Point>,
 }
 
-/// Removes segments, oldest first. What comes back after a crash lies below the base and is removed again.
-fn remove(disk: &dyn Disk, directory: &Path, segments: Vec<Segment>) -> Result<(), LogError> {
-    for segment in segments {
-        disk.remove(&segment.path).map_err(LogError::io("remove", &segment.path))?;
+/// Removes segments, oldest first. What comes back after a crash, or could not be removed, lies below the base and
+/// is removed by the next start.
+fn remove(disk: &dyn Disk, directory: &Path, segments: Vec<Segment>) {
+    let removed = segments.iter().try_for_each(|segment| disk.remove(&segment.path));
+    if let Err(error) = removed.and_then(|()| disk.sync_directory(directory)) {
+        tracing::warn!(%error, "old log segments stay until the next start");
     }
-    disk.sync_directory(directory).map_err(LogError::io("sync", directory))
 }
 
 impl Drop for Log {
@@ -314,7 +348,8 @@ impl Log {
     /// Appends the entries `first` to `last`, given as runs of whole entries: one write and, with
     /// [`Durability::Fsync`], one sync. Durable when it returns. `commit` is the highest known commit index.
     ///
-    /// At most [`BATCH_BYTES_MAX`]; a batch larger than a segment gets one to itself.
+    /// At most [`BATCH_BYTES_MAX`]; a batch larger than a segment gets one to itself. After
+    /// [`LogError::NoRoom`] the same entries must be appended before anything else is done.
     pub fn append<R: AsRef<[u8]>>(
         &mut self,
         runs: impl IntoIterator<Item = R>,
@@ -406,16 +441,12 @@ impl Log {
         }
         let (disk, directory) = (Arc::clone(&self.disk), self.directory.clone());
         if self.preparer.is_none() {
-            let done = remove(&*disk, &directory, removed);
-            return self.or_stop(done);
+            remove(&*disk, &directory, removed);
+            return Ok(());
         }
         // Freeing a segment's blocks takes tens of milliseconds, during which nothing would be synced.
         self.join_remover();
-        let remover = move || {
-            if let Err(error) = remove(&*disk, &directory, removed) {
-                tracing::warn!(%error, "old log segments stay until the next start");
-            }
-        };
+        let remover = move || remove(&*disk, &directory, removed);
         let started = Builder::new().name("log-remove".to_owned()).spawn(remover);
         self.remover = Some(started.map_err(LogError::io("start a thread for", &self.directory))?);
         Ok(())
@@ -432,9 +463,10 @@ impl Log {
         if self.stopped { Err(LogError::Stopped) } else { Ok(()) }
     }
 
-    /// After a failure nothing is written again: nobody knows what is on the disk.
+    /// After a failure nothing is written again: nobody knows what is on the disk. Only want of room is known not
+    /// to have changed anything.
     fn or_stop<T>(&mut self, result: Result<T, LogError>) -> Result<T, LogError> {
-        self.stopped |= result.is_err();
+        self.stopped |= result.as_ref().is_err_and(|error| !error.is_no_room());
         result
     }
 
@@ -470,10 +502,14 @@ impl Log {
         self.buffer.resize(bytes as usize, PADDING);
         let chain = header.encode(&mut self.buffer);
         let Active { file, path, tail: Tail { offset, .. }, .. } = &self.active;
-        let done = file
-            .write_all_at(&self.buffer, *offset)
-            .map_err(LogError::io("write", path))
-            .and_then(|()| if sync { file.sync_data().map_err(LogError::io("sync", path)) } else { Ok(()) });
+        let done =
+            file.write_all_at(&self.buffer, *offset).map_err(LogError::room("write", path)).and_then(|()| {
+                if sync && !is_on(Mutant::AckBeforeSync) {
+                    file.sync_data().map_err(LogError::io("sync", path))
+                } else {
+                    Ok(())
+                }
+            });
         self.or_stop(done)?;
         self.active.tail.chain = chain;
         self.active.tail.sequence += 1;
@@ -485,10 +521,14 @@ impl Log {
     /// Takes the next segment into use.
     fn roll(&mut self) -> Result<(), LogError> {
         let prepared = self.preparer.as_ref().and_then(Preparer::take);
-        let done = match prepared {
-            Some(file) => self.start_segment(file, prepare::FILE_NAME),
-            None => self.create_segment(),
+        let (name, done) = match prepared {
+            Some(file) => (prepare::FILE_NAME, self.start_segment(file, prepare::FILE_NAME)),
+            None => (ROLL_FILE_NAME, self.create_segment()),
         };
+        if done.as_ref().is_err_and(LogError::is_no_room) {
+            // What was got so far may be what somebody else needs; the next attempt begins anew in any case.
+            let _ = self.disk.remove(&self.directory.join(name));
+        }
         self.or_stop(done)?;
         if let Some(preparer) = &self.preparer {
             preparer.request();
@@ -498,8 +538,8 @@ impl Log {
 
     fn create_segment(&mut self) -> Result<(), LogError> {
         let path = self.directory.join(ROLL_FILE_NAME);
-        let file = self.disk.create(&path).map_err(LogError::io("create", &path))?;
-        file.set_length(self.settings.segment_bytes).map_err(LogError::io("extend", &path))?;
+        let file = self.disk.create(&path).map_err(LogError::room("create", &path))?;
+        file.allocate(self.settings.segment_bytes).map_err(LogError::room("allocate", &path))?;
         self.start_segment(file, ROLL_FILE_NAME)
     }
 
@@ -564,10 +604,12 @@ impl NewSegment<'_> {
                 .map_err(|error| LogError::io("choose a salt for", &path)(io::Error::other(error)))?,
         };
         let header = SegmentHeader { size, first, salt, chain };
-        file.write_all_at(&header.encode(), 0).map_err(LogError::io("write", &from))?;
+        file.write_all_at(&header.encode(), 0).map_err(LogError::room("write", &from))?;
         file.sync_data().map_err(LogError::io("sync", &from))?;
-        disk.rename(&from, &path).map_err(LogError::io("rename", &from))?;
-        disk.sync_directory(directory).map_err(LogError::io("sync", directory))?;
+        disk.rename(&from, &path).map_err(LogError::room("rename", &from))?;
+        if !is_on(Mutant::SegmentNameNotSynced) {
+            disk.sync_directory(directory).map_err(LogError::io("sync", directory))?;
+        }
         Ok(Segment::new(path, file, header, size))
     }
 }

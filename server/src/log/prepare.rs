@@ -139,6 +139,11 @@ impl Job {
 
     /// Creates the file and fills it; cut short, with an error, when the log stops.
     fn prepare(&self) -> io::Result<Arc<dyn DiskFile>> {
+        // What an attempt left that could not be taken into use.
+        match self.disk.remove(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = self.disk.create(&self.path)?;
         let zeros = vec![0; PIECE_BYTES];
         let mut offset = 0;

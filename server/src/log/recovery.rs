@@ -16,6 +16,7 @@ use super::scan::{Found, Run, Scan, TornTail};
 use super::segment::{Segment, Segments, Shared};
 use super::{Active, FIRST_SEGMENT_BYTES_MAX, Log, LogError, LogSettings, NewSegment, ROLL_FILE_NAME};
 use crate::disk::{Disk, DiskFile};
+use crate::mutant::{Mutant, is_on};
 
 /// Bytes written again at once.
 const REWRITE_BYTES: u64 = 1 << 20;
@@ -160,7 +161,7 @@ impl Scan {
 
     /// Writes again, and syncs, what is not known to be durable (R18). Returns how many bytes that was.
     fn write_again(&mut self) -> Result<u64, LogError> {
-        let Some(from) = self.unproven else { return Ok(0) };
+        let Some(from) = self.unproven.filter(|_| !is_on(Mutant::TailNotWrittenAgain)) else { return Ok(0) };
         let mut total = 0;
         for (place, segment) in self.segments.iter().enumerate().skip(from.segment) {
             let start = if place == from.segment { from.offset } else { SEGMENT_HEADER_BYTES as u64 };

@@ -18,6 +18,7 @@ use super::format::{
 use super::segment::{Point, Segment, Tail};
 use super::{BATCH_BYTES_MAX, LogError, ROLL_FILE_NAME, collect_points, prepare, segment_name};
 use crate::disk::{Disk, DiskFile};
+use crate::mutant::{Mutant, is_on};
 
 /// Bytes of a segment file that are looked at; far more than any setting makes.
 const FILE_BYTES_MAX: usize = 2 << 30;
@@ -368,8 +369,16 @@ impl Scan {
         if end == start {
             return Err(damaged(path, tail.offset, "a batch is not chained".to_owned()));
         }
+        if is_on(Mutant::DamageCutAsTorn) {
+            return Ok(Some(TornTail { file: path.clone(), offset: tail.offset, bytes: written as u64 + 1 }));
+        }
         if let Some(later) = self.later_batch(later_from) {
             let what = format!("a bad batch, and a good one follows at {later}");
+            return Err(damaged(path, tail.offset, what));
+        }
+        // Where it ends is known if its header can be read.
+        if later_from == end && start + written >= end {
+            let what = "a bad batch, and something was written behind it".to_owned();
             return Err(damaged(path, tail.offset, what));
         }
         if !has_unwritten(bytes, start, end) {

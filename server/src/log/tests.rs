@@ -1,10 +1,9 @@
 //! The log as a whole, on a real disk, and on one that fails.
 
 use std::fs;
-use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use quorate_protocol::{Durability, Index, Term};
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::*;
 use crate::disk::RealDisk;
+use crate::disk::simulated::{Call, Failure, Fault, SimDisk};
 
 const SETTINGS: LogSettings =
     LogSettings { segment_bytes: 64 << 10, durability: Durability::Fsync, salt_seed: None };
@@ -238,7 +238,7 @@ fn rubbish_behind_the_last_batch_is_cleared() {
     let (log, recovery) = open(directory.path());
     assert_eq!((recovery.last, recovery.torn.unwrap().bytes), (9, 900));
     drop(log);
-    assert!(fs::read(&file).unwrap()[end + 128..].iter().all(|byte| *byte == 0));
+    assert!(fs::read(&file).unwrap()[end + 512..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
@@ -374,12 +374,12 @@ fn a_base_beyond_the_end_starts_the_log_again_behind_it() {
 fn a_newer_format_is_refused_by_file_and_version() {
     let directory = tempfile::tempdir().unwrap();
     let (file, mut bytes, ..) = three_batches(directory.path());
-    bytes[8] = 2;
+    bytes[8] = 3;
     let checksum = crc32c::crc32c(&bytes[..60]);
     bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&file, &bytes).unwrap();
     let Err(error) = open_at(directory.path(), 0) else { panic!("a newer format was read") };
-    assert!(matches!(&error, LogError::Version { file: named, version: 2 } if *named == file), "{error}");
+    assert!(matches!(&error, LogError::Version { file: named, version: 3 } if *named == file), "{error}");
 }
 
 #[test]
@@ -551,89 +551,20 @@ proptest! {
     }
 }
 
-/// A disk whose syncs fail once told to, and which counts them.
-#[derive(Debug, Default)]
-struct FailingDisk {
-    broken: Arc<AtomicBool>,
-    writes: Arc<AtomicU64>,
-}
-
-struct FailingFile {
-    file: Arc<dyn DiskFile>,
-    broken: Arc<AtomicBool>,
-    writes: Arc<AtomicU64>,
-}
-
-impl FailingDisk {
-    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(FailingFile { file, broken: Arc::clone(&self.broken), writes: Arc::clone(&self.writes) })
-    }
-}
-
-impl Disk for FailingDisk {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(RealDisk.create(path)?))
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(RealDisk.open(path)?))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(directory)
-    }
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_directory(path)
-    }
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_directory(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.lock(path)
-    }
-}
-
-impl DiskFile for FailingFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        self.file.write_all_at(bytes, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(io::Error::other("injected"));
-        }
-        self.file.sync_data()
-    }
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.file.set_length(length)
-    }
-}
+const FAILED_SYNC: Fault = Fault { call: Call::Sync, number: 1, failure: Failure::Broken, for_ever: true };
 
 #[test]
 fn nothing_is_written_after_a_failed_sync() {
-    let directory = tempfile::tempdir().unwrap();
-    let disk = FailingDisk::default();
-    let (broken, writes) = (Arc::clone(&disk.broken), Arc::clone(&disk.writes));
-    let (mut log, _) = Log::open(Arc::new(disk), directory.path().to_owned(), SETTINGS, 0).unwrap();
+    let disk = SimDisk::default();
+    let (mut log, _) = Log::open(Arc::new(disk.clone()), "/log".into(), SETTINGS, 0).unwrap();
     append(&mut log, 1, 1..=3);
-    broken.store(true, Ordering::Relaxed);
+    disk.fail(Some(FAILED_SYNC));
     assert!(matches!(log.append([entries(1, 4..=4)], 4, 4, 0), Err(LogError::Io { operation: "sync", .. })));
-    broken.store(false, Ordering::Relaxed);
-    let before = writes.load(Ordering::Relaxed);
+    disk.fail(None);
     assert!(matches!(log.append([entries(1, 4..=4)], 4, 4, 0), Err(LogError::Stopped)));
     assert!(matches!(log.truncate(1), Err(LogError::Stopped)));
     assert!(matches!(log.mark(0), Err(LogError::Stopped)));
-    assert_eq!(writes.load(Ordering::Relaxed), before);
+    assert_eq!(disk.calls(Call::Write), 0);
     assert_eq!(log.reader().last(), 3);
 }
 
@@ -676,11 +607,11 @@ fn appends_queued_during_a_sync_become_one_batch() {
     thread.stop();
     let events: Vec<LogEvent> = events.iter().collect();
     let [
+        LogEvent::Dropped { first: 1 },
         LogEvent::Durable { generation: 1, index: 50, entries: 49, .. },
         LogEvent::Durable { generation: 2, index: 51, entries: 1, .. },
         LogEvent::Truncated { generation: 3, after: 40 },
         LogEvent::Durable { generation: 3, index: 42, entries: 2, .. },
-        LogEvent::Dropped { first: 1 },
     ] = events.as_slice()
     else {
         panic!("{events:?}")
@@ -709,20 +640,46 @@ fn a_mark_follows_when_the_thread_rests() {
 
 #[test]
 fn a_failure_is_reported_once_and_stops_the_thread() {
-    let directory = tempfile::tempdir().unwrap();
-    let disk = FailingDisk::default();
-    let broken = Arc::clone(&disk.broken);
-    let (log, _) = Log::open(Arc::new(disk), directory.path().to_owned(), SETTINGS, 0).unwrap();
+    let disk = SimDisk::default();
+    let (log, _) = Log::open(Arc::new(disk.clone()), "/log".into(), SETTINGS, 0).unwrap();
     let (events, received) = mpsc::channel();
     let report = move |event| events.send(event).unwrap();
     let thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
-    broken.store(true, Ordering::Relaxed);
+    disk.fail(Some(FAILED_SYNC));
     thread.submit(append_command(1, 1..=1));
     assert!(matches!(received.recv().unwrap(), LogEvent::Failed(LogError::Io { .. })));
-    broken.store(false, Ordering::Relaxed);
+    disk.fail(None);
     thread.submit(append_command(1, 1..=1));
     thread.stop();
     assert!(received.recv().is_err(), "no event follows");
+}
+
+#[test]
+fn a_thread_without_room_goes_on_when_there_is_some_and_drops_old_segments_meanwhile() {
+    let disk = SimDisk::default();
+    let (mut log, _) = Log::open(Arc::new(disk.clone()), "/log".into(), SETTINGS, 0).unwrap();
+    for first in (1..=600).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+    }
+    let reader = log.reader();
+    let first = reader.first();
+    disk.fail(Some(Fault { call: Call::Write, number: 1, failure: Failure::Full, for_ever: true }));
+    let (events, received) = mpsc::channel();
+    let report = move |event| events.send(event).unwrap();
+    let thread = LogThread::start(log, LogThreadSettings::default(), report).unwrap();
+    thread.submit(append_command(1, 601..=601));
+    assert!(matches!(received.recv().unwrap(), LogEvent::Blocked(LogError::NoRoom { .. })));
+    thread.submit(append_command(1, 602..=602));
+    thread.submit(LogCommand::DropBefore(500));
+    assert!(matches!(received.recv().unwrap(), LogEvent::Dropped { .. }));
+    assert!(reader.first() > first);
+    disk.fail(None);
+    assert!(matches!(received.recv().unwrap(), LogEvent::Resumed));
+    assert!(matches!(received.recv().unwrap(), LogEvent::Durable { index: 601, .. }));
+    assert!(matches!(received.recv().unwrap(), LogEvent::Durable { index: 602, .. }));
+    thread.stop();
+    let (log, _) = Log::open(Arc::new(SimDisk::with(disk.images())), "/log".into(), SETTINGS, 499).unwrap();
+    assert_eq!(log.last(), 602);
 }
 
 #[test]

@@ -1,21 +1,21 @@
-//! The log behind a queue: group commit.
+//! The log in a thread of its own.
 //!
-//! The event loop [submits](LogThread::submit) and never waits. The thread takes everything that is queued,
-//! merges the appends of one generation that follow each other, writes them with one write and one sync, and
-//! reports once. So the batch is whatever arrived during the last sync.
+//! The event loop [submits](LogThread::submit) and never waits. The thread takes everything that is queued and
+//! has the [worker](LogWorker) do it, so a batch is whatever arrived during the last sync.
 //!
-//! After a failure it reports that once, and refuses everything further: the node stops.
+//! After a failure it reports that once, and refuses everything further: the node stops. Without room it tries
+//! again every [`RETRY`] until there is some.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use quorate_protocol::Index;
-
+use super::worker::{LogCommand, LogCounters, LogEvent, LogWorker};
 use super::{Log, LogError};
+
+/// How long nothing is tried when there was no room.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// How the log thread works.
 #[derive(Clone, Copy, Debug)]
@@ -29,98 +29,6 @@ pub struct LogThreadSettings {
 impl Default for LogThreadSettings {
     fn default() -> Self {
         Self { mark_after: Duration::from_millis(10), batch_bytes_max: 8 << 20 }
-    }
-}
-
-/// What the log thread is asked to do. Commands are done in the order in which they were submitted.
-#[derive(Debug)]
-pub enum LogCommand {
-    /// Append entries.
-    Append {
-        /// Comes back with the event. Truncation raises it, so that a stale event can be told (R12).
-        generation: u64,
-        /// Index of the first entry.
-        first: Index,
-        /// Index of the last.
-        last: Index,
-        /// The highest known commit index.
-        commit: Index,
-        /// The entries, one after the other.
-        entries: Bytes,
-    },
-    /// Take back every entry above `after`.
-    Truncate {
-        /// Comes back with the event.
-        generation: u64,
-        /// The last entry that stays.
-        after: Index,
-    },
-    /// Remove the segments that hold only entries below this.
-    DropBefore(Index),
-}
-
-/// What the log thread reports.
-#[derive(Debug)]
-pub enum LogEvent {
-    /// Everything up to `index` is durable, as far as the log's durability setting goes.
-    Durable {
-        /// Of the appends.
-        generation: u64,
-        /// The last entry.
-        index: Index,
-        /// From the submission of the batch's oldest append to now.
-        queued: Duration,
-        /// The write and the sync alone.
-        sync: Duration,
-        /// Entries in the batch.
-        entries: u64,
-        /// Their bytes.
-        bytes: u64,
-    },
-    /// The log ends at `after`, durably.
-    Truncated {
-        /// Of the command.
-        generation: u64,
-        /// The last entry that stayed.
-        after: Index,
-    },
-    /// Segments were removed.
-    Dropped {
-        /// The first entry that is left.
-        first: Index,
-    },
-    /// The log has stopped. The last event.
-    Failed(LogError),
-}
-
-/// What the log thread has done since it started. Each is exact; read together they may be a batch apart.
-#[derive(Debug, Default)]
-pub struct LogCounters {
-    syncs: AtomicU64,
-    entries: AtomicU64,
-    bytes: AtomicU64,
-    busy_ns: AtomicU64,
-}
-
-impl LogCounters {
-    /// Batches of entries written, each with one sync.
-    pub fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
-    }
-
-    /// Entries written.
-    pub fn entries(&self) -> u64 {
-        self.entries.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of these entries.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Time spent with writes and syncs.
-    pub fn busy(&self) -> Duration {
-        Duration::from_nanos(self.busy_ns.load(Ordering::Relaxed))
     }
 }
 
@@ -141,17 +49,12 @@ impl LogThread {
     ) -> Result<Self, LogError> {
         log.prepare_ahead()?;
         let queue = Arc::new(Queue::default());
-        let counters = Arc::new(LogCounters::default());
         let spawn_error = LogError::io("start a thread for", &log.directory);
-        let mut worker = Worker {
-            log,
-            settings,
-            report,
-            queue: Arc::clone(&queue),
-            counters: Arc::clone(&counters),
-            batch: Vec::new(),
-        };
-        let thread = thread::Builder::new().name("log".to_owned()).spawn(move || worker.run());
+        let worker = LogWorker::new(log, settings.batch_bytes_max);
+        let counters = Arc::clone(worker.counters());
+        let mark_after = settings.mark_after;
+        let mut shell = Shell { worker, mark_after, report, queue: Arc::clone(&queue), taken: Vec::new() };
+        let thread = thread::Builder::new().name("log".to_owned()).spawn(move || shell.run());
         Ok(Self { queue, counters, thread: Some(thread.map_err(spawn_error)?) })
     }
 
@@ -178,6 +81,12 @@ impl LogThread {
     /// Does what is queued, writes the mark, and ends the thread.
     pub fn stop(self) {
         drop(self);
+    }
+
+    /// Leaves the thread to itself: a call to the disk that never returns cannot be waited for. The directory is
+    /// not to be used again by this process.
+    pub fn abandon(&mut self) {
+        drop(self.thread.take());
     }
 }
 
@@ -214,39 +123,28 @@ impl Queue {
     }
 }
 
-/// Appends that become one batch.
-struct Merged {
-    generation: u64,
-    first: Index,
-    last: Index,
-    commit: Index,
-    bytes: usize,
-    oldest: Instant,
-}
-
-struct Worker<R> {
-    log: Log,
-    settings: LogThreadSettings,
+struct Shell<R> {
+    worker: LogWorker,
+    mark_after: Duration,
     report: R,
     queue: Arc<Queue>,
-    counters: Arc<LogCounters>,
-    /// The runs of the batch that is being gathered; kept for their memory.
-    batch: Vec<Bytes>,
+    /// Kept for its memory.
+    taken: Vec<(Instant, LogCommand)>,
 }
 
-impl<R: Fn(LogEvent)> Worker<R> {
+impl<R: Fn(LogEvent)> Shell<R> {
     fn run(&mut self) {
-        let mut commands = Vec::new();
         let end = loop {
-            match self.take(&mut commands) {
+            match self.take() {
                 Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break self.log.mark(0),
+                Ok(ControlFlow::Break(())) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            if let Err(error) = self.perform(&mut commands) {
+            if let Err(error) = self.work() {
                 break Err(error);
             }
         };
+        let end = end.and_then(|()| self.mark());
         if let Err(error) = end {
             let mut state = self.queue.lock();
             state.stopping = true;
@@ -256,9 +154,21 @@ impl<R: Fn(LogEvent)> Worker<R> {
         }
     }
 
-    /// Waits for commands and takes all there are; breaks when there will be no more. Marks what is durable
-    /// when nothing comes for a while.
-    fn take(&mut self, commands: &mut Vec<(Instant, LogCommand)>) -> Result<ControlFlow<()>, LogError> {
+    fn work(&mut self) -> Result<(), LogError> {
+        while let Some(event) = self.worker.step()? {
+            (self.report)(event);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<(), LogError> {
+        self.worker.push_mark();
+        self.work()
+    }
+
+    /// Waits for commands and takes all there are, or until it is time to try again; breaks when there will be no
+    /// more. Marks what is durable when nothing comes for a while.
+    fn take(&mut self) -> Result<ControlFlow<()>, LogError> {
         loop {
             let mut state = self.queue.lock();
             let idle = |state: &mut QueueState| {
@@ -266,78 +176,32 @@ impl<R: Fn(LogEvent)> Worker<R> {
                 state.asleep
             };
             let poisoned = "nothing panics while it holds this lock";
-            if self.log.needs_mark() {
-                let wait = self.queue.submitted.wait_timeout_while(state, self.settings.mark_after, idle);
-                state = wait.expect(poisoned).0;
-            } else {
-                state = self.queue.submitted.wait_while(state, idle).expect(poisoned);
-            }
+            let patience = match () {
+                () if self.worker.is_blocked() => Some(RETRY),
+                () if self.worker.needs_mark() => Some(self.mark_after),
+                () => None,
+            };
+            state = match patience {
+                Some(patience) => {
+                    self.queue.submitted.wait_timeout_while(state, patience, idle).expect(poisoned).0
+                }
+                None => self.queue.submitted.wait_while(state, idle).expect(poisoned),
+            };
             state.asleep = false;
-            std::mem::swap(&mut state.commands, commands);
-            if !commands.is_empty() {
+            let stopping = state.stopping;
+            std::mem::swap(&mut state.commands, &mut self.taken);
+            drop(state);
+            let came = !self.taken.is_empty();
+            for (at, command) in self.taken.drain(..) {
+                self.worker.push(at, command);
+            }
+            if came || self.worker.is_blocked() && !stopping {
                 return Ok(ControlFlow::Continue(()));
             }
-            if state.stopping {
+            if stopping {
                 return Ok(ControlFlow::Break(()));
             }
-            drop(state);
-            self.log.mark(0)?;
+            self.mark()?;
         }
-    }
-
-    fn perform(&mut self, commands: &mut Vec<(Instant, LogCommand)>) -> Result<(), LogError> {
-        let mut merged: Option<Merged> = None;
-        for (submitted, command) in commands.drain(..) {
-            match command {
-                LogCommand::Append { generation, first, last, commit, entries } => {
-                    match &mut merged {
-                        Some(batch)
-                            if batch.generation == generation
-                                && batch.last + 1 == first
-                                && batch.bytes + entries.len() <= self.settings.batch_bytes_max =>
-                        {
-                            batch.last = last;
-                            batch.commit = batch.commit.max(commit);
-                            batch.bytes += entries.len();
-                        }
-                        _ => {
-                            self.write(merged.take())?;
-                            let (bytes, oldest) = (entries.len(), submitted);
-                            merged = Some(Merged { generation, first, last, commit, bytes, oldest });
-                        }
-                    }
-                    self.batch.push(entries);
-                }
-                LogCommand::Truncate { generation, after } => {
-                    self.write(merged.take())?;
-                    self.log.truncate(after)?;
-                    (self.report)(LogEvent::Truncated { generation, after });
-                }
-                LogCommand::DropBefore(index) => {
-                    self.write(merged.take())?;
-                    self.log.drop_before(index)?;
-                    (self.report)(LogEvent::Dropped { first: self.log.reader().first() });
-                }
-            }
-        }
-        self.write(merged)
-    }
-
-    fn write(&mut self, merged: Option<Merged>) -> Result<(), LogError> {
-        let Some(Merged { generation, first, last, commit, bytes, oldest }) = merged else { return Ok(()) };
-        let start = Instant::now();
-        self.log.append(&self.batch, first, last, commit)?;
-        self.batch.clear();
-        let now = Instant::now();
-        let sync = now - start;
-        let (entries, bytes) = (last - first + 1, bytes as u64);
-        let counters = &self.counters;
-        counters.syncs.fetch_add(1, Ordering::Relaxed);
-        counters.entries.fetch_add(entries, Ordering::Relaxed);
-        counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-        counters.busy_ns.fetch_add(sync.as_nanos() as u64, Ordering::Relaxed);
-        let queued = now - oldest;
-        (self.report)(LogEvent::Durable { generation, index: last, queued, sync, entries, bytes });
-        Ok(())
     }
 }

@@ -12,6 +12,7 @@
 
 mod batches;
 mod checkpoints;
+mod disk_watch;
 mod formation;
 mod histograms;
 mod lag;
@@ -29,18 +30,20 @@ use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
-use quorate_protocol::response::{Outcome, Receipt, Response, WriteResult};
+use quorate_protocol::response::{Obstacle, Outcome, Receipt, Response, WriteResult};
 use quorate_protocol::{Index, NodeId, NodeSet, VERSION, limits};
 use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
+use crate::mutant::{Mutant, is_on};
 use crate::replica::{self, Input, Output, Recovered, Replica, Time};
 use crate::store::Store;
 
 use batches::Batches;
 use checkpoints::Checkpoints;
+use disk_watch::DiskWatch;
 use formation::Formation;
 use lag::Lag;
 
@@ -68,6 +71,10 @@ pub struct NodeSettings {
     pub checkpoint_interval_bytes: u64,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
+    /// A log that has not answered for so long is stalled: no entries are taken.
+    pub disk_stall: Duration,
+    /// A node whose log has not answered for so long stops.
+    pub disk_timeout: Duration,
 }
 
 impl NodeSettings {
@@ -83,6 +90,8 @@ impl NodeSettings {
             tail_bytes_max: 16 << 20,
             checkpoint_interval_bytes: 256 << 20,
             in_flight_max: 16 << 10,
+            disk_stall: Duration::from_secs(2),
+            disk_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -135,6 +144,9 @@ pub enum NodeError {
     /// Vote or identity cannot be written.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The disk does not answer.
+    #[error("the disk has not answered for {} s: whether it holds the last entries is not known", .0.as_secs())]
+    DiskTimeout(Duration),
     /// Going on would break a rule.
     #[error("{0}")]
     Rule(String),
@@ -160,6 +172,7 @@ pub struct Node {
     reader: LogReader,
     counters: Arc<LogCounters>,
     checkpoints: Checkpoints,
+    disk_watch: DiskWatch,
     batches: Batches,
     lag: Lag,
     waiting: VecDeque<Waiting>,
@@ -184,6 +197,7 @@ impl Node {
             reader,
             counters,
             checkpoints,
+            disk_watch: DiskWatch::default(),
             batches: Batches::new(),
             lag: Lag::new(std::iter::empty(), 0),
             waiting: VecDeque::new(),
@@ -371,6 +385,7 @@ impl Node {
     }
 
     fn tick(&mut self, now: Time, outside: &mut impl Outside) {
+        self.watch_disk(now);
         self.step(now, Input::Tick);
         if now.saturating_sub(self.swept) >= self.settings.heartbeat {
             self.swept = now;
@@ -379,13 +394,54 @@ impl Node {
         }
     }
 
+    /// Notices a disk that hangs: what is asked of it comes back late or never, and says nothing by itself.
+    fn watch_disk(&mut self, now: Time) {
+        let silent = self.disk_watch.silent(now);
+        if silent >= self.settings.disk_timeout {
+            self.error.get_or_insert(NodeError::DiskTimeout(silent));
+        } else if self.disk_watch.set_stalled(silent >= self.settings.disk_stall) {
+            match silent >= self.settings.disk_stall {
+                true => tracing::error!(
+                    seconds = silent.as_secs_f32(),
+                    "the disk does not answer: writes are refused until it does, and the node stops after {} s",
+                    self.settings.disk_timeout.as_secs()
+                ),
+                false => tracing::info!("the disk answers again"),
+            }
+            self.obstacle_changed();
+        }
+    }
+
+    fn obstacle_changed(&mut self) {
+        let obstacle = self.obstacle();
+        if let Some(replica) = &mut self.replica {
+            replica.set_obstacle(obstacle);
+        }
+    }
+
+    /// What keeps this node from taking entries.
+    fn obstacle(&self) -> Option<Obstacle> {
+        self.disk_watch.obstacle()
+    }
+
     fn log_event(&mut self, now: Time, event: LogEvent) {
+        self.disk_watch.answered(now, &event);
         match event {
             LogEvent::Durable { generation, index, queued, sync, entries, bytes } => {
                 self.batches.written(sync, entries, bytes);
                 self.step(now, Input::Durable { generation, index, disk: queued, sync });
             }
             LogEvent::Truncated { .. } | LogEvent::Dropped { .. } => {}
+            LogEvent::Blocked(error) => {
+                tracing::error!(
+                    "the log waits for room, and writes are refused until there is some: {error}"
+                );
+                self.obstacle_changed();
+            }
+            LogEvent::Resumed => {
+                tracing::info!("there is room for the log again");
+                self.obstacle_changed();
+            }
             LogEvent::Failed(error) => {
                 self.error.get_or_insert(error.into());
             }
@@ -397,11 +453,15 @@ impl Node {
             Output::Promise(promise) => outside.store_promise(promise)?,
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
-                outside.log(LogCommand::Append { generation, first, last, commit, entries });
+                let command = LogCommand::Append { generation, first, last, commit, entries };
+                self.disk_watch.asked(now, &command);
+                outside.log(command);
             }
             Output::Truncate { generation, after } => {
                 tracing::info!(after, "removing entries that were never committed");
-                outside.log(LogCommand::Truncate { generation, after });
+                let command = LogCommand::Truncate { generation, after };
+                self.disk_watch.asked(now, &command);
+                outside.log(command);
             }
             Output::Send { to, message } => {
                 if let Some(first) = message.first_entry() {
@@ -477,6 +537,9 @@ impl Node {
         let terms = replica.terms().starts(entry.index).to_vec();
         tracing::info!(index = entry.index, keys = self.store.keys(), "a checkpoint begins");
         self.store.begin_snapshot();
+        if is_on(Mutant::LogDroppedEarly) {
+            outside.log(LogCommand::DropBefore(entry.index + 1));
+        }
         outside.begin_checkpoint(CheckpointHeader { index: entry.index, term: entry.term, cluster, terms });
     }
 
@@ -501,13 +564,12 @@ impl Node {
             CheckpointEvent::Failed(error) => {
                 self.checkpoints.failed();
                 self.store.end_snapshot();
-                match error {
-                    // What the disk holds is not known any more.
-                    CheckpointError::Sync { .. } => {
-                        self.error.get_or_insert(error.into());
-                    }
+                if error.is_no_room() {
                     // The log stays until one succeeds.
-                    _ => tracing::error!("no checkpoint this time, the log is kept: {error}"),
+                    tracing::error!("no checkpoint this time, the log is kept: {error}");
+                } else {
+                    // Of what the disk holds, or will hold, nothing is known any more.
+                    self.error.get_or_insert(error.into());
                 }
             }
         }

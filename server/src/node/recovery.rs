@@ -18,6 +18,7 @@ use crate::directory::{
 };
 use crate::disk::Disk;
 use crate::log::{Log, LogError, LogReader, LogSettings, ReadError};
+use crate::mutant::{Mutant, is_on};
 use crate::replica::{Recovered, Tail, Terms};
 use crate::store::Store;
 
@@ -102,14 +103,14 @@ impl RecoveryError {
     }
 }
 
-/// Opens a node's data directory, creating it if it is new. `checkpoint_interval_bytes` is the node's setting: what
-/// is replayed counts.
+/// Opens a node's data directory, creating it if it is new. The log's durability is that of `settings`.
+/// `checkpoint_interval_bytes` is the node's setting: what is replayed counts.
 pub fn open(
     disk: &Arc<dyn Disk>,
     path: &Path,
     settings: &DirectorySettings,
     fresh: Incarnation,
-    segment_bytes: u64,
+    log: LogSettings,
     checkpoint_interval_bytes: u64,
 ) -> Result<Opened, RecoveryError> {
     let began = Instant::now();
@@ -126,7 +127,8 @@ pub fn open(
         Some(Loaded { header, .. }) => (header.index, Terms::from_starts(header.terms.clone(), header.index)),
         None => (0, Terms::default()),
     };
-    let settings = LogSettings { segment_bytes, durability: directory.identity.durability, salt_seed: None };
+    store.restored(base);
+    let settings = LogSettings { durability: directory.identity.durability, ..log };
     // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was
     // gone back to or the first is restored, the log must reach back to the newest: what is older is in that.
     let older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
@@ -154,7 +156,8 @@ pub fn open(
         committed: recovery.committed,
         checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, older.unwrap_or(0)),
     };
-    replay.read(&reader, base, recovery.last)?;
+    let from = if is_on(Mutant::ReplayFromCheckpoint) { base.saturating_sub(1) } else { base };
+    replay.read(&reader, from, recovery.last)?;
 
     if let Some(torn) = &recovery.torn {
         tracing::warn!("cut a write that a crash had torn: {torn:?}");

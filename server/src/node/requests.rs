@@ -54,6 +54,15 @@ impl Node {
     fn write(&mut self, now: Time, options: &WriteOptions, write: &Write<'_>) -> Result<Index, Refusal> {
         write.check().map_err(|error| Refusal::BadRequest(error.to_string()))?;
         check_options(options)?;
+        if self.replica.is_none() {
+            return Err(self.not_formed());
+        }
+        // A node that does not lead says that first: whoever asks has to go elsewhere in any case.
+        if let Some(obstacle) = self.obstacle()
+            && self.replica.as_ref().is_some_and(Replica::is_leader)
+        {
+            return Err(Refusal::Blocked(obstacle));
+        }
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         let payload = Payload::Write { session: None, write: write.clone() };
         replica.propose(now, &payload).map_err(|error| match error {
@@ -119,7 +128,7 @@ impl Node {
             FollowerStatus {
                 node,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
-                obstacle: None,
+                obstacle: progress.obstacle,
                 stranded: false,
                 durable: progress.durable,
                 applied: progress.applied,
@@ -156,7 +165,7 @@ impl Node {
             store_bytes: self.store.bytes(),
             memory_bytes: self.store.bytes(),
             memory_bytes_max: u64::MAX,
-            obstacle: None,
+            obstacle: self.obstacle(),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });

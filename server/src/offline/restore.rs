@@ -113,6 +113,7 @@ impl Replayed {
         let mut store = Store::default();
         let (base, terms) = load_checkpoint(disk, from, manifest, &mut store)?;
         let log = open_read_only(disk, &log_of(from), base)?;
+        store.restored(base);
         let mut replayed = Self { store, terms, last: base };
         while replayed.last < log.last {
             let entries = log.reader.read(replayed.last + 1, READ_BYTES)?;

@@ -106,8 +106,12 @@ impl DiskFile for RacingFile {
         Ok(read)
     }
 
-    fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
         panic!("a segment is written");
+    }
+
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        panic!("a segment is extended");
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_protocol::entry::{self, Entry};
 use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
+use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, NodeId};
 
 use super::{Output, Promise, Replica, Role, Time};
@@ -16,6 +17,8 @@ pub(super) struct Follower {
     pub(super) commit: Index,
     /// What is due to be acknowledged: nothing, a sync (round 0), or a round.
     ack_round: Option<u64>,
+    /// What is to be said with it: why this node takes no entries.
+    blocked: Option<Obstacle>,
     /// Whether the log has synced since the last ack.
     has_synced: bool,
     disk: Duration,
@@ -52,6 +55,7 @@ impl Replica {
         follower.commit = follower.commit.max(append.commit.min(follower.matched));
         if append.round > 0 {
             follower.ack_round = follower.ack_round.max(Some(append.round));
+            follower.blocked = follower.blocked.or(self.obstacle);
         }
     }
 
@@ -94,12 +98,23 @@ impl Replica {
                     return None;
                 }
             };
+            if self.obstacle.is_some() && self.terms.term(entry.index) != Some(entry.term) {
+                self.say_blocked();
+                break;
+            }
             if !self.take_entry(&entry) {
                 return None;
             }
             (index, term) = (entry.index, entry.term);
         }
         Some(index)
+    }
+
+    fn say_blocked(&mut self) {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.blocked = self.obstacle;
+            follower.ack_round = follower.ack_round.max(Some(0));
+        }
     }
 
     /// Returns whether the entry is in the log now.
@@ -139,7 +154,8 @@ impl Replica {
         self.outputs.push(Output::Truncate { generation: self.generation, after });
     }
 
-    /// Tells the leader what is durable, once a turn.
+    /// Tells the leader what is durable, once a turn; and what keeps this node from taking more, if the leader has
+    /// asked or sent more. Such an ack answers no round, so that nothing is sent on the strength of it.
     pub(super) fn acknowledge(&mut self, now: Time) {
         let (term, durable, applied) = (self.promise.term, self.durable, self.applied);
         let applied_ago = now.saturating_sub(self.applied_at);
@@ -147,16 +163,20 @@ impl Replica {
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(round) = follower.ack_round.take() else { return };
         follower.has_synced = false;
+        let (blocked, matched) = (follower.blocked.take(), follower.matched);
         let ack = Ack {
             term,
-            durable: durable.min(follower.matched), // R12
+            durable: durable.min(matched), // R12
             applied,
             applied_ago_us: micros(applied_ago),
-            round,
+            round: if blocked.is_some() { 0 } else { round },
             disk_us: micros(follower.disk),
             sync_us: micros(follower.sync),
         };
         self.send_small(leader, PeerMessage::Ack(ack));
+        if let Some(obstacle) = blocked {
+            self.reject(leader, matched, RejectReason::Blocked(obstacle));
+        }
     }
 }
 

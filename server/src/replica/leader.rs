@@ -8,6 +8,8 @@ use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::peer::{Ack, Append, Reject, RejectReason};
 use quorate_protocol::{Index, NodeId, Term, limits};
 
+use crate::mutant::{Mutant, is_on};
+
 use super::tail::longest_prefix;
 use super::{Flow, Message, Output, Progress, Promise, Replica, Role, Tail, Terms, Time, nth_highest};
 
@@ -64,7 +66,7 @@ impl Replica {
     pub(super) fn committed_by_counting(&self, leader: &Leader) -> Index {
         let others = leader.followers.values().map(|progress| progress.durable);
         let held = nth_highest(others.chain([self.durable]), self.settings.quorums.quorum());
-        let held = held.min(self.durable);
+        let held = if is_on(Mutant::CommitWithoutOwnDisk) { held } else { held.min(self.durable) };
         if held >= leader.first_of_term { held } else { 0 }
     }
 
@@ -86,11 +88,13 @@ impl Replica {
             && ack.round >= round
         {
             let is_in_memory = progress.next >= first_in_memory;
+            progress.obstacle = None;
             progress.flow = if is_in_memory { Flow::Streaming } else { Flow::Reading { pending: false } };
         }
     }
 
     pub(super) fn receive_reject(&mut self, now: Time, from: NodeId, reject: &Reject) {
+        let next_round = self.next_round();
         let Some(progress) = self.current_follower(from, reject.term) else { return };
         progress.heard = Some(now);
         match reject.reason {
@@ -105,13 +109,20 @@ impl Replica {
                 }
             }
             RejectReason::Mismatch { .. } => {} // The answer to an append before the last probe.
-            RejectReason::Blocked(_) => progress.probe(),
+            RejectReason::Blocked(obstacle) => progress.block(obstacle, reject.previous_index, next_round),
             RejectReason::StaleTerm | RejectReason::NotLeader => {
                 self.report(format!(
                     "node {from} does not take this node for the leader: {:?}",
                     reject.reason
                 ));
             }
+        }
+    }
+
+    fn next_round(&self) -> u64 {
+        match &self.role {
+            Role::Leader(leader) => leader.round + 1,
+            Role::Follower(_) => 0,
         }
     }
 

@@ -14,6 +14,8 @@
 //! - A sync's completion counts only in the generation that it was submitted in; truncation begins a new
 //!   one (R12).
 //! - The leader's own disk is always among the n (R13, configured leader).
+//! - A follower with an obstacle takes nothing that would change its log, and says so; its leader does not count
+//!   it, and asks again once in a round of heartbeats.
 //!
 //! # Omissions
 //!
@@ -37,8 +39,11 @@ use bytes::Bytes;
 use quorate_protocol::entry;
 use quorate_protocol::entry::Payload;
 use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason, Vote};
+use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
+
+use crate::mutant::{Mutant, is_on};
 
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
@@ -256,6 +261,8 @@ pub struct Replica {
     /// When `applied` last rose.
     applied_at: Time,
     generation: u64,
+    /// Why it takes no entries as a follower.
+    obstacle: Option<Obstacle>,
     /// As of the end of the last turn.
     uncommitted_bytes: usize,
     /// This turn's entries: the batch that goes to the log.
@@ -286,6 +293,7 @@ impl Replica {
             applied: recovered.applied,
             applied_at: Time::ZERO,
             generation: 0,
+            obstacle: None,
             uncommitted_bytes: 0,
             batch: Vec::new(),
             batch_first: last + 1,
@@ -308,6 +316,13 @@ impl Replica {
             Input::Durable { generation, index, disk, sync } => self.synced(generation, index, disk, sync),
             Input::LogRead { to, entries } => self.log_read(to, entries),
         }
+    }
+
+    /// Says what keeps this node from taking entries, or that nothing does any more. A follower goes on answering:
+    /// it acknowledges what is durable, and applies what is committed. What a leader may still append, its node
+    /// decides.
+    pub fn set_obstacle(&mut self, obstacle: Option<Obstacle>) {
+        self.obstacle = obstacle;
     }
 
     /// Appends a write, to be sent and logged at the end of the turn.
@@ -457,9 +472,10 @@ impl Replica {
     }
 
     fn synced(&mut self, generation: u64, index: Index, disk: Duration, sync: Duration) {
-        if generation != self.generation {
+        if generation != self.generation && !is_on(Mutant::StaleSyncCounted) {
             return; // R12: what was synced has been cut since.
         }
+        let index = if is_on(Mutant::StaleSyncCounted) { index.min(self.last) } else { index };
         assert!(index <= self.last, "the log synced entry {index}, but the last one is {}", self.last);
         self.durable = self.durable.max(index);
         if let Role::Follower(follower) = &mut self.role {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use quorate_protocol::Index;
+use quorate_protocol::response::Obstacle;
 
 use super::Time;
 
@@ -19,6 +20,8 @@ pub struct Progress {
     pub applied: Index,
     /// When it last answered in this term.
     pub heard: Option<Time>,
+    /// What it last said keeps it from taking entries; until it answers a probe without saying so.
+    pub obstacle: Option<Obstacle>,
     /// The next entry to send.
     pub(super) next: Index,
     /// The commit index it was last sent.
@@ -60,6 +63,7 @@ impl Progress {
             durable: 0,
             applied: 0,
             heard: None,
+            obstacle: None,
             next,
             commit_sent: 0,
             round_sent: 0,
@@ -86,6 +90,7 @@ impl Progress {
     pub(super) fn disconnect(&mut self) {
         self.connected = false;
         self.heard = None;
+        self.obstacle = None;
         self.probe();
     }
 
@@ -95,6 +100,15 @@ impl Progress {
         self.commit_sent = 0;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
+    }
+
+    /// It takes no entries, and holds the leader's up to `matched`. The heartbeat of `next_round` asks again: not
+    /// at once, or the two would do nothing else.
+    pub(super) fn block(&mut self, obstacle: Obstacle, matched: Index, next_round: u64) {
+        self.probe();
+        self.flow = Flow::Probing { round: next_round };
+        self.obstacle = Some(obstacle);
+        self.next = self.next.min(matched.saturating_add(1)).max(self.durable + 1);
     }
 
     /// Whether it is to be asked where its log matches.

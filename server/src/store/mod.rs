@@ -15,6 +15,7 @@
 //! # Invariants
 //!
 //! - Table and tree have the same keys.
+//! - No entry is applied twice.
 //! - A key's revision is the index of the entry that last wrote it.
 //! - A batch changes everything or nothing; its conditions are those of the state before it.
 //!
@@ -43,6 +44,8 @@ pub struct Store {
     map: HashMap<Key, Stored>,
     order: BTreeSet<Key>,
     bytes: u64,
+    /// The last entry that was applied.
+    applied: Index,
     snapshot: Option<Snapshot>,
 }
 
@@ -60,7 +63,13 @@ impl Stored {
 
 impl Store {
     /// Applies the write of entry `index`.
+    ///
+    /// # Panics
+    ///
+    /// If it was applied before: a compare-and-set would be answered for the second time.
     pub fn apply(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
+        assert!(index > self.applied, "entry {index} is applied after entry {}", self.applied);
+        self.applied = index;
         for (at, mutation) in (0..).zip(write.mutations()) {
             if let Err(revision) = self.check(mutation) {
                 return WriteResult::ConditionFailed { mutation: at, revision };
@@ -68,6 +77,11 @@ impl Store {
         }
         let existed = write.mutations().iter().map(|mutation| u32::from(self.mutate(index, mutation))).sum();
         WriteResult::Applied { existed }
+    }
+
+    /// Goes on behind a checkpoint at `index`, whose keys were put in.
+    pub fn restored(&mut self, index: Index) {
+        self.applied = index;
     }
 
     /// Puts a key of a checkpoint in.
@@ -219,8 +233,8 @@ mod tests {
     #[test]
     fn a_scan_gives_exactly_the_keys_of_its_range_in_order() {
         let mut store = Store::default();
-        for key in ["b", "a", "ab", "ac", "c", "ad"] {
-            store.apply(1, &Write::One(set(key, "")));
+        for (index, key) in (1..).zip(["b", "a", "ab", "ac", "c", "ad"]) {
+            store.apply(index, &Write::One(set(key, "")));
         }
         let scan = |start: &str, end| {
             let range = Range { start: start.as_bytes(), end };

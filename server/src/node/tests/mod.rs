@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::directory::{DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::{Disk, RealDisk};
-use crate::log::{Log, SEGMENT_BYTES_MIN};
+use crate::log::{Log, LogSettings, SEGMENT_BYTES_MIN};
 use crate::replica::Promise;
 
 const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -176,8 +176,6 @@ impl World {
 
     fn with(m: u8, n: u8, change: impl Fn(&mut NodeSettings)) -> Self {
         let mut settings = NodeSettings {
-            nodes: (1..=m).map(node_id).collect(),
-            advertise: String::new(),
             heartbeat: HEARTBEAT,
             election_timeout: 10 * HEARTBEAT,
             uncommitted_bytes_max: 1 << 20,
@@ -185,6 +183,7 @@ impl World {
             tail_bytes_max: 1 << 20,
             checkpoint_interval_bytes: 1 << 30,
             in_flight_max: 100,
+            ..NodeSettings::new((1..=m).map(node_id).collect())
         };
         change(&mut settings);
         let mut world = Self {
@@ -230,7 +229,7 @@ impl World {
             &path,
             &settings,
             Incarnation(id.into()),
-            SEGMENT_BYTES_MIN,
+            LogSettings { segment_bytes: SEGMENT_BYTES_MIN, ..LogSettings::default() },
             self.settings.checkpoint_interval_bytes,
         )
         .unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::entry::Entry;
+use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, NodeId, Term};
 
 use super::super::{
@@ -256,6 +257,10 @@ impl Cluster {
 
     pub(super) fn propose(&mut self, value: &[u8]) -> Result<Index, ProposeError> {
         self.turn(1, |replica, now| replica.propose(now, &set(value)))
+    }
+
+    pub(super) fn set_obstacle(&mut self, id: u8, obstacle: Option<Obstacle>) {
+        self.turn(id, |replica, _| replica.set_obstacle(obstacle));
     }
 
     /// Hands over a message, without taking it off a link.

@@ -1,10 +1,11 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`]), and a search for what no statement thought of ([`random`]).
+//! [`follower`], [`obstacles`]), and a search for what no statement thought of ([`random`]).
 
 mod cluster;
 mod commit;
 mod feeding;
 mod follower;
+mod obstacles;
 mod random;
 
 use std::time::Duration;

@@ -14,6 +14,7 @@
 //! At the end, with all links up, all replicas hold the same log, with every committed entry in it.
 
 use bytes::Bytes;
+use quorate_protocol::response::Obstacle;
 
 use super::cluster::{Cluster, Member};
 use super::*;
@@ -106,7 +107,8 @@ impl Run {
             22..60 => self.deliver(),
             60..80 => self.sync(),
             80..86 => self.read(),
-            86..92 => self.pass_time(),
+            86..91 => self.pass_time(),
+            91 => self.toggle_obstacle(),
             92..97 => self.toggle_link(),
             97..99 => self.restart(),
             _ => self.restart_leader_soon_after_a_write(),
@@ -191,6 +193,14 @@ impl Run {
         let by = HEARTBEAT * self.random.below(4) as u32 / 2;
         self.note(format_args!("{by:?} pass"));
         self.cluster.advance(by);
+    }
+
+    /// A follower cannot take entries, or can again.
+    fn toggle_obstacle(&mut self) {
+        let id = self.any_node();
+        let obstacle = self.random.pick(&[None, None, Some(Obstacle::DiskFull), Some(Obstacle::DiskStalled)]);
+        self.note(format_args!("node {id}: {obstacle:?}"));
+        self.cluster.set_obstacle(id, obstacle);
     }
 
     fn toggle_link(&mut self) {
@@ -306,6 +316,7 @@ impl Run {
     /// Brings all links up: within a few heartbeats a write is taken, and all replicas are whole.
     fn heal(&mut self) {
         self.cluster.connect_all();
+        self.cluster.ids().for_each(|id| self.cluster.set_obstacle(id, None));
         let mut takes_writes = false;
         for _ in 0..HEAL_ROUNDS_MAX {
             self.cluster.settle();

@@ -1,0 +1,65 @@
+//! Known bugs, put in on purpose, one at a time: what finds them is a test that can fail.
+//!
+//! The numbers are those of the list of mutants that the tests are held to. A mutant is on in one thread of a
+//! test, for as long as [`with`] runs; outside of tests [`is_on`] is a constant, and nothing of this remains.
+
+/// A known bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mutant {
+    /// 1: a batch is called durable before it is synced.
+    AckBeforeSync,
+    /// 2: the directory is not synced after a segment was created.
+    SegmentNameNotSynced,
+    /// 3: the directory is not synced after a checkpoint was renamed.
+    CheckpointNameNotSynced,
+    /// 4: log goes before the checkpoint that replaces it is durable.
+    LogDroppedEarly,
+    /// 6: log is applied again from the checkpoint's index on, not from the one behind it.
+    ReplayFromCheckpoint,
+    /// 7: a promise counts before it is synced.
+    VoteNotSynced,
+    /// 14: damage in the middle of the log is cut as if it were a torn tail.
+    DamageCutAsTorn,
+    /// 19: what a restart finds counts without being written and synced again.
+    TailNotWrittenAgain,
+    /// 22: a sync counts that a truncation has overtaken.
+    StaleSyncCounted,
+    /// 23: a configured leader commits without its own disk.
+    CommitWithoutOwnDisk,
+}
+
+#[cfg(not(test))]
+pub(crate) const fn is_on(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(crate) use switched::{is_on, with};
+
+#[cfg(test)]
+mod switched {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static ON: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn is_on(mutant: Mutant) -> bool {
+        ON.get() == Some(mutant)
+    }
+
+    /// Runs `test` with this bug in it, in this thread.
+    pub(crate) fn with<T>(mutant: Mutant, test: impl FnOnce() -> T) -> T {
+        struct Off;
+        impl Drop for Off {
+            fn drop(&mut self) {
+                ON.set(None);
+            }
+        }
+        let _off = Off;
+        ON.set(Some(mutant));
+        test()
+    }
+}

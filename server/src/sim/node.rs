@@ -1,0 +1,363 @@
+//! A node, its log and its checkpoints over a simulated disk, moved step by step by whoever holds it.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quorate_protocol::entry;
+use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::request::{Range, RangeEnd};
+use quorate_protocol::response::Response;
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, NodeSet, Quorums};
+
+use crate::checkpoint::{
+    CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older,
+};
+use crate::directory::{DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
+use crate::disk::Disk;
+use crate::disk::simulated::SimDisk;
+use crate::log::{LogCommand, LogEvent, LogReader, LogSettings, LogWorker, ReadError};
+use crate::node::{
+    self, ClientId, Event, Node, NodeError, NodeSettings, Opened, Outside, RecoveryError, State,
+};
+use crate::replica::{Promise, Time};
+
+use super::history::{History, checksum_of, digest};
+
+/// Where the data is.
+pub(super) const DATA: &str = "/data";
+
+/// The node's incarnation; of another directory than its own it would be another.
+const INCARNATION: Incarnation = Incarnation(11);
+
+/// Small enough for several rolls and checkpoints in a short run.
+const SEGMENT_BYTES: u64 = 64 << 10;
+const CHECKPOINT_BYTES: u64 = 64 << 10;
+const BATCH_BYTES_MAX: usize = 32 << 10;
+
+/// Which node of which cluster. Node 1 is the configured leader.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) id: u8,
+    pub(super) m: u8,
+    pub(super) n: u8,
+}
+
+pub(super) fn node_id(id: u8) -> NodeId {
+    NodeId::try_from(id).unwrap()
+}
+
+impl Shape {
+    pub(super) fn nodes(self) -> NodeSet {
+        (1..=self.m).map(node_id).collect()
+    }
+
+    fn directory(self) -> DirectorySettings {
+        DirectorySettings {
+            cluster: "sim".into(),
+            node: node_id(self.id),
+            quorums: Quorums::new(self.m, self.n).unwrap(),
+            leadership: Leadership::Configured(node_id(1)),
+            durability: Durability::Fsync,
+        }
+    }
+
+    fn settings(self) -> NodeSettings {
+        NodeSettings { checkpoint_interval_bytes: CHECKPOINT_BYTES, ..NodeSettings::new(self.nodes()) }
+    }
+}
+
+/// What a directory was found to hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    pub(super) incarnation: Incarnation,
+    pub(super) formed: bool,
+    pub(super) promise: Promise,
+    /// Of the log.
+    pub(super) first: Index,
+    /// The entries' checksums.
+    pub(super) log: Vec<u32>,
+    pub(super) applied: Index,
+    /// Of the store.
+    pub(super) digest: u32,
+}
+
+impl Found {
+    fn of(opened: &Opened) -> Result<Self, ReadError> {
+        let State { identity, reader, store, recovered, .. } = &opened.state;
+        let everything = Range { start: b"", end: RangeEnd::Open };
+        let records =
+            store.scan(&everything).map(|item| (item.key, item.versioned.revision, item.versioned.value));
+        Ok(Self {
+            incarnation: identity.incarnation,
+            formed: identity.formed,
+            promise: recovered.promise,
+            first: reader.first(),
+            log: checksums(reader)?,
+            applied: recovered.applied,
+            digest: digest(records),
+        })
+    }
+
+    /// With a log that begins where that of `other` does, if it reaches back as far.
+    pub(super) fn from(&self, first: Index) -> Self {
+        let skipped = first.saturating_sub(self.first) as usize;
+        let log = self.log.get(skipped..).unwrap_or_default().to_vec();
+        Self { first: self.first + skipped as Index, log, ..self.clone() }
+    }
+}
+
+fn checksums(reader: &LogReader) -> Result<Vec<u32>, ReadError> {
+    let mut found = Vec::new();
+    let mut next = reader.first();
+    while next <= reader.last() {
+        for entry in entry::iterate(&reader.read(next, 1 << 20)?) {
+            let entry = entry.expect("the reader has checked it");
+            assert_eq!(entry.index, next, "the reader gives the entries in order");
+            found.push(checksum_of(entry.bytes));
+            next += 1;
+        }
+    }
+    Ok(found)
+}
+
+/// What a node did to the world.
+pub(super) enum Act {
+    Send(NodeId, Vec<u8>),
+    Respond(Vec<u8>),
+}
+
+/// A checkpoint under way.
+struct Checkpoint {
+    header: CheckpointHeader,
+    writer: Option<CheckpointWriter>,
+    blocks: VecDeque<Vec<u8>>,
+    is_complete: bool,
+}
+
+/// The world around a node: its disk is simulated, the rest is noted.
+struct World {
+    disk: SimDisk,
+    vote: VoteFile,
+    history: History,
+    acts: Vec<Act>,
+    commands: Vec<LogCommand>,
+    checkpoint: Option<Checkpoint>,
+}
+
+fn encoded(message: &impl serde::Serialize) -> Vec<u8> {
+    postcard::to_stdvec(message).unwrap()
+}
+
+impl Outside for World {
+    fn send(&mut self, to: NodeId, message: &PeerMessage<'_>) {
+        self.acts.push(Act::Send(to, encoded(message)));
+    }
+
+    fn respond(&mut self, _: ClientId, response: &Response<'_>) {
+        self.acts.push(Act::Respond(encoded(response)));
+    }
+
+    fn log(&mut self, command: LogCommand) {
+        self.history.asked(&command);
+        self.commands.push(command);
+    }
+
+    fn read_log(&mut self, _: NodeId, _: Index, _: usize) {}
+
+    fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
+        self.history.promise_begins(self.disk.recorded(), promise);
+        self.vote.store(promise)?;
+        self.history.promise_ends(self.disk.recorded());
+        Ok(())
+    }
+
+    fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
+        self.history.identity_begins(self.disk.recorded(), identity);
+        identity.store(&self.disk, Path::new(DATA))?;
+        self.history.identity_ends(self.disk.recorded(), identity);
+        Ok(())
+    }
+
+    fn begin_checkpoint(&mut self, header: CheckpointHeader) {
+        self.checkpoint =
+            Some(Checkpoint { header, writer: None, blocks: VecDeque::new(), is_complete: false });
+    }
+
+    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        checkpoint.blocks.extend((!records.is_empty()).then_some(records));
+        checkpoint.is_complete = is_last;
+    }
+}
+
+/// A node over a simulated disk.
+pub(super) struct SimNode {
+    pub(super) disk: SimDisk,
+    pub(super) node: Node,
+    world: World,
+    worker: LogWorker,
+    events: VecDeque<LogEvent>,
+    now: Time,
+    _lock: DirectoryLock,
+}
+
+impl SimNode {
+    /// Opens the directory on a disk.
+    pub(super) fn open(disk: &SimDisk, shape: Shape, history: History) -> Result<(Self, Found), String> {
+        let opened = open(disk, shape).map_err(|error| format!("refused: {error}"))?;
+        let found = Found::of(&opened).map_err(|error| format!("unreadable: {error}"))?;
+        let Opened { lock, vote, log, state } = opened;
+        let mut history = history;
+        history.identity_ends(disk.recorded(), &state.identity);
+        let world = World {
+            disk: disk.clone(),
+            vote,
+            history,
+            acts: Vec::new(),
+            commands: Vec::new(),
+            checkpoint: None,
+        };
+        let worker = LogWorker::new(log, BATCH_BYTES_MAX);
+        let node = Node::new(shape.settings(), state, worker.counters().clone());
+        let (disk, now) = (disk.clone(), Duration::from_secs(1));
+        let node = Self { disk, node, world, worker, events: VecDeque::new(), now, _lock: lock };
+        Ok((node, found))
+    }
+
+    /// What has happened to it.
+    pub(super) fn history(&mut self) -> &mut History {
+        &mut self.world.history
+    }
+
+    pub(super) fn into_history(self) -> History {
+        self.world.history
+    }
+
+    /// A turn with one event.
+    pub(super) fn handle(&mut self, event: Event<'_>) -> Result<(), NodeError> {
+        self.node.handle(self.now, event, &mut self.world);
+        self.finish_turn()
+    }
+
+    /// Ends a turn in which nothing happened, as the first one.
+    pub(super) fn finish_turn(&mut self) -> Result<(), NodeError> {
+        let done = self.node.finish_turn(self.now, &mut self.world);
+        for command in self.world.commands.drain(..) {
+            self.worker.push(Instant::now(), command);
+        }
+        done
+    }
+
+    /// Meets another replica that has the same settings and has stored the same.
+    pub(super) fn meet(&mut self, id: u8) -> Result<(), NodeError> {
+        let mut introduction = self.node.introduction();
+        introduction.node = node_id(id);
+        introduction.incarnation = Incarnation(u64::from(id) * 100);
+        self.node.meet(&introduction, &mut self.world).unwrap();
+        self.handle(Event::Connected(node_id(id)))
+    }
+
+    /// Lets time pass.
+    pub(super) fn advance(&mut self, by: Duration) -> Result<(), NodeError> {
+        self.now += by;
+        self.handle(Event::Tick)
+    }
+
+    /// What it has said since the last time.
+    pub(super) fn take_acts(&mut self) -> Vec<Act> {
+        std::mem::take(&mut self.world.acts)
+    }
+
+    /// One step of the log, whose outcome is not told to the node yet. False if there was nothing to do.
+    pub(super) fn work_log(&mut self) -> bool {
+        self.world.history.step_begins(self.disk.recorded());
+        let done = self.worker.step();
+        if let Ok(event) = &done {
+            self.world.history.step_ends(self.disk.recorded(), event.as_ref());
+        }
+        match done {
+            Ok(None) => return false,
+            Ok(Some(event)) => self.events.push_back(event),
+            Err(error) => self.events.push_back(LogEvent::Failed(error)),
+        }
+        true
+    }
+
+    /// What the log thread does when it rests.
+    pub(super) fn rest(&mut self) {
+        if self.worker.needs_mark() {
+            self.worker.push_mark();
+            self.work_log();
+        }
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.worker.is_blocked()
+    }
+
+    /// Tells the node of one thing that the log has done. False if there is none.
+    pub(super) fn deliver(&mut self) -> Result<bool, NodeError> {
+        let Some(event) = self.events.pop_front() else { return Ok(false) };
+        self.handle(Event::Log(event)).map(|()| true)
+    }
+
+    /// One step of the checkpoint under way. False if there is none.
+    pub(super) fn work_checkpoint(&mut self) -> Result<bool, NodeError> {
+        let Some(mut checkpoint) = self.world.checkpoint.take() else { return Ok(false) };
+        if checkpoint.blocks.is_empty() && !checkpoint.is_complete {
+            self.world.checkpoint = Some(checkpoint);
+            self.handle(Event::Checkpoint(CheckpointEvent::WantsBlock))?;
+            return Ok(true);
+        }
+        let event = match self.write_checkpoint(&mut checkpoint) {
+            Ok(None) => {
+                self.world.checkpoint = Some(checkpoint);
+                return Ok(true);
+            }
+            Ok(Some(info)) => {
+                self.world.history.checkpoints.insert(info.index, info.hash);
+                CheckpointEvent::Written(info)
+            }
+            Err(error) => {
+                if let Some(writer) = checkpoint.writer.take() {
+                    // As the thread does: what is left over is removed by the next start.
+                    let _ = writer.discard();
+                }
+                CheckpointEvent::Failed(error)
+            }
+        };
+        self.handle(Event::Checkpoint(event)).map(|()| true)
+    }
+
+    fn write_checkpoint(&self, job: &mut Checkpoint) -> Result<Option<CheckpointInfo>, CheckpointError> {
+        let directory = PathBuf::from(DATA).join("checkpoint");
+        let Some(writer) = &mut job.writer else {
+            let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+            job.writer = Some(CheckpointWriter::create(disk, &directory, &job.header)?);
+            return Ok(None);
+        };
+        if let Some(block) = job.blocks.pop_front() {
+            writer.block(&block)?;
+            writer.sync()?;
+            return Ok(None);
+        }
+        let info = job.writer.take().expect("it was just there").finish()?;
+        // Old ones that stay are removed after the next checkpoint.
+        let _ = remove_older(&self.disk, &directory, KEPT);
+        Ok(Some(info))
+    }
+}
+
+fn open(disk: &SimDisk, shape: Shape) -> Result<Opened, RecoveryError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let log = LogSettings { segment_bytes: SEGMENT_BYTES, salt_seed: Some(7), ..LogSettings::default() };
+    node::open(&disk, Path::new(DATA), &shape.directory(), INCARNATION, log, CHECKPOINT_BYTES)
+}
+
+/// What a directory holds, opened as a node opens it.
+pub(super) fn recover(disk: &SimDisk, shape: Shape) -> Result<Found, RecoveryError> {
+    let opened = open(disk, shape)?;
+    Found::of(&opened).map_err(RecoveryError::from)
+}
