@@ -160,7 +160,7 @@ impl Identity {
     }
 
     /// The same; of a cluster of one, which is formed as soon as its node starts, with its only member.
-    pub(crate) fn into_formed(mut self) -> Self {
+    pub fn into_formed(mut self) -> Self {
         if self.quorums.replicas() == 1 {
             self.members = vec![(self.node, self.incarnation)];
             self.formed = true;
