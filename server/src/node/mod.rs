@@ -154,7 +154,10 @@ pub enum NodeError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The disk does not answer.
-    #[error("the disk has not answered for {} s: whether it holds the last entries is not known", .0.as_secs())]
+    #[error(
+        "the disk has not answered for {:.1} s, and whether it holds the last entries is not known: look after it, \
+         then start the node again", .0.as_secs_f32()
+    )]
     DiskTimeout(Duration),
     /// Going on would break a rule.
     #[error("{0}")]
@@ -421,8 +424,8 @@ impl Node {
             match silent >= self.settings.disk_stall {
                 true => tracing::error!(
                     seconds = silent.as_secs_f32(),
-                    "the disk does not answer: writes are refused until it does, and the node stops after {} s",
-                    self.settings.disk_timeout.as_secs()
+                    "the disk does not answer: writes are refused until it does, and the node stops after {:.1} s",
+                    self.settings.disk_timeout.as_secs_f32()
                 ),
                 false => tracing::info!("the disk answers again"),
             }
