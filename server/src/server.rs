@@ -1,5 +1,6 @@
 //! A replica as a whole: from settings to a running node, and to its end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -22,7 +23,7 @@ use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, StreamError};
 use crate::net::{self, client, peer};
 use crate::node::{self, Node, NodeError, NodeSettings, Opened, RecoveryError};
-use crate::shell::{Inbox, Places, Shell};
+use crate::shell::{self, Inbox, Places, Shell};
 
 /// How long nothing is accepted after accepting has failed, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -150,10 +151,13 @@ async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let mut shutdown = std::pin::pin!(shutdown);
-    // A long recovery can be stopped, and so can one whose disk hangs: what it leaves is recovered the same way.
     let opening = async { Some(recover(&settings).await) };
+    // What a recovery leaves that takes too long, or whose disk hangs, is recovered the same way.
+    let is_to_stop = Cell::new(false);
     let stopped = async {
         shutdown.as_mut().await;
+        is_to_stop.set(true);
+        reactor.sleep(shell::stop_deadline(&settings.node)).await;
         None
     };
     let Some(opened) = future::or(opening, stopped).await else { return Ok(()) };
@@ -171,7 +175,9 @@ async fn serve(
     let turns = executor.spawn(async move { turning.run_turns().await });
 
     let stop = async {
-        shutdown.await;
+        if !is_to_stop.get() {
+            shutdown.await;
+        }
         tracing::info!("stopping");
         shell.drain().await;
         Ok(())
@@ -220,6 +226,7 @@ fn open(settings: &ServerSettings, opened: Opened, reactor: Rc<Reactor>) -> Resu
         reader: opened.state.reader.clone(),
         checkpoint_bytes_per_second: settings.checkpoint_bytes_per_second,
         disk_timeout: settings.node.disk_timeout,
+        stop_deadline: shell::stop_deadline(&settings.node),
     };
     let in_flight_max = settings.node.in_flight_max;
     let node = Node::new(settings.node.clone(), opened.state, counters);

@@ -34,7 +34,7 @@ use crate::net::client::ClientLink;
 use crate::net::guard::Guard;
 use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, shared_buffer};
-use crate::node::{ClientId, Event, LogRead, Node, NodeError, Outside};
+use crate::node::{ClientId, Event, LogRead, Node, NodeError, NodeSettings, Outside};
 use crate::replica::{Promise, Time};
 
 /// How often time passes for a node: the resolution of its deadlines.
@@ -46,7 +46,7 @@ const SWEEP_TICKS: u64 = 50;
 /// How long a stopping node waits for the writes that it has appended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long a stopping node waits for its disk, or for as long as a running one does if that is less.
+/// How long a stopping node waits for its disk, unless a running one waits less.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What comes from other threads.
@@ -95,6 +95,11 @@ impl Inbox {
     }
 }
 
+/// How long a node that is to stop waits for its disk.
+pub(crate) fn stop_deadline(settings: &NodeSettings) -> Duration {
+    STOP_DEADLINE.min(settings.disk_timeout)
+}
+
 /// Where a node's promises, identity and checkpoints go.
 pub(crate) struct Places {
     pub(crate) disk: Arc<dyn Disk>,
@@ -109,13 +114,11 @@ pub(crate) struct Places {
     pub(crate) checkpoint_bytes_per_second: u64,
     /// How long the disk may take for anything.
     pub(crate) disk_timeout: Duration,
+    /// How long it may take in the end.
+    pub(crate) stop_deadline: Duration,
 }
 
 impl Places {
-    fn stop_deadline(&self) -> Duration {
-        STOP_DEADLINE.min(self.disk_timeout)
-    }
-
     /// Waits for nothing that the disk may never answer, and keeps the lock for as long as the process lives.
     fn abandon(&mut self) {
         self.log.abandon();
@@ -255,7 +258,7 @@ impl Shell {
     pub(crate) fn stop(&self) -> Result<(), NodeError> {
         let stopped = self.world.borrow_mut().end_threads();
         if stopped == Stopped::Hung {
-            return Err(NodeError::DiskTimeout(self.world.borrow().places.stop_deadline()));
+            return Err(NodeError::DiskTimeout(self.world.borrow().places.stop_deadline));
         }
         if stopped == Stopped::Unfinished {
             let mut arrivals = Vec::new();
@@ -378,7 +381,7 @@ impl Shell {
 impl World {
     /// Ends checkpoint and log; waits for the disk, but not for long.
     fn end_threads(&mut self) -> Stopped {
-        let deadline = Instant::now() + self.places.stop_deadline();
+        let deadline = Instant::now() + self.places.stop_deadline;
         let left = || deadline.saturating_duration_since(Instant::now());
         let stopped = self.places.log.stop(left());
         let is_given_up = self.checkpoint.take().is_none_or(|checkpoint| checkpoint.give_up(left()));

@@ -558,7 +558,7 @@ fn a_follower_that_cannot_store_its_promise_as_its_disk_hangs_ends_at_the_limit_
 
 #[test]
 fn a_node_can_be_stopped_while_its_recovery_hangs() {
-    let mut cluster = Cluster::start(1, 1);
+    let mut cluster = Cluster::with(1, 1, soon_ended);
     cluster.set_all(0..5);
     cluster.stop(1).unwrap();
     cluster.disk(1).begin(Fault::Hung);
