@@ -1,5 +1,7 @@
 //! The command line of a replica: flags, environment, configuration file; messages and exit codes.
 
+mod offline;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -34,7 +36,14 @@ const EXIT_DISK: u8 = 5;
 ///
 /// Without any option: a cluster of one that stores in ./quorate-data and serves clients on 127.0.0.1:7401.
 #[derive(Parser, Debug, Default)]
-#[command(name = "quorate-server", version, max_term_width = 110, after_help = AFTER_HELP)]
+#[command(
+    name = "quorate-server",
+    version,
+    max_term_width = 110,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_help_heading = "Tools, instead of running a replica"
+)]
 struct Command {
     /// A TOML file with the same settings under the same names; flags and environment come first.
     #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG")]
@@ -42,6 +51,9 @@ struct Command {
 
     #[command(flatten)]
     settings: Settings,
+
+    #[command(subcommand)]
+    tool: Option<offline::Tool>,
 }
 
 const AFTER_HELP: &str = "\
@@ -155,6 +167,9 @@ pub fn run_with_disk(arguments: impl IntoIterator<Item = OsString>, disk: Arc<dy
             return if error.use_stderr() { EXIT_WRONG_SETTING.into() } else { ExitCode::SUCCESS };
         }
     };
+    if let Some(tool) = command.tool {
+        return offline::run(tool, &disk);
+    }
     start_log();
     match plan(command) {
         Ok(plan) => serve(Plan { server: ServerSettings { disk, ..plan.server }, ..plan }),

@@ -8,6 +8,7 @@
 //! - [`log`], [`checkpoint`], [`directory`]: the data on disk, over the traits of [`disk`].
 //! - [`node`]: the parts above joined, in synchronous turns.
 //! - [`server`]: sockets, threads and one event loop around a node.
+//! - [`offline`]: checking, printing, backing up and restoring a data directory.
 //! - [`machine`]: what the machine offers, for defaults.
 //! - [`cli`]: the program.
 
@@ -20,6 +21,7 @@ pub mod machine;
 mod mutant;
 mod net;
 pub mod node;
+pub mod offline;
 pub mod replica;
 pub mod server;
 mod shell;

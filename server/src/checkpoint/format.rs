@@ -207,10 +207,10 @@ pub fn encode_record(key: &[u8], revision: Index, value: &[u8], block: &mut Vec<
 }
 
 /// One key of the state.
-pub(super) struct Record<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) revision: Index,
-    pub(super) value: &'a [u8],
+pub(crate) struct Record<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) revision: Index,
+    pub(crate) value: &'a [u8],
 }
 
 impl<'a> Record<'a> {

@@ -6,7 +6,7 @@
 //!   8   4   version        u32 LE
 //!  12   8   index          u64 LE   the last entry that the state contains
 //!  20   8   term           u64 LE   of that entry
-//!  28  16   cluster id
+//!  28  16   cluster id     zeros if a backup was restored: of no cluster yet
 //!  44   4   CRC-32C        u32 LE   of bytes 0 to 43
 //!
 //! blocks, one after the other up to the footer
@@ -58,21 +58,60 @@ mod writer;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use quorate_protocol::handshake::Origin;
 use quorate_protocol::{ClusterId, Index, Term};
 use thiserror::Error;
 
 use crate::disk::{Disk, is_shortage};
 
+pub(crate) use format::Record;
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
-pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped};
+pub(crate) use reader::read_intact;
+pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped, verify};
 pub use thread::{CheckpointEvent, CheckpointThread, DEFAULT_BYTES_PER_SECOND};
 pub use writer::CheckpointWriter;
+
+/// Whose a checkpoint is that a restore makes, before there is a cluster.
+pub const NO_CLUSTER: ClusterId = ClusterId([0; 16]);
+
+/// Whose checkpoints a directory may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Owner {
+    /// The cluster, once it is known.
+    pub cluster: Option<ClusterId>,
+    /// The state that the cluster began with, if that was restored: the one checkpoint that may be of
+    /// [`NO_CLUSTER`].
+    pub origin: Option<Origin>,
+}
+
+impl Owner {
+    /// Refuses a checkpoint of somebody else.
+    pub(crate) fn check(
+        &self,
+        path: &Path,
+        header: &CheckpointHeader,
+        info: &CheckpointInfo,
+    ) -> Result<(), CheckpointError> {
+        let found = header.cluster;
+        let is_ours = match found {
+            NO_CLUSTER => self.origin == Some(info.origin()),
+            _ => self.cluster.is_none_or(|cluster| cluster == found),
+        };
+        if is_ours {
+            return Ok(());
+        }
+        Err(CheckpointError::OtherCluster { path: path.to_owned(), found, wanted: self.cluster })
+    }
+}
 
 /// Checkpoints that are kept: the newest may turn out to be damaged.
 pub const KEPT: usize = 2;
 
 const SUFFIX: &str = ".ckpt";
 const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Bytes of a file's footer.
+pub(crate) const FOOTER_BYTES: u64 = format::FOOTER_BYTES as u64;
 
 /// Digits of an index in a file's name: enough for every `u64`.
 const INDEX_DIGITS: usize = 20;
@@ -103,6 +142,13 @@ pub struct CheckpointInfo {
     pub bytes: u64,
     /// BLAKE3 as in the footer: alike on all replicas at the same index.
     pub hash: [u8; 32],
+}
+
+impl CheckpointInfo {
+    /// What a cluster that begins with this checkpoint calls it.
+    pub fn origin(&self) -> Origin {
+        Origin { index: self.index, hash: self.hash }
+    }
 }
 
 /// Why a checkpoint was not written or not loaded.
@@ -149,16 +195,16 @@ pub enum CheckpointError {
     },
     /// The file is whole, but of another cluster.
     #[error(
-        "{} is of cluster {found}, not {wanted}: remove it, or use the right directory",
-        path.display()
+        "{} is of {}, not of {}: remove it, or use the right directory",
+        path.display(), describe_cluster(Some(*found)), describe_cluster(*wanted)
     )]
     OtherCluster {
         /// The file.
         path: PathBuf,
         /// Whose it is.
         found: ClusterId,
-        /// Whose it should be.
-        wanted: ClusterId,
+        /// Whose it should be; none if there is no cluster yet.
+        wanted: Option<ClusterId>,
     },
     /// There are checkpoints, and none is whole.
     #[error("no checkpoint is whole: {}", describe(.0))]
@@ -185,6 +231,14 @@ fn describe(skipped: &[Skipped]) -> String {
     skipped.iter().map(Skipped::to_string).collect::<Vec<_>>().join("; ")
 }
 
+fn describe_cluster(cluster: Option<ClusterId>) -> String {
+    match cluster {
+        Some(NO_CLUSTER) => "the beginning of another cluster".into(),
+        Some(cluster) => format!("cluster {cluster}"),
+        None => "the backup that this directory was restored from".into(),
+    }
+}
+
 /// Turns an I/O error into one that says what failed on what.
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     let path = path.to_owned();
@@ -200,6 +254,16 @@ fn sync_failed(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
 /// Where the checkpoint at `index` is.
 pub fn path(directory: &Path, index: Index) -> PathBuf {
     directory.join(format!("{index:0INDEX_DIGITS$}{SUFFIX}"))
+}
+
+/// Whether a file is a checkpoint that was not finished.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    parse_name(name, TEMPORARY_SUFFIX).is_some()
+}
+
+/// The index in a checkpoint's name.
+pub(crate) fn named_index(name: &str) -> Option<Index> {
+    parse_name(name, SUFFIX)
 }
 
 fn temporary_path(directory: &Path, index: Index) -> PathBuf {

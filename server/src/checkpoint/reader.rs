@@ -4,21 +4,20 @@
 //! records. So no record of a damaged file ever reaches the caller.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::{fmt, io};
 
-use quorate_protocol::{ClusterId, Index};
+use quorate_protocol::Index;
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskFile};
 
 use super::format::{
     self, BLOCK_HEADER_BYTES, BlockProblem, Contents, FOOTER_BYTES, Footer, HEADER_BYTES, Header, Kind,
-    PAYLOAD_BYTES_MAX, VERSION,
+    PAYLOAD_BYTES_MAX, Record, VERSION,
 };
 use super::{
-    CheckpointError, CheckpointHeader, CheckpointInfo, TEMPORARY_SUFFIX, failed, list, parse_name, path,
-    sync_failed,
+    CheckpointError, CheckpointHeader, CheckpointInfo, Owner, TEMPORARY_SUFFIX, failed, list, parse_name,
+    path, sync_failed,
 };
 
 /// The newest checkpoint that is whole.
@@ -60,6 +59,9 @@ pub enum Damage {
     /// Magic or checksum of the header are wrong.
     #[error("the header is damaged")]
     Header,
+    /// Nothing is wrong with it: a newer version of this program wrote it.
+    #[error("it has version {0} of the checkpoint format, newer than {VERSION}: use the newer program")]
+    Newer(u32),
     /// Magic or checksum of the footer are wrong: mostly a file that was cut.
     #[error("the footer is damaged or missing")]
     Footer,
@@ -86,13 +88,13 @@ pub enum Damage {
 /// `None` if there is no checkpoint. Damaged ones are passed over, and named in [`Loaded::skipped`]. Temporary
 /// files are removed.
 ///
-/// `cluster` is what the checkpoint must be of, as far as it is known. A checkpoint of another cluster, or of
+/// `owner` is what the checkpoint must be of, as far as it is known. A checkpoint of another cluster, or of
 /// a newer version, is an error and not passed over: whoever starts the node must act. If this returns an
 /// error, records that were handed out do not count.
 pub fn load_newest(
     disk: &dyn Disk,
     directory: &Path,
-    cluster: Option<ClusterId>,
+    owner: Owner,
     mut on_record: impl FnMut(&[u8], Index, &[u8]),
 ) -> Result<Option<Loaded>, CheckpointError> {
     remove_temporary_files(disk, directory)?;
@@ -100,17 +102,54 @@ pub fn load_newest(
     for index in list(disk, directory)?.into_iter().rev() {
         let path = path(directory, index);
         let file = disk.open(&path).map_err(failed("open", &path))?;
-        match Reader::open(&file, index).and_then(|reader| reader.check(&path, cluster)) {
-            Ok(Checked::Whole(header, info)) => {
-                hand_out(&file, index, &mut on_record)
-                    .map_err(|damage| CheckpointError::Changed { path, damage })?;
+        match Reader::open(&*file, index).and_then(Reader::check) {
+            Ok((header, info)) => {
+                owner.check(&path, &header, &info)?;
+                let done = hand_out(&*file, index, |record| {
+                    let Record { key, revision, value } = record?;
+                    on_record(key, revision, value);
+                    Ok(())
+                });
+                done.map_err(|damage| CheckpointError::Changed { path, damage })?;
                 return Ok(Some(Loaded { header, info, skipped }));
             }
-            Ok(Checked::Refused(error)) => return Err(error),
+            Err(Damage::Newer(version)) => {
+                return Err(CheckpointError::NewerVersion { path, version, supported: VERSION });
+            }
             Err(why) => skipped.push(Skipped { file: path, why }),
         }
     }
     if skipped.is_empty() { Ok(None) } else { Err(CheckpointError::AllDamaged(skipped)) }
+}
+
+/// Checks the file of the checkpoint at `index` as a whole, whosever it is, and changes nothing.
+pub fn verify(
+    disk: &dyn Disk,
+    path: &Path,
+    index: Index,
+) -> Result<(CheckpointHeader, CheckpointInfo), Damage> {
+    Reader::open(&*disk.open_read(path)?, index)?.check()
+}
+
+/// Hands out the records of every block that is intact, in a file that need not be, and each damage that is met
+/// on the way; changes nothing. Behind a block whose length is wrong nothing can be found. The rules between
+/// blocks, and the hash of the whole, are not looked at: see [`verify`].
+pub(crate) fn read_intact(
+    disk: &dyn Disk,
+    path: &Path,
+    index: Index,
+    mut on: impl FnMut(Result<Record<'_>, Damage>),
+) {
+    let opened = disk.open_read(path).map_err(Damage::from);
+    let read = opened.and_then(|file| {
+        hand_out(&*file, index, |record| {
+            on(record);
+            Ok(())
+        })
+    });
+    if let Err(damage) = read {
+        on(Err(damage));
+    }
 }
 
 /// Removes the damaged checkpoints that a load passed over, so that they do not count among those kept. For
@@ -132,27 +171,24 @@ fn remove_temporary_files(disk: &dyn Disk, directory: &Path) -> Result<(), Check
     Ok(())
 }
 
+/// Hands out every record, and what is wrong with a block; what `on` returns decides whether that ends it.
 fn hand_out(
-    file: &Arc<dyn DiskFile>,
+    file: &dyn DiskFile,
     index: Index,
-    on_record: &mut impl FnMut(&[u8], Index, &[u8]),
+    mut on: impl FnMut(Result<Record<'_>, Damage>) -> Result<(), Damage>,
 ) -> Result<(), Damage> {
     let mut reader = Reader::open(file, index)?;
     while let Some(offset) = reader.next()? {
-        let (kind, payload) = reader.block(offset)?;
-        if kind == Kind::Records {
-            for record in format::records(payload) {
-                let record = record.map_err(|problem| Damage::Block { offset, problem })?;
-                on_record(record.key, record.revision, record.value);
+        match reader.block(offset) {
+            Ok((Kind::Terms, _)) => {}
+            Ok((Kind::Records, payload)) => {
+                let wrong = |problem| Damage::Block { offset, problem };
+                format::records(payload).try_for_each(|record| on(record.map_err(wrong)))?;
             }
+            Err(damage) => on(Err(damage))?,
         }
     }
     Ok(())
-}
-
-enum Checked {
-    Whole(CheckpointHeader, CheckpointInfo),
-    Refused(CheckpointError),
 }
 
 /// Goes through a file block by block.
@@ -169,7 +205,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn open(file: &'a Arc<dyn DiskFile>, index: Index) -> Result<Self, Damage> {
+    fn open(file: &'a dyn DiskFile, index: Index) -> Result<Self, Damage> {
         let length = file.length()?;
         if length < (HEADER_BYTES + FOOTER_BYTES) as u64 {
             return Err(Damage::Short(length));
@@ -177,27 +213,19 @@ impl<'a> Reader<'a> {
         let mut header_bytes = [0; HEADER_BYTES];
         file.read_exact_at(&mut header_bytes, 0)?;
         let header = Header::parse(&header_bytes).ok_or(Damage::Header)?;
+        if header.version > VERSION {
+            return Err(Damage::Newer(header.version));
+        }
         if header.index != index {
             return Err(Damage::Name(header.index));
         }
         let end = length - FOOTER_BYTES as u64;
-        Ok(Self {
-            file: &**file,
-            header_bytes,
-            header,
-            position: HEADER_BYTES as u64,
-            end,
-            frame: Vec::new(),
-        })
+        Ok(Self { file, header_bytes, header, position: HEADER_BYTES as u64, end, frame: Vec::new() })
     }
 
     /// Checks everything there is to check.
-    fn check(mut self, path: &Path, cluster: Option<ClusterId>) -> Result<Checked, Damage> {
-        let Header { version, index, term, cluster: found } = self.header;
-        if version > VERSION {
-            let path = path.to_owned();
-            return Ok(Checked::Refused(CheckpointError::NewerVersion { path, version, supported: VERSION }));
-        }
+    fn check(mut self) -> Result<(CheckpointHeader, CheckpointInfo), Damage> {
+        let Header { index, term, cluster, .. } = self.header;
         let footer = self.footer()?;
         let mut contents = Contents::new(index, term);
         let mut hasher = blake3::Hasher::new();
@@ -216,13 +244,9 @@ impl<'a> Reader<'a> {
         if *hasher.update(&footer.encode_hashed()).finalize().as_bytes() != footer.hash {
             return Err(Damage::Hash);
         }
-        if let Some(wanted) = cluster.filter(|wanted| *wanted != found) {
-            let path = path.to_owned();
-            return Ok(Checked::Refused(CheckpointError::OtherCluster { path, found, wanted }));
-        }
         let bytes = self.end + FOOTER_BYTES as u64;
-        Ok(Checked::Whole(
-            CheckpointHeader { index, term, cluster: found, terms: contents.terms },
+        Ok((
+            CheckpointHeader { index, term, cluster, terms: contents.terms },
             CheckpointInfo { index, term, keys: contents.keys, bytes, hash: footer.hash },
         ))
     }

@@ -54,11 +54,15 @@ fn write(directory: &Path, index: Index, state: &State) -> CheckpointInfo {
 
 fn load(directory: &Path) -> Result<Option<(Loaded, State)>, CheckpointError> {
     let mut state = State::new();
-    let loaded = load_newest(&RealDisk, directory, Some(CLUSTER), |key, revision, value| {
+    let loaded = load_newest(&RealDisk, directory, of(Some(CLUSTER)), |key, revision, value| {
         state.insert(key.into(), (revision, value.into()));
     })?;
     assert!(loaded.is_some() || state.is_empty());
     Ok(loaded.map(|loaded| (loaded, state)))
+}
+
+fn of(cluster: Option<ClusterId>) -> Owner {
+    Owner { cluster, origin: None }
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -260,10 +264,30 @@ fn a_newer_version_is_refused_and_not_passed_over() {
 fn a_checkpoint_of_another_cluster_is_refused_and_not_passed_over() {
     let directory = TempDir::new().unwrap();
     write(directory.path(), 20, &small_state(19));
-    let other = Some(ClusterId([8; 16]));
+    let other = of(Some(ClusterId([8; 16])));
     let error = load_newest(&RealDisk, directory.path(), other, |_, _, _| panic!("leaked")).unwrap_err();
     assert!(matches!(error, CheckpointError::OtherCluster { found: CLUSTER, .. }), "{error}");
-    assert!(load_newest(&RealDisk, directory.path(), None, |_, _, _| {}).unwrap().is_some());
+    assert!(load_newest(&RealDisk, directory.path(), of(None), |_, _, _| {}).unwrap().is_some());
+}
+
+#[test]
+fn a_checkpoint_of_no_cluster_is_taken_only_as_the_origin_of_its_directory() {
+    let directory = TempDir::new().unwrap();
+    let header = CheckpointHeader { cluster: NO_CLUSTER, ..header(20) };
+    let mut writer = CheckpointWriter::create(Arc::new(RealDisk), directory.path(), &header).unwrap();
+    blocks(&small_state(19)).iter().for_each(|block| writer.block(block).unwrap());
+    let origin = writer.finish().unwrap().origin();
+    let load = |owner| load_newest(&RealDisk, directory.path(), owner, |_, _, _| {});
+    for cluster in [None, Some(CLUSTER)] {
+        let loaded = load(Owner { cluster, origin: Some(origin) }).unwrap().unwrap();
+        assert_eq!(loaded.info.origin(), origin);
+        let others = [Origin { index: 21, ..origin }, Origin { hash: [0; 32], ..origin }].map(Some);
+        for other in [None].into_iter().chain(others) {
+            let error = load(Owner { cluster, origin: other }).unwrap_err();
+            assert!(matches!(error, CheckpointError::OtherCluster { .. }), "{error}");
+            assert!(error.to_string().contains("of the beginning of another cluster"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl BootId {
 }
 
 /// Refuses a directory whose node did not stop before its machine did, now that `boot` is the machine's (R30).
-pub(super) fn check(disk: &dyn Disk, directory: &Path, boot: Option<BootId>) -> Result<(), DirectoryError> {
+pub(crate) fn check(disk: &dyn Disk, directory: &Path, boot: Option<BootId>) -> Result<(), DirectoryError> {
     let Some(found) = read(disk, directory)? else { return Ok(()) };
     let why = match (found, boot) {
         (Some(then), Some(now)) if then == now => return Ok(()),

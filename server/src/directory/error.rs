@@ -98,6 +98,30 @@ pub enum DirectoryError {
         /// The newest version that this program reads.
         supported: u32,
     },
+    /// An older version of this program wrote it, and this one does not read that.
+    #[error(
+        "{} has version {version} of its format, and this program reads only {supported}: use a program that \
+         reads version {version}",
+        path.display()
+    )]
+    OlderVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The version that this program reads.
+        supported: u32,
+    },
+    /// It is a backup.
+    #[error(
+        "{path} is a backup, which no node runs on: make a data directory from it with \
+         'quorate-server restore {path} --data DIR', with the settings that the node gets",
+        path = path.display()
+    )]
+    Backup {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The file system refused.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
@@ -139,7 +163,9 @@ impl DirectoryError {
             Self::InUse { .. }
             | Self::OtherSettings { .. }
             | Self::NotOurs { .. }
-            | Self::NewerVersion { .. } => DirectoryErrorKind::NotForUs,
+            | Self::NewerVersion { .. }
+            | Self::OlderVersion { .. }
+            | Self::Backup { .. } => DirectoryErrorKind::NotForUs,
             Self::IdentityMissing { .. }
             | Self::Damaged { .. }
             | Self::CacheLost { .. }
@@ -150,7 +176,7 @@ impl DirectoryError {
 }
 
 /// Turns an I/O error into one that says what failed on what.
-pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |source| DirectoryError::Io { doing, path, source }
 }

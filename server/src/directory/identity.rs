@@ -1,36 +1,48 @@
 //! Whose directory it is: made once, then extended by the members that the node has met (R26).
 //!
+//! A [small file](super::small_file) with the magic "QRMIDENT", version 2, and the postcard [`Identity`] as its
+//! payload:
+//!
 //! ```text
-//!  0   8   magic          "QRMIDENT"                the layout up to byte 20 is the same in every version
-//!  8   4   version        u32 LE
-//! 12   4   length         u32 LE   of the payload
-//! 16   4   CRC-32C        u32 LE   of bytes 0 to 15 and the payload
-//! 20   …   payload        postcard `Identity`; the file ends with it
+//! cluster       length varint, bytes       its name
+//! node          u8
+//! incarnation   u64 varint                 made with the directory
+//! replicas, quorum      u8, u8             m and n
+//! leadership    variant varint, u8         0 configured: the leader's id
+//! durability    variant varint             0 fsync, 1 os
+//! origin        u8 0, or 1 and: index u64 varint, 32 bytes BLAKE3 of the checkpoint
+//! members       count varint, each: node u8, incarnation u64 varint
+//! formed        u8 0 or 1
 //! ```
 //!
-//! Replaced as a whole: written as `identity.tmp`, synced, renamed, and the directory synced.
+//! Replaced as a whole: written as `identity.tmp`, synced, renamed, and the directory synced. Version 1 had no
+//! origin, and is refused.
 
 use std::path::Path;
 use std::{fmt, io};
 
+use quorate_protocol::handshake::Origin;
 use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, limits, parse};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 
 use super::error::{DirectoryError, failed};
+use super::small_file::SmallFile;
 use super::{IDENTITY, IDENTITY_TEMPORARY, refuse_if_not_ours};
 
-const MAGIC: [u8; 8] = *b"QRMIDENT";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 20;
-
-/// Bytes of the file: the name, all members, and the rest.
-const FILE_BYTES_MAX: usize =
-    HEADER_BYTES + limits::CLUSTER_NAME_BYTES_MAX + limits::REPLICAS_MAX as usize * 16 + 128;
+const FILE: SmallFile = SmallFile {
+    magic: *b"QRMIDENT",
+    version: 2,
+    // The name, all members, and the rest.
+    payload_bytes_max: limits::CLUSTER_NAME_BYTES_MAX + limits::REPLICAS_MAX as usize * 16 + 128,
+    name: IDENTITY,
+    temporary: IDENTITY_TEMPORARY,
+    not_one: "it does not begin as an identity",
+};
 
 /// What the cluster's id is a hash of, before anything else, so that it is a hash of nothing else.
-const CLUSTER_ID_DOMAIN: &[u8] = b"quorate cluster 1\n";
+const CLUSTER_ID_DOMAIN: &[u8] = b"quorate cluster 2\n";
 
 /// What a node is started with, as far as its directory depends on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +74,9 @@ pub struct Identity {
     pub leadership: Leadership,
     /// What is called durable.
     pub durability: Durability,
+    /// The state that the directory was restored with from a backup; none if it began empty. All replicas of a
+    /// cluster have the same: one that began elsewhere could never catch up.
+    pub origin: Option<Origin>,
     /// All m replicas, this one included; empty until all have met.
     pub members: Vec<(NodeId, Incarnation)>,
     /// All m have said that they stored the same members. Before that, nobody votes or acknowledges.
@@ -90,13 +105,14 @@ pub fn open_or_create(
         return Ok(identity);
     }
     refuse_if_not_ours(disk, directory)?;
-    let identity = Identity::new(settings.clone(), fresh);
+    let identity = Identity::new(settings.clone(), fresh, None);
     identity.store(disk, directory)?;
     Ok(identity)
 }
 
 impl Identity {
-    fn new(settings: DirectorySettings, incarnation: Incarnation) -> Self {
+    /// Of a directory that has met nobody yet.
+    pub(crate) fn new(settings: DirectorySettings, incarnation: Incarnation, origin: Option<Origin>) -> Self {
         let DirectorySettings { cluster, node, quorums, leadership, durability } = settings;
         Self {
             cluster,
@@ -105,12 +121,13 @@ impl Identity {
             quorums,
             leadership,
             durability,
+            origin,
             members: Vec::new(),
             formed: false,
         }
     }
 
-    /// The cluster's id: a hash of its name, m, n, leadership, durability and every (id, incarnation),
+    /// The cluster's id: a hash of its name, m, n, leadership, durability, origin and every (id, incarnation),
     /// whatever their order (R26). `None` until the members are known.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         if self.members.is_empty() {
@@ -128,6 +145,10 @@ impl Identity {
             Durability::Fsync => [1],
             Durability::Os => [2],
         });
+        match &self.origin {
+            None => hasher.update(&[0]),
+            Some(Origin { index, hash }) => hasher.update(&[1]).update(&index.to_le_bytes()).update(hash),
+        };
         let mut members = self.members.clone();
         members.sort_unstable();
         for (node, incarnation) in members {
@@ -138,21 +159,20 @@ impl Identity {
         Some(ClusterId(*hash.as_bytes().first_chunk().expect("a hash of thirty-two bytes")))
     }
 
+    /// The same; of a cluster of one, which is formed as soon as its node starts, with its only member.
+    pub fn into_formed(mut self) -> Self {
+        if self.quorums.replicas() == 1 {
+            self.members = vec![(self.node, self.incarnation)];
+            self.formed = true;
+        }
+        self
+    }
+
     /// Reads a directory's identity, whatever the settings.
     pub fn load(disk: &dyn Disk, directory: &Path) -> Result<Self, DirectoryError> {
-        let path = directory.join(IDENTITY);
-        let damaged = |why| DirectoryError::Damaged { path: path.clone(), why };
-        let file = disk.open(&path).map_err(failed("open", &path))?;
-        let length = file.length().map_err(failed("read", &path))?;
-        if !(HEADER_BYTES as u64..=FILE_BYTES_MAX as u64).contains(&length) {
-            return Err(damaged("its length is impossible"));
-        }
-        let bytes = file.read_all(FILE_BYTES_MAX).map_err(failed("read", &path))?;
-        let (version, payload) = check(&bytes).map_err(damaged)?;
-        if version > VERSION {
-            return Err(DirectoryError::NewerVersion { path, version, supported: VERSION });
-        }
-        let identity: Self = parse(payload).map_err(|_| damaged("its content is malformed"))?;
+        let payload = FILE.load(disk, directory)?;
+        let damaged = |why| DirectoryError::Damaged { path: directory.join(IDENTITY), why };
+        let identity: Self = parse(&payload).map_err(|_| damaged("its content is malformed"))?;
         if !identity.is_consistent() {
             return Err(damaged("its members contradict the rest"));
         }
@@ -166,18 +186,8 @@ impl Identity {
     /// If the name is beyond its limit, or the members are neither none nor all m, with this node among them.
     pub fn store(&self, disk: &dyn Disk, directory: &Path) -> Result<(), DirectoryError> {
         assert!(self.is_consistent(), "an identity that contradicts itself: {self:?}");
-        let temporary = directory.join(IDENTITY_TEMPORARY);
-        match disk.remove(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &temporary)(error));
-            }
-            _ => {}
-        }
-        let file = disk.create(&temporary).map_err(failed("create", &temporary))?;
-        file.write_all_at(&self.encode(), 0).map_err(failed("write", &temporary))?;
-        file.sync_data().map_err(failed("sync", &temporary))?;
-        disk.rename(&temporary, &directory.join(IDENTITY)).map_err(failed("rename", &temporary))?;
-        disk.sync_directory(directory).map_err(failed("sync", directory))
+        let payload = postcard::to_stdvec(self).expect("an identity serialises, and a Vec takes every byte");
+        FILE.store(disk, directory, &payload)
     }
 
     fn is_consistent(&self) -> bool {
@@ -189,19 +199,6 @@ impl Identity {
             && self.members.contains(&(self.node, self.incarnation));
         let none = self.members.is_empty() && !self.formed;
         self.cluster.len() <= limits::CLUSTER_NAME_BYTES_MAX && (all || none)
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let payload = postcard::to_stdvec(self).expect("an identity serialises, and a Vec takes every byte");
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes), &payload);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        bytes.extend_from_slice(&payload);
-        debug_assert!(bytes.len() <= FILE_BYTES_MAX);
-        bytes
     }
 
     /// Refuses settings other than those that the directory was made with (R4).
@@ -226,22 +223,4 @@ impl Identity {
 
 fn difference<T: PartialEq + fmt::Display>(setting: &str, stored: &T, wanted: &T) -> Option<String> {
     (stored != wanted).then(|| format!("{setting} \"{stored}\", not \"{wanted}\""))
-}
-
-/// The version and the payload, if the bytes are what was written.
-fn check(bytes: &[u8]) -> Result<(u32, &[u8]), &'static str> {
-    let Some((header, payload)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return Err("its length is impossible");
-    };
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    if header[..8] != MAGIC {
-        return Err("it does not begin as an identity");
-    }
-    if word(12) as usize != payload.len() {
-        return Err("its length is not what was written");
-    }
-    if crc32c::crc32c_append(crc32c::crc32c(&header[..16]), payload) != word(16) {
-        return Err("its checksum is wrong");
-    }
-    Ok((word(8), payload))
 }

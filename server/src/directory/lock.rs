@@ -1,4 +1,7 @@
 //! One process per data directory.
+//!
+//! `DIR/LOCK` is locked with `flock` for as long as a node runs; what is in it is for people: `pid <number>,
+//! node <id>` of the last that took it, without a newline. Tools that read a directory offline share the lock.
 
 use std::io;
 use std::path::Path;
@@ -40,9 +43,32 @@ impl DirectoryLock {
     }
 }
 
+/// A directory's lock, shared with others that only read; it keeps nodes out while it is held.
+pub(crate) struct SharedLock {
+    _file: Option<Arc<dyn DiskFile>>,
+}
+
+impl SharedLock {
+    /// Takes the lock of a directory, which is not changed by that. A directory without a lock's file has never
+    /// been used, or is none, and is not locked.
+    pub(crate) fn take(disk: &dyn Disk, directory: &Path) -> Result<Self, DirectoryError> {
+        let path = directory.join(LOCK);
+        match disk.lock_shared(&path) {
+            Ok(file) => Ok(Self { _file: Some(file) }),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => Ok(Self { _file: None }),
+                io::ErrorKind::WouldBlock => {
+                    Err(DirectoryError::InUse { path: directory.to_owned(), holder: holder(disk, &path) })
+                }
+                _ => Err(failed("lock", &path)(error)),
+            },
+        }
+    }
+}
+
 /// Who holds the lock, as far as it can be told: the text is written only after the lock was taken.
 fn holder(disk: &dyn Disk, path: &Path) -> String {
-    disk.open(path)
+    disk.open_read(path)
         .and_then(|file| file.read_all(TEXT_BYTES_MAX))
         .ok()
         .and_then(|text| String::from_utf8(text).ok())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/LOCK               held for life; says who holds it                    lock.rs
-//! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs
+//! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs, small_file.rs
 //! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
 //! DIR/boot               while a node with durability os runs (R30)          boot.rs
 //! DIR/log/               the log's segments
@@ -11,7 +11,7 @@
 //!
 //! # Invariants
 //!
-//! - The identity is durable before anything else is written, so a directory that has a log, a checkpoint or
+//! - The identity is durable before anything else is written (by a restore, after everything else), so a directory that has a log, a checkpoint or
 //!   a vote but no identity has lost it, and is refused: made anew, it could elect a node that lacks
 //!   acknowledged writes (R26).
 //! - A directory is never used with other settings than it was made with (R4), and never if it holds
@@ -27,6 +27,7 @@ mod boot;
 mod error;
 mod identity;
 mod lock;
+pub(crate) mod small_file;
 #[cfg(test)]
 pub(crate) mod trace_disk;
 mod vote;
@@ -44,19 +45,26 @@ pub use identity::{DirectorySettings, Identity, open_or_create, random_incarnati
 pub use lock::DirectoryLock;
 pub use vote::{DamagedCopy, VoteFile};
 
-use error::failed;
+pub(crate) use boot::check as check_boot;
+pub(crate) use error::failed;
+pub(crate) use lock::SharedLock;
+pub(crate) use vote::check_copies as check_votes;
 
-const LOCK: &str = "LOCK";
-const IDENTITY: &str = "identity";
-const IDENTITY_TEMPORARY: &str = "identity.tmp";
-const VOTES: [&str; 2] = ["vote-a", "vote-b"];
-const BOOT: &str = "boot";
-const BOOT_TEMPORARY: &str = "boot.tmp";
-const LOG: &str = "log";
-const CHECKPOINT: &str = "checkpoint";
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const IDENTITY: &str = "identity";
+pub(crate) const IDENTITY_TEMPORARY: &str = "identity.tmp";
+pub(crate) const VOTES: [&str; 2] = ["vote-a", "vote-b"];
+pub(crate) const BOOT: &str = "boot";
+pub(crate) const BOOT_TEMPORARY: &str = "boot.tmp";
+pub(crate) const LOG: &str = "log";
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// A backup's manifest, and what it is called until the backup is whole.
+pub(crate) const BACKUP: &str = "backup";
+pub(crate) const BACKUP_TEMPORARY: &str = "backup.tmp";
 
 /// Names that a file system or its mount point brings with it.
-const NOBODYS: [&str; 2] = ["lost+found", ".snapshot"];
+pub(crate) const NOBODYS: [&str; 2] = ["lost+found", ".snapshot"];
 
 /// A data directory that is locked, and known to be the right one.
 #[derive(Debug)]
@@ -114,7 +122,7 @@ impl DataDirectory {
 
 /// Creates a directory and its parents. Their names are durable afterwards, also if a process that was killed
 /// had created them; only a parent that may not be read is left to its owner.
-fn create_durably(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError> {
+pub(crate) fn create_durably(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError> {
     let mut missing = path;
     let mut parents = Vec::new();
     while let Some(parent) = missing.parent() {
@@ -142,6 +150,9 @@ fn refuse_if_not_ours(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError
     let names = disk.list(path).map_err(failed("list", path))?;
     if names.iter().any(|name| name == IDENTITY) {
         return Ok(());
+    }
+    if names.iter().any(|name| name == BACKUP || name == BACKUP_TEMPORARY) {
+        return Err(DirectoryError::Backup { path: path.to_owned() });
     }
     let mut foreign = None;
     for name in names {

@@ -1,6 +1,7 @@
 use std::fs;
 use std::process;
 
+use quorate_protocol::handshake::Origin;
 use quorate_protocol::{Durability, Leadership, NodeId, Quorums};
 use tempfile::TempDir;
 
@@ -214,11 +215,16 @@ fn the_cluster_id_depends_on_everything_but_the_node_and_the_order() {
     assert_ne!(with(|identity| identity.quorums = Quorums::new(3, 3).unwrap()), id);
     assert_ne!(with(|identity| identity.leadership = Leadership::Configured(node(3))), id);
     assert_ne!(with(|identity| identity.durability = Durability::Os), id);
+    fn origin(hash: u8) -> Option<Origin> {
+        Some(Origin { index: 130, hash: [hash; 32] })
+    }
+    assert_ne!(with(|identity| identity.origin = origin(7)), id);
+    assert_ne!(with(|identity| identity.origin = origin(8)), with(|identity| identity.origin = origin(7)));
     assert_ne!(with(|identity| identity.members[0].1 = Incarnation(14)), id);
     assert_eq!(id.unwrap().to_string(), GOLDEN_CLUSTER_ID);
 }
 
-const GOLDEN_CLUSTER_ID: &str = "3cd08157a9a53afa3cb0229f5e308f38";
+const GOLDEN_CLUSTER_ID: &str = "447d38ef68fe3459b35583e750d17c23";
 
 #[test]
 fn every_flipped_byte_and_every_truncation_of_the_identity_is_refused() {
@@ -242,16 +248,32 @@ fn every_flipped_byte_and_every_truncation_of_the_identity_is_refused() {
 }
 
 #[test]
-fn an_identity_of_a_newer_version_is_refused() {
+fn an_identity_of_another_version_is_refused_with_both_versions() {
     let directory = TempDir::new().unwrap();
     open(directory.path()).unwrap();
     let path = directory.path().join("identity");
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[8] = 2;
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[20..]);
-    bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
-    fs::write(&path, bytes).unwrap();
-    refused(open(directory.path()), 3, &["identity has version 2"]);
+    for (version, words) in
+        [(3, "newer than 2: use the newer program"), (1, "use a program that reads version 1")]
+    {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[8] = version;
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[20..]);
+        bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        refused(open(directory.path()), 3, &[&format!("identity has version {version}"), words]);
+    }
+}
+
+#[test]
+fn a_backup_is_refused_with_the_way_to_use_it() {
+    for name in [BACKUP, BACKUP_TEMPORARY] {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join(name), "").unwrap();
+        fs::create_dir(directory.path().join("log")).unwrap();
+        fs::write(directory.path().join("log/00000000000000000001.log"), "").unwrap();
+        refused(open(directory.path()), 3, &["is a backup", "quorate-server restore"]);
+        assert!(!directory.path().join("LOCK").exists());
+    }
 }
 
 #[test]

@@ -80,20 +80,15 @@ impl VoteFile {
         identity: &Identity,
     ) -> Result<(Self, Option<DamagedCopy>), DirectoryError> {
         let paths = VOTES.map(|name| directory.join(name));
-        let contents = [read(disk, &paths[0])?, read(disk, &paths[1])?];
-        let [first, second] = [
-            check(&paths[0], contents[0].as_deref(), identity.incarnation)?,
-            check(&paths[1], contents[1].as_deref(), identity.incarnation)?,
-        ];
+        let copies = Copies::read(disk, &paths, identity)?;
+        let [first, second] = copies.checked;
         let damaged = [&first, &second]
             .into_iter()
             .zip(&paths)
             .find_map(|(copy, path)| copy.err().map(|why| DamagedCopy { path: path.clone(), why }));
         let (stored, damaged) = match newer(first, second) {
             Some(stored) => (stored, damaged),
-            None if !identity.formed && contents.iter().all(|bytes| is_unfinished(bytes, identity)) => {
-                (Stored::FIRST, None)
-            }
+            None if copies.are_unfinished(identity) => (Stored::FIRST, None),
             None => return Err(vote_lost(&paths, first, second)),
         };
         let [first_path, second_path] = paths;
@@ -151,9 +146,11 @@ impl fmt::Debug for VoteFile {
 
 /// What a copy says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stored {
-    sequence: u64,
-    promise: Promise,
+pub(crate) struct Stored {
+    /// The higher is the newer.
+    pub(crate) sequence: u64,
+    /// What was promised.
+    pub(crate) promise: Promise,
 }
 
 impl Stored {
@@ -175,11 +172,44 @@ impl Stored {
 }
 
 /// What a copy says, or what is wrong with it.
-type Checked = Result<Stored, &'static str>;
+pub(crate) type Checked = Result<Stored, &'static str>;
+
+/// Both copies as they are on the disk.
+struct Copies {
+    contents: [Option<Vec<u8>>; 2],
+    checked: [Checked; 2],
+}
+
+impl Copies {
+    fn read(disk: &dyn Disk, paths: &[PathBuf; 2], identity: &Identity) -> Result<Self, DirectoryError> {
+        let contents = [read(disk, &paths[0])?, read(disk, &paths[1])?];
+        let checked = [
+            check(&paths[0], contents[0].as_deref(), identity.incarnation)?,
+            check(&paths[1], contents[1].as_deref(), identity.incarnation)?,
+        ];
+        Ok(Self { contents, checked })
+    }
+
+    /// Whether they are what a crash may leave of a directory that has promised nothing.
+    fn are_unfinished(&self, identity: &Identity) -> bool {
+        !identity.formed && self.contents.iter().all(|bytes| is_unfinished(bytes, identity))
+    }
+}
+
+/// What each copy says, without changing anything; `None` if they are only not made yet.
+pub(crate) fn check_copies(
+    disk: &dyn Disk,
+    directory: &Path,
+    identity: &Identity,
+) -> Result<Option<[Checked; 2]>, DirectoryError> {
+    let copies = Copies::read(disk, &VOTES.map(|name| directory.join(name)), identity)?;
+    let unfinished = copies.checked.iter().all(Result::is_err) && copies.are_unfinished(identity);
+    Ok((!unfinished).then_some(copies.checked))
+}
 
 /// `None` if there is no such file. One byte more than a vote has is read, so that a longer file is found.
 fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, DirectoryError> {
-    let file = match disk.open(path) {
+    let file = match disk.open_read(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("open", path)(error)),
@@ -287,6 +317,7 @@ mod tests {
             quorums: Quorums::new(1, 1).unwrap(),
             leadership: Leadership::Configured(node(1)),
             durability: Durability::Fsync,
+            origin: None,
             members: if formed { vec![(node(1), Incarnation(11))] } else { Vec::new() },
             formed,
         }

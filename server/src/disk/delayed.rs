@@ -70,6 +70,10 @@ impl Disk for DelayedDisk {
         self.disk.open(path).map(|file| self.slow(file))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open_read(path).map(|file| self.slow(file))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
     }
@@ -92,6 +96,10 @@ impl Disk for DelayedDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.disk.lock(path).map(|file| self.slow(file))
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.lock_shared(path).map(|file| self.slow(file))
     }
 }
 

@@ -37,6 +37,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// Opens an existing file for reading only: for whoever looks into a directory that somebody else may be using.
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
+
     /// Gives a file another name, replacing what has that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
@@ -55,6 +60,13 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Takes the exclusive lock on a file, creating it if absent, and holds it until the result is dropped
     /// or the process ends. `ErrorKind::WouldBlock` if another process holds it.
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Takes the lock on an existing file together with others who share it, and changes nothing of the file.
+    /// `ErrorKind::WouldBlock` if somebody holds it [exclusively](Self::lock).
+    fn lock_shared(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open_read(path)?;
+        self.lock(path)
+    }
 }
 
 /// An open file. All methods may be called from several threads.

@@ -24,6 +24,10 @@ impl Disk for RealDisk {
         Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::open(path)?))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -51,6 +55,12 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Arc::new(file))
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = File::open(path)?;
+        flock(&file, FlockOperation::NonBlockingLockShared)?;
         Ok(Arc::new(file))
     }
 }

@@ -6,7 +6,9 @@
 //!
 //! - `format`: the headers' bytes.
 //! - `segment`: what is where, shared by the writer and its readers.
-//! - `recovery`: from files to a log: what is torn, what is damaged, what is written again.
+//! - `scan`: reading the files, and judging what is torn and what is damaged.
+//! - `recovery`: from files to a log that can be written: what is cut, what is written again.
+//! - `inspect`, `copy`: looking at a log, and copying it from beside a running node, without changing it.
 //! - [`Log`]: the writer. [`LogReader`]: reads from any thread.
 //! - `prepare`: the next segment's zeros.
 //! - [`LogWorker`]: the writer behind a queue, with group commit. [`LogThread`]: the same in a thread.
@@ -75,11 +77,14 @@
 //! No repair: that needs another replica. No compaction of single entries: checkpoints do that work. No
 //! retry of a failed sync.
 
+pub(crate) mod copy;
 mod finish;
 mod format;
+pub(crate) mod inspect;
 mod prepare;
 mod reader;
 mod recovery;
+mod scan;
 mod segment;
 mod thread;
 mod worker;
@@ -98,7 +103,8 @@ use quorate_protocol::{Durability, Index, Term};
 use thiserror::Error;
 
 pub use reader::{LogReader, ReadError};
-pub use recovery::{Recovery, TornTail};
+pub use recovery::Recovery;
+pub use scan::TornTail;
 pub use thread::{LogThread, LogThreadSettings, Stopped};
 pub use worker::{LogCommand, LogCounters, LogEvent, LogWorker};
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity};
+use quorate_protocol::handshake::{HelloRefusal, Origin, ReplicaIdentity};
 use quorate_protocol::{ClusterId, Incarnation, NodeId, NodeSet};
 
 use crate::directory::Identity;
@@ -73,7 +73,7 @@ impl Formation {
             quorums: self.identity.quorums,
             leadership: self.identity.leadership,
             durability: self.identity.durability,
-            origin: None,
+            origin: self.identity.origin,
             stored: self.identity.cluster_id(),
             advertise: self.advertise.clone(),
         }
@@ -113,6 +113,7 @@ impl Formation {
             ("quorum", own.quorums.quorum().to_string(), peer.quorums.quorum().to_string()),
             ("leadership", own.leadership.to_string(), peer.leadership.to_string()),
             ("durability", own.durability.to_string(), peer.durability.to_string()),
+            ("origin", describe_origin(own.origin), describe_origin(peer.origin)),
         ];
         for (name, ours, theirs) in settings {
             if ours != theirs {
@@ -146,6 +147,13 @@ impl Formation {
     }
 }
 
+/// In full, so that what differs looks different.
+fn describe_origin(origin: Option<Origin>) -> String {
+    let Some(Origin { index, hash }) = origin else { return "none".into() };
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("a backup (entry {index}, hash {hash})")
+}
+
 #[cfg(test)]
 mod tests {
     use quorate_protocol::{Durability, Leadership, Quorums};
@@ -164,6 +172,7 @@ mod tests {
             quorums: Quorums::new(3, 2).unwrap(),
             leadership: Leadership::Configured(node(1)),
             durability: Durability::Fsync,
+            origin: None,
             members: Vec::new(),
             formed: false,
         };
@@ -217,6 +226,32 @@ mod tests {
         first.meet(&formation(3, 33).introduction()).unwrap();
         let refusal = first.meet(&formation(2, 22).introduction()).unwrap_err();
         assert_eq!(refusal, HelloRefusal::OtherIncarnation { node: node(2), expected: Incarnation(99) });
+    }
+
+    #[test]
+    fn replicas_that_did_not_begin_with_the_same_state_form_no_cluster() {
+        let origin = |index, last| {
+            let mut hash = [7; 32];
+            hash[31] = last;
+            Some(Origin { index, hash })
+        };
+        let restored = |id, origin| {
+            let mut formation = formation(id, u64::from(id) * 11);
+            formation.identity.origin = origin;
+            formation
+        };
+        let mut first = restored(1, origin(130, 0));
+        for other in [None, origin(131, 0), origin(130, 1)] {
+            let refusal = first.meet(&restored(2, other).introduction()).unwrap_err();
+            assert!(matches!(refusal, HelloRefusal::OtherSettings(_)), "{refusal}");
+            assert!(refusal.to_string().contains("origin is a backup (entry 130, hash 0707"), "{refusal}");
+        }
+        let mut all = [first, restored(2, origin(130, 0)), restored(3, origin(130, 0))];
+        mingle(&mut all);
+        assert!(all.iter().all(Formation::is_formed));
+        let mut unrestored = all[0].identity().clone();
+        unrestored.origin = None;
+        assert_ne!(all[0].identity().cluster_id(), unrestored.cluster_id());
     }
 
     #[test]

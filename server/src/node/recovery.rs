@@ -12,7 +12,7 @@ use quorate_protocol::{Durability, Incarnation, Index, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
-use crate::checkpoint::{self, CheckpointError, Loaded};
+use crate::checkpoint::{self, CheckpointError, Loaded, Owner};
 use crate::directory::{
     self, BootId, DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings,
     Identity, VoteFile,
@@ -121,21 +121,20 @@ pub fn open(
         tracing::warn!("one of the two copies of the vote was damaged and has been written again: {damaged}");
     }
     let mut store = Store::default();
-    let cluster = directory.identity.cluster_id();
-    let loaded =
-        checkpoint::load_newest(&**disk, &directory.checkpoint(), cluster, |key, revision, value| {
-            store.restore(key, revision, value);
-        })?;
+    let owner = Owner { cluster: directory.identity.cluster_id(), origin: directory.identity.origin };
+    let loaded = checkpoint::load_newest(&**disk, &directory.checkpoint(), owner, |key, revision, value| {
+        store.restore(key, revision, value);
+    })?;
     let (base, terms) = match &loaded {
         Some(Loaded { header, .. }) => (header.index, Terms::from_starts(header.terms.clone(), header.index)),
         None => (0, Terms::default()),
     };
     store.restored(base);
     let settings = LogSettings { durability: directory.identity.durability, ..log };
-    // The log is kept from the older checkpoint on, so that it can be gone back to; if it was, that was the last.
-    let previous = previous_checkpoint(&**disk, &directory.checkpoint(), base)?;
-    let reaches_to = if previous > 0 { previous } else { base };
-    let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, reaches_to)?;
+    // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was
+    // gone back to or the first is restored, the log must reach back to the newest: what is older is in that.
+    let older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, older.unwrap_or(base))?;
     if recovery.last < base {
         drop(log);
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
@@ -157,7 +156,7 @@ pub fn open(
         tail: Tail::default(),
         applied: base,
         committed: recovery.committed,
-        checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, previous),
+        checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, older.unwrap_or(0)),
     };
     let from = if is_on(Mutant::ReplayFromCheckpoint) { base.saturating_sub(1) } else { base };
     replay.read(&reader, from, recovery.last)?;
@@ -232,9 +231,12 @@ impl Replay {
     }
 }
 
-fn previous_checkpoint(disk: &dyn Disk, directory: &Path, newest: Index) -> Result<Index, CheckpointError> {
-    let older = checkpoint::list(disk, directory)?.into_iter().filter(|index| *index < newest);
-    Ok(older.max().unwrap_or(0))
+fn older_checkpoint(
+    disk: &dyn Disk,
+    directory: &Path,
+    newest: Index,
+) -> Result<Option<Index>, CheckpointError> {
+    Ok(checkpoint::list(disk, directory)?.into_iter().filter(|index| *index < newest).max())
 }
 
 const _: () = assert!(READ_BYTES >= limits::ENTRY_BYTES_MAX);

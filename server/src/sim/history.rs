@@ -165,7 +165,7 @@ impl History {
                 self.truncations += 1;
             }
             // What was resumed comes with the next step, and is on the disk already.
-            Some(LogEvent::Resumed | LogEvent::Blocked(_)) => return,
+            Some(LogEvent::Resumed) => return,
             _ => {}
         }
         self.now.appending = Arc::default();

@@ -274,7 +274,10 @@ impl SimNode {
     pub(super) fn work_log(&mut self) -> bool {
         self.world.history.step_begins(self.disk.recorded());
         let done = self.worker.step();
-        if let Ok(event) = &done {
+        // What waits for room is under way until it is done: a truncation may have removed segments already.
+        if let Ok(event) = &done
+            && !self.worker.is_blocked()
+        {
             self.world.history.step_ends(self.disk.recorded(), event.as_ref());
         }
         match done {
