@@ -145,7 +145,7 @@ pub enum Event<'a> {
 #[derive(Debug, Error)]
 pub enum NodeError {
     /// The log cannot be written.
-    #[error("the log cannot be written any more: {0}")]
+    #[error("the log cannot be written any more: {0}{advice}", advice = advice(.0))]
     Log(#[from] LogError),
     /// A checkpoint cannot be written.
     #[error("a checkpoint cannot be written: {0}")]
@@ -162,6 +162,14 @@ pub enum NodeError {
     /// Going on would break a rule.
     #[error("{0}")]
     Rule(String),
+}
+
+/// What the operator does about it, if it is the disk.
+fn advice(error: &LogError) -> &'static str {
+    match error {
+        LogError::Io { .. } => "; look after the disk, then start the node again",
+        _ => "",
+    }
 }
 
 /// A write that has been appended and not been answered.
@@ -447,7 +455,7 @@ impl Node {
             LogEvent::Truncated { .. } | LogEvent::Dropped { .. } => {}
             LogEvent::Blocked(error) => {
                 tracing::error!(
-                    "the log waits for room, and writes are refused until there is some: {error}"
+                    "there is no room for the log: free space, writes are refused until there is some: {error}"
                 );
             }
             LogEvent::Resumed => {
@@ -578,7 +586,9 @@ impl Node {
                 self.store.end_snapshot();
                 if error.is_no_room() {
                     // The log stays until one succeeds.
-                    tracing::error!("no checkpoint this time, the log is kept: {error}");
+                    tracing::error!(
+                        "there is no room for a checkpoint: free space, the log is kept until the next one: {error}"
+                    );
                 } else {
                     // Of what the disk holds, or will hold, nothing is known any more.
                     self.error.get_or_insert(error.into());
