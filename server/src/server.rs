@@ -1,5 +1,6 @@
 //! A replica as a whole: from settings to a running node, and to its end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -21,8 +22,8 @@ use crate::log::{LogSettings, LogThread, LogThreadSettings, SEGMENT_BYTES};
 use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, StreamError};
 use crate::net::{self, client, peer};
-use crate::node::{self, Node, NodeError, NodeSettings, RecoveryError};
-use crate::shell::{Inbox, Places, Shell};
+use crate::node::{self, Node, NodeError, NodeSettings, Opened, RecoveryError};
+use crate::shell::{self, Inbox, Places, Shell};
 
 /// How long nothing is accepted after accepting has failed, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -149,7 +150,18 @@ async fn serve(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let shell = open(&settings, reactor)?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    let opening = async { Some(recover(&settings).await) };
+    // What a recovery leaves that takes too long, or whose disk hangs, is recovered the same way.
+    let is_to_stop = Cell::new(false);
+    let stopped = async {
+        shutdown.as_mut().await;
+        is_to_stop.set(true);
+        reactor.sleep(shell::stop_deadline(&settings.node)).await;
+        None
+    };
+    let Some(opened) = future::or(opening, stopped).await else { return Ok(()) };
+    let shell = open(&settings, opened?, reactor)?;
     let spawn_listener =
         |listener, accepts| executor.spawn(accept(executor.clone(), shell.clone(), listener, accepts));
     let mut tasks = vec![spawn_listener(listeners.clients, Accepts::Clients)];
@@ -163,7 +175,9 @@ async fn serve(
     let turns = executor.spawn(async move { turning.run_turns().await });
 
     let stop = async {
-        shutdown.await;
+        if !is_to_stop.get() {
+            shutdown.await;
+        }
         tracing::info!("stopping");
         shell.drain().await;
         Ok(())
@@ -174,17 +188,29 @@ async fn serve(
     for task in tasks {
         task.cancel().await;
     }
-    result.and_then(|()| Ok(shell.stop()?))
+    match result {
+        Ok(()) => Ok(shell.stop()?),
+        Err(error) => {
+            shell.abort();
+            Err(error)
+        }
+    }
 }
 
-/// Recovers the node from its directory, and starts its log thread.
-fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, ServerError> {
-    let disk = settings.disk.clone();
+/// Recovers the node from its directory, in another thread.
+async fn recover(settings: &ServerSettings) -> Result<Opened, ServerError> {
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
-    let interval = settings.node.checkpoint_interval_bytes;
-    let ServerSettings { identity, data, boot, segment_bytes, .. } = settings;
-    let log = LogSettings { segment_bytes: *segment_bytes, ..LogSettings::default() };
-    let opened = node::open(&disk, data, identity, fresh, log, interval, *boot)?;
+    let ServerSettings { identity, data, boot, disk, segment_bytes, node, .. } = settings.clone();
+    let log = LogSettings { segment_bytes, ..LogSettings::default() };
+    let interval = node.checkpoint_interval_bytes;
+    let opened =
+        smol::unblock(move || node::open(&disk, &data, &identity, fresh, log, interval, boot)).await?;
+    Ok(opened)
+}
+
+/// Starts the log thread of a node that is recovered.
+fn open(settings: &ServerSettings, opened: Opened, reactor: Rc<Reactor>) -> Result<Rc<Shell>, ServerError> {
+    let disk = settings.disk.clone();
     let inbox = Arc::new(Inbox::default());
     let report = inbox.clone();
     let log = LogThread::start(opened.log, LogThreadSettings::default(), move |event| report.log(event))
@@ -194,11 +220,13 @@ fn open(settings: &ServerSettings, reactor: Rc<Reactor>) -> Result<Rc<Shell>, Se
         disk,
         directory: settings.data.clone(),
         durability: settings.identity.durability,
-        vote: opened.vote,
+        vote: Some(opened.vote),
         log,
         lock: Some(opened.lock),
         reader: opened.state.reader.clone(),
         checkpoint_bytes_per_second: settings.checkpoint_bytes_per_second,
+        disk_timeout: settings.node.disk_timeout,
+        stop_deadline: shell::stop_deadline(&settings.node),
     };
     let in_flight_max = settings.node.in_flight_max;
     let node = Node::new(settings.node.clone(), opened.state, counters);

@@ -11,10 +11,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use event_listener::Event as Signal;
@@ -32,7 +34,7 @@ use crate::net::client::ClientLink;
 use crate::net::guard::Guard;
 use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, shared_buffer};
-use crate::node::{ClientId, Event, LogRead, Node, NodeError, Outside};
+use crate::node::{ClientId, Event, LogRead, Node, NodeError, NodeSettings, Outside};
 use crate::replica::{Promise, Time};
 
 /// How often time passes for a node: the resolution of its deadlines.
@@ -44,7 +46,7 @@ const SWEEP_TICKS: u64 = 50;
 /// How long a stopping node waits for the writes that it has appended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long a stopping node waits for its disk.
+/// How long a stopping node waits for its disk, unless a running one waits less.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What comes from other threads.
@@ -93,17 +95,27 @@ impl Inbox {
     }
 }
 
+/// How long a node that is to stop waits for its disk.
+pub(crate) fn stop_deadline(settings: &NodeSettings) -> Duration {
+    STOP_DEADLINE.min(settings.disk_timeout)
+}
+
 /// Where a node's promises, identity and checkpoints go.
 pub(crate) struct Places {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) directory: PathBuf,
     pub(crate) durability: Durability,
-    pub(crate) vote: VoteFile,
+    /// None while it is written, and for good if the disk never answers.
+    pub(crate) vote: Option<VoteFile>,
     pub(crate) log: LogThread,
     /// Dropped after the log thread has ended: the directory is another process's only then.
     pub(crate) lock: Option<DirectoryLock>,
     pub(crate) reader: LogReader,
     pub(crate) checkpoint_bytes_per_second: u64,
+    /// How long the disk may take for anything.
+    pub(crate) disk_timeout: Duration,
+    /// How long it may take in the end.
+    pub(crate) stop_deadline: Duration,
 }
 
 impl Places {
@@ -111,6 +123,28 @@ impl Places {
     fn abandon(&mut self) {
         self.log.abandon();
         std::mem::forget(self.lock.take());
+    }
+
+    /// Has something stored by another thread, and waits for it. A disk that hangs would otherwise stop the loop for
+    /// good, where nothing notices it.
+    fn store<T: Send + 'static>(
+        &mut self,
+        what: &'static str,
+        store: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, DirectoryError> {
+        let path = self.directory.clone();
+        let failed = |source| DirectoryError::Io { doing: what, path: path.clone(), source };
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let work = move || {
+            // Nobody listens any more if it took too long.
+            let _ = sender.send(store());
+        };
+        thread::Builder::new().name("store".to_owned()).spawn(work).map_err(failed)?;
+        receiver.recv_timeout(self.disk_timeout).map_err(|_| {
+            self.abandon();
+            let seconds = self.disk_timeout.as_secs_f32();
+            failed(io::Error::other(format!("the disk has not answered for {seconds} s")))
+        })
     }
 }
 
@@ -214,13 +248,17 @@ impl Shell {
         }
     }
 
-    /// Ends the log thread once there are no turns any more. The directory then says that the node was stopped, if
-    /// all that it has written is on the disk.
+    /// Ends the node's threads after a failure. Those that the disk does not answer are left to themselves.
+    pub(crate) fn abort(&self) {
+        self.world.borrow_mut().end_threads();
+    }
+
+    /// Ends the node's threads once there are no turns any more. The directory then says that the node was stopped,
+    /// if all that it has written is on the disk.
     pub(crate) fn stop(&self) -> Result<(), NodeError> {
-        let stopped = self.world.borrow_mut().places.log.stop(STOP_DEADLINE);
+        let stopped = self.world.borrow_mut().end_threads();
         if stopped == Stopped::Hung {
-            self.world.borrow_mut().places.abandon();
-            return Err(NodeError::DiskTimeout(STOP_DEADLINE));
+            return Err(NodeError::DiskTimeout(self.world.borrow().places.stop_deadline));
         }
         if stopped == Stopped::Unfinished {
             let mut arrivals = Vec::new();
@@ -341,6 +379,19 @@ impl Shell {
 }
 
 impl World {
+    /// Ends checkpoint and log; waits for the disk, but not for long.
+    fn end_threads(&mut self) -> Stopped {
+        let deadline = Instant::now() + self.places.stop_deadline;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let stopped = self.places.log.stop(left());
+        let is_given_up = self.checkpoint.take().is_none_or(|checkpoint| checkpoint.give_up(left()));
+        if stopped == Stopped::Hung || !is_given_up {
+            self.places.abandon();
+            return Stopped::Hung;
+        }
+        stopped
+    }
+
     fn touch(&mut self, client: ClientId) {
         if let Some(link) = self.clients.get(&client)
             && !link.is_touched.replace(true)
@@ -395,11 +446,19 @@ impl Outside for World {
     }
 
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
-        self.places.vote.store(promise)
+        let mut vote = self.places.vote.take().expect("after a disk that did not answer nothing is stored");
+        let (vote, stored) = self.places.store("store a promise in", move || {
+            let stored = vote.store(promise);
+            (vote, stored)
+        })?;
+        self.places.vote = Some(vote);
+        stored
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
-        identity.store(&*self.places.disk, &self.places.directory)
+        let Places { disk, directory, .. } = &self.places;
+        let (identity, disk, directory) = (identity.clone(), disk.clone(), directory.clone());
+        self.places.store("store an identity in", move || identity.store(&*disk, &directory))?
     }
 
     fn begin_checkpoint(&mut self, header: CheckpointHeader) {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 use rustix::process::Signal;
-use support::{Addresses, PROGRAM, Server, assert_serves, client, command};
+use support::{Addresses, PROGRAM, Server, assert_serves, client, command, wait_for};
 
 /// Runs a server that is expected to end by itself.
 fn run(arguments: &str, directory: &Path) -> Output {
@@ -64,6 +64,38 @@ fn both_signals_stop_it_cleanly_and_what_was_acknowledged_is_there_afterwards() 
         server.signal(signal);
         assert_eq!(server.wait_end().code(), Some(0), "{}", server.log());
     }
+}
+
+#[test]
+fn a_start_says_in_one_line_what_recovery_has_found_and_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start("--listen 127.0.0.1:0", directory.path());
+    assert_serves(&client(server.announced_address()));
+    server.signal(Signal::KILL);
+    server.wait_end();
+    let vote = directory.path().join("quorate-data/vote-b");
+    let mut bytes = fs::read(&vote).unwrap();
+    bytes[30] ^= 1;
+    fs::write(&vote, bytes).unwrap();
+    let server = start("--listen 127.0.0.1:0", directory.path());
+    let line = wait_for("the recovery", || {
+        let log = server.log();
+        log.lines().find(|line| line.contains(" recovered ")).map(str::to_owned)
+    });
+    let found =
+        ["term=1", "vote_repaired=true", "checkpoint=0", "checkpoints_skipped=0", "first=1", "last=2"];
+    let done = [
+        "mark=",
+        "committed=",
+        "applied=",
+        "keys=",
+        "torn_bytes=0",
+        "rewritten_bytes=",
+        "segments_removed=0",
+    ];
+    let fields = [&found[..], &done[..], &["milliseconds="]].concat();
+    let missing: Vec<_> = fields.iter().filter(|field| !line.contains(&format!(" {field}"))).collect();
+    assert!(missing.is_empty(), "{missing:?} not in {line}");
 }
 
 #[test]

@@ -61,6 +61,18 @@ struct Handover {
     complete: bool,
     /// The thread takes no further block.
     ended: bool,
+    /// The thread is done with the disk.
+    left: bool,
+}
+
+/// Says that the thread is done with the disk, also if it panicked.
+struct Leaving<'a>(&'a Shared);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.lock().left = true;
+        self.0.changed.notify_all();
+    }
 }
 
 impl CheckpointThread {
@@ -104,6 +116,17 @@ impl CheckpointThread {
     pub fn complete(&self) {
         self.shared.lock().complete = true;
         self.shared.changed.notify_one();
+    }
+
+    /// Gives the checkpoint up as dropping does, but waits for that at most `patience`. False if the disk does not
+    /// answer: the thread is left to itself, and the directory is not to be used again by this process.
+    pub fn give_up(mut self, patience: Duration) -> bool {
+        self.shared.end();
+        let has_left = self.shared.wait_left(patience);
+        if !has_left {
+            drop(self.handle.take());
+        }
+        has_left
     }
 }
 
@@ -161,6 +184,14 @@ impl Shared {
         handover.blocks.pop_front().map_or(Next::Finish, Next::Block)
     }
 
+    /// Waits until the thread is done with the disk; false if it is not within `patience`.
+    fn wait_left(&self, patience: Duration) -> bool {
+        match self.changed.wait_timeout_while(self.lock(), patience, |handover| !handover.left) {
+            Ok((handover, _)) => handover.left,
+            Err(poisoned) => poisoned.into_inner().0.left,
+        }
+    }
+
     /// Waits until `due`, or until the checkpoint is given up.
     fn wait_until(&self, due: Instant) {
         let wait = due.saturating_duration_since(Instant::now());
@@ -200,13 +231,19 @@ struct Task<F> {
 
 impl<F: Fn(CheckpointEvent)> Task<F> {
     fn run(&self) {
-        let outcome = self.write();
-        self.shared.end();
+        let outcome = self.write_and_leave();
         match outcome {
             Ok(Some(info)) => (self.on_event)(CheckpointEvent::Written(info)),
             Ok(None) => {}
             Err(error) => (self.on_event)(CheckpointEvent::Failed(error)),
         }
+    }
+
+    fn write_and_leave(&self) -> Result<Option<CheckpointInfo>, CheckpointError> {
+        let _leaving = Leaving(&self.shared);
+        let outcome = self.write();
+        self.shared.end();
+        outcome
     }
 
     /// `None` if the checkpoint was given up.

@@ -50,12 +50,20 @@ impl CheckpointWriter {
             bytes: 0,
             frame: Vec::new(),
         };
-        writer.append(&writer.header.encode())?;
-        for payload in format::encode_terms(&header.terms) {
-            writer.take(Kind::Terms, &payload)?;
+        if let Err(error) = writer.begin(header) {
+            // As in `finish`.
+            let _ = writer.discard();
+            return Err(error);
         }
-        writer.contents.check_terms().map_err(|problem| writer.refused(problem))?;
         Ok(writer)
+    }
+
+    fn begin(&mut self, header: &CheckpointHeader) -> Result<(), CheckpointError> {
+        self.append(&self.header.encode())?;
+        for payload in format::encode_terms(&header.terms) {
+            self.take(Kind::Terms, &payload)?;
+        }
+        self.contents.check_terms().map_err(|problem| self.refused(problem))
     }
 
     /// Writes a whole block of records, made with [`encode_record`](super::encode_record). Not synced.

@@ -407,6 +407,15 @@ impl Log {
         self.write_batch(BatchKind::Mark, self.last, 0, self.settings.durability == Durability::Fsync)
     }
 
+    /// Marks what recovery has made durable. Without room for that it is still [owed](Self::needs_mark), and must be
+    /// written before anything else: a full disk keeps nobody from starting, and what is owed is only a note.
+    fn mark_recovered(&mut self) -> Result<(), LogError> {
+        match self.write_durable_mark() {
+            Err(error) if error.is_no_room() => Ok(()),
+            done => done,
+        }
+    }
+
     /// Takes back every entry above `after`, durably. Nothing if there is none.
     pub fn truncate(&mut self, after: Index) -> Result<(), LogError> {
         self.check_usable()?;

@@ -100,7 +100,7 @@ pub(super) fn recover(
         buffer: Vec::new(),
         points: Vec::new(),
     };
-    log.write_durable_mark()?;
+    log.mark_recovered()?;
     Ok((log, recovery))
 }
 

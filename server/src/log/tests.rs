@@ -716,6 +716,7 @@ fn a_thread_without_room_goes_on_when_there_is_some_and_drops_old_segments_meanw
     for first in (1..=600).step_by(10) {
         append(&mut log, 1, first..=first + 9);
     }
+    log.mark(0).unwrap();
     let reader = log.reader();
     let first = reader.first();
     disk.fail(Some(Fault { call: Call::Write, number: 1, failure: Failure::Full, for_ever: true }));

@@ -56,8 +56,14 @@ impl LogThread {
         let worker = LogWorker::new(log, settings.batch_bytes_max);
         let counters = Arc::clone(worker.counters());
         let mark_after = settings.mark_after;
-        let mut shell = Shell { worker, mark_after, report, queue: Arc::clone(&queue), taken: Vec::new() };
-        let thread = thread::Builder::new().name("log".to_owned()).spawn(move || shell.run());
+        let shell = Shell { worker, mark_after, report, queue: Arc::clone(&queue), taken: Vec::new() };
+        let ended = Ended(Arc::clone(&queue));
+        let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
+            let _ended = ended;
+            // Dropped before that is said: the log waits for the thread that prepares segments.
+            let mut shell = shell;
+            shell.run();
+        });
         Ok(Self { queue, counters, thread: Some(thread.map_err(spawn_error)?) })
     }
 
@@ -81,7 +87,8 @@ impl LogThread {
         &self.counters
     }
 
-    /// Does what is queued, syncs and marks everything, and ends the thread; waits for that at most `patience`.
+    /// Does what is queued, syncs and marks everything, and ends the thread, and with it the one that prepares
+    /// segments; waits for that at most `patience`.
     pub fn stop(&mut self, patience: Duration) -> Stopped {
         let mut state = self.queue.lock();
         state.stopping = true;
@@ -176,7 +183,6 @@ struct Shell<R> {
 
 impl<R: Fn(LogEvent)> Shell<R> {
     fn run(&mut self) {
-        let _ended = Ended(Arc::clone(&self.queue));
         let end = loop {
             match self.take() {
                 Ok(ControlFlow::Continue(())) => {}

@@ -149,12 +149,13 @@ impl LogWorker {
     /// A worker for an open log; `batch_bytes_max` as in [`LogThreadSettings`](super::LogThreadSettings).
     pub fn new(log: Log, batch_bytes_max: usize) -> Self {
         Self {
+            // Recovery may have found no room for it.
+            owes_mark: log.needs_mark(),
             log,
             batch_bytes_max,
             counters: Arc::default(),
             queue: VecDeque::new(),
             drop_before: None,
-            owes_mark: false,
             batch: None,
             is_blocked: false,
             reported_next: None,

@@ -145,7 +145,7 @@ pub enum Event<'a> {
 #[derive(Debug, Error)]
 pub enum NodeError {
     /// The log cannot be written.
-    #[error("the log cannot be written any more: {0}")]
+    #[error("the log cannot be written any more: {0}{advice}", advice = advice(.0))]
     Log(#[from] LogError),
     /// A checkpoint cannot be written.
     #[error("a checkpoint cannot be written: {0}")]
@@ -154,11 +154,22 @@ pub enum NodeError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The disk does not answer.
-    #[error("the disk has not answered for {} s: whether it holds the last entries is not known", .0.as_secs())]
+    #[error(
+        "the disk has not answered for {:.1} s, and whether it holds the last entries is not known: look after it, \
+         then start the node again", .0.as_secs_f32()
+    )]
     DiskTimeout(Duration),
     /// Going on would break a rule.
     #[error("{0}")]
     Rule(String),
+}
+
+/// What the operator does about it, if it is the disk.
+fn advice(error: &LogError) -> &'static str {
+    match error {
+        LogError::Io { .. } => "; look after the disk, then start the node again",
+        _ => "",
+    }
 }
 
 /// A write that has been appended and not been answered.
@@ -421,8 +432,8 @@ impl Node {
             match silent >= self.settings.disk_stall {
                 true => tracing::error!(
                     seconds = silent.as_secs_f32(),
-                    "the disk does not answer: writes are refused until it does, and the node stops after {} s",
-                    self.settings.disk_timeout.as_secs()
+                    "the disk does not answer: writes are refused until it does, and the node stops after {:.1} s",
+                    self.settings.disk_timeout.as_secs_f32()
                 ),
                 false => tracing::info!("the disk answers again"),
             }
@@ -444,7 +455,7 @@ impl Node {
             LogEvent::Truncated { .. } | LogEvent::Dropped { .. } => {}
             LogEvent::Blocked(error) => {
                 tracing::error!(
-                    "the log waits for room, and writes are refused until there is some: {error}"
+                    "there is no room for the log: free space, writes are refused until there is some: {error}"
                 );
             }
             LogEvent::Resumed => {
@@ -575,7 +586,9 @@ impl Node {
                 self.store.end_snapshot();
                 if error.is_no_room() {
                     // The log stays until one succeeds.
-                    tracing::error!("no checkpoint this time, the log is kept: {error}");
+                    tracing::error!(
+                        "there is no room for a checkpoint: free space, the log is kept until the next one: {error}"
+                    );
                 } else {
                     // Of what the disk holds, or will hold, nothing is known any more.
                     self.error.get_or_insert(error.into());

@@ -18,7 +18,7 @@ use crate::directory::{
     Identity, VoteFile,
 };
 use crate::disk::Disk;
-use crate::log::{Log, LogError, LogReader, LogSettings, ReadError};
+use crate::log::{Log, LogError, LogReader, LogSettings, ReadError, Recovery, TornTail};
 use crate::mutant::{Mutant, is_on};
 use crate::replica::{Recovered, Tail, Terms};
 use crate::store::Store;
@@ -145,7 +145,10 @@ pub fn open(
     let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, older.unwrap_or(base))?;
     if recovery.last < base {
         drop(log);
+        let before = recovery;
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
+        recovery.torn = before.torn;
+        recovery.segments_removed += before.segments_removed;
     }
     if recovery.first > base + 1 {
         let (directory, first) = (directory.log(), recovery.first);
@@ -169,12 +172,16 @@ pub fn open(
     let from = if is_on(Mutant::ReplayFromCheckpoint) { base.saturating_sub(1) } else { base };
     replay.read(&reader, from, recovery.last)?;
 
-    if let Some(torn) = &recovery.torn {
-        tracing::warn!("cut a write that a crash had torn: {torn:?}");
+    if let Some(TornTail { file, offset, bytes }) = &recovery.torn {
+        tracing::warn!(file = %file.display(), offset, bytes, "cut a write that a crash had torn");
     }
+    let Recovery { first, last, committed, mark, ref torn, rewritten_bytes, segments_removed } = recovery;
     tracing::info!(
-        node = %directory.identity.node, checkpoint = base, first = recovery.first, last = recovery.last,
-        applied = replay.applied, keys = replay.store.keys(), rewritten_bytes = recovery.rewritten_bytes,
+        node = %directory.identity.node, term = directory.vote.promise().term,
+        vote_repaired = directory.damaged_vote.is_some(), checkpoint = base,
+        checkpoints_skipped = loaded.map_or(0, |loaded| loaded.skipped.len()), first, last, mark, committed,
+        applied = replay.applied, keys = replay.store.keys(),
+        torn_bytes = torn.as_ref().map_or(0, |torn| torn.bytes), rewritten_bytes, segments_removed,
         milliseconds = began.elapsed().as_millis() as u64, "recovered"
     );
     if directory.identity.durability == Durability::Os {

@@ -1,6 +1,8 @@
 //! Real server processes on loopback addresses of their own, and connections to them byte by byte.
 #![allow(dead_code)] // each test program uses a part
 
+pub(crate) mod faulty_disk;
+
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
