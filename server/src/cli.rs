@@ -24,8 +24,12 @@ use crate::machine;
 use crate::node::{NodeError, NodeSettings};
 use crate::server::{self, Listeners, ServerError, ServerSettings};
 
-/// Descriptors that are not connections: files, threads' and the reactor's.
+/// Descriptors that are neither connections nor log segments: files, threads' and the reactor's.
 const DESCRIPTORS_RESERVED: u64 = 256;
+
+/// How many checkpoint intervals of log there may be: from the older checkpoint to the next, and as much again as
+/// small batches take more than their entries.
+const LOG_INTERVALS_MAX: u64 = 8;
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_WRONG_SETTING: u8 = 2;
@@ -440,7 +444,7 @@ fn serve(plan: Plan) -> ExitCode {
     {
         return fail(&error, EXIT_WRONG_SETTING);
     }
-    server.connections_max = raise_descriptor_limit(server.connections_max);
+    server.connections_max = raise_descriptor_limit(&server);
     let shutdown = match Signals::new([Signal::Term, Signal::Int]) {
         Ok(mut signals) => {
             async move {
@@ -486,13 +490,17 @@ fn announce(server: &ServerSettings, address: &str) {
     }
 }
 
-/// Makes room for all connections, and returns how many there is room for.
-fn raise_descriptor_limit(connections: usize) -> usize {
+/// Makes room for all connections and the segments of a log as long as it may be, and returns for how many
+/// connections there is room.
+fn raise_descriptor_limit(server: &ServerSettings) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let wanted = connections as u64 + DESCRIPTORS_RESERVED;
+    let ServerSettings { connections_max: connections, segment_bytes, node, .. } = server;
+    let log_bytes = node.log_retention_bytes + LOG_INTERVALS_MAX * node.checkpoint_interval_bytes;
+    let reserved = DESCRIPTORS_RESERVED + log_bytes / segment_bytes;
+    let wanted = *connections as u64 + reserved;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= wanted) {
-        return connections;
+        return *connections;
     }
     let raised = maximum.map_or(wanted, |maximum| wanted.min(maximum));
     let allowed = match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }) {
@@ -501,10 +509,11 @@ fn raise_descriptor_limit(connections: usize) -> usize {
     };
     if allowed < wanted {
         tracing::warn!(
-            "only {allowed} open files are allowed, so fewer than {connections} connections are accepted"
+            "only {allowed} open files are allowed, and {wanted} may be needed for {connections} connections and the \
+             log's segments: fewer connections are accepted; raise the limit ('ulimit -n')"
         );
     }
-    connections.min(allowed.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize)
+    (*connections).min(allowed.saturating_sub(reserved).max(16) as usize)
 }
 
 fn exit_code(error: &ServerError) -> u8 {

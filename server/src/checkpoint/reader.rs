@@ -153,9 +153,10 @@ pub(crate) fn read_intact(
 }
 
 /// Removes the damaged checkpoints that a load passed over, so that they do not count among those kept. For
-/// the caller that goes on with the older one.
+/// the caller that goes on with the older one. One that could not be read stays: another attempt may succeed.
 pub fn remove_skipped(disk: &dyn Disk, directory: &Path, skipped: &[Skipped]) -> Result<(), CheckpointError> {
-    for Skipped { file, .. } in skipped {
+    for Skipped { file, .. } in skipped.iter().filter(|skipped| !matches!(skipped.why, Damage::Unreadable(_)))
+    {
         disk.remove(file).map_err(failed("remove", file))?;
     }
     disk.sync_directory(directory).map_err(sync_failed(directory))

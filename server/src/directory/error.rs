@@ -74,6 +74,15 @@ pub enum DirectoryError {
         /// What is known of the machine.
         why: &'static str,
     },
+    /// A backup was to be restored into it, and that did not come to its end.
+    #[error(
+        "{} was not restored to the end: remove it, and restore the backup again",
+        path.display()
+    )]
+    RestoreUnfinished {
+        /// The directory.
+        path: PathBuf,
+    },
     /// No copy of the vote is left (R5).
     #[error(
         "both copies of the vote are lost ({first}; {second}): this replica does not vote under that identity \
@@ -169,6 +178,7 @@ impl DirectoryError {
             Self::IdentityMissing { .. }
             | Self::Damaged { .. }
             | Self::CacheLost { .. }
+            | Self::RestoreUnfinished { .. }
             | Self::VoteLost { .. } => DirectoryErrorKind::Damaged,
             Self::Io { .. } => DirectoryErrorKind::Failed,
         }

@@ -63,6 +63,9 @@ pub(crate) const CHECKPOINT: &str = "checkpoint";
 pub(crate) const BACKUP: &str = "backup";
 pub(crate) const BACKUP_TEMPORARY: &str = "backup.tmp";
 
+/// There while a backup is being restored.
+pub(crate) const RESTORE_TEMPORARY: &str = "restore.tmp";
+
 /// Names that a file system or its mount point brings with it.
 pub(crate) const NOBODYS: [&str; 2] = ["lost+found", ".snapshot"];
 
@@ -145,9 +148,12 @@ pub(crate) fn create_durably(disk: &dyn Disk, path: &Path) -> Result<(), Directo
     Ok(())
 }
 
-/// Refuses a directory without an identity that has anything in it.
+/// Refuses a directory without an identity that has anything in it, and one that was not restored to the end.
 fn refuse_if_not_ours(disk: &dyn Disk, path: &Path) -> Result<(), DirectoryError> {
     let names = disk.list(path).map_err(failed("list", path))?;
+    if names.iter().any(|name| name == RESTORE_TEMPORARY) {
+        return Err(DirectoryError::RestoreUnfinished { path: path.to_owned() });
+    }
     if names.iter().any(|name| name == IDENTITY) {
         return Ok(());
     }

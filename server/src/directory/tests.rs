@@ -286,3 +286,28 @@ fn a_failed_sync_of_the_identity_leaves_the_old_one() {
     assert_eq!(error.kind().exit_code(), 1);
     assert!(open(directory.path()).unwrap().identity.members.is_empty());
 }
+
+#[test]
+fn a_directory_that_was_not_restored_to_the_end_is_refused_whatever_it_has() {
+    for has_identity in [false, true] {
+        let directory = TempDir::new().unwrap();
+        if has_identity {
+            open(directory.path()).unwrap();
+        }
+        fs::write(directory.path().join(RESTORE_TEMPORARY), b"").unwrap();
+        refused(open(directory.path()), 4, &["was not restored to the end", "restore the backup again"]);
+    }
+}
+
+#[test]
+fn a_restored_directory_without_its_votes_has_lost_them() {
+    let directory = TempDir::new().unwrap();
+    let mut identity = open(directory.path()).unwrap().identity;
+    identity.origin = Some(Origin { index: 7, hash: [7; 32] });
+    identity.store(&RealDisk, directory.path()).unwrap();
+    open(directory.path()).unwrap();
+    for vote in VOTES {
+        fs::remove_file(directory.path().join(vote)).unwrap();
+    }
+    refused(open(directory.path()), 4, &["both copies of the vote are lost"]);
+}

@@ -192,7 +192,10 @@ impl Copies {
 
     /// Whether they are what a crash may leave of a directory that has promised nothing.
     fn are_unfinished(&self, identity: &Identity) -> bool {
-        !identity.formed && self.contents.iter().all(|bytes| is_unfinished(bytes, identity))
+        // A directory that was restored begins with a promise.
+        !identity.formed
+            && identity.origin.is_none()
+            && self.contents.iter().all(|bytes| is_unfinished(bytes, identity))
     }
 }
 

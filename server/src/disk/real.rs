@@ -5,11 +5,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, is_shortage};
+
+/// How long a sync of a directory waits for a descriptor, and how often it tries.
+const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(5);
+const DESCRIPTOR_RETRY: Duration = Duration::from_millis(10);
 
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +55,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        open_directory(path)?.sync_all()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -62,6 +68,20 @@ impl Disk for RealDisk {
         let file = File::open(path)?;
         flock(&file, FlockOperation::NonBlockingLockShared)?;
         Ok(Arc::new(file))
+    }
+}
+
+/// A directory to be synced. It needs a descriptor, and connections may have taken them all: whoever waits for a
+/// sync rather waits longer than to be told that it failed.
+fn open_directory(path: &Path) -> io::Result<File> {
+    let deadline = Instant::now() + DESCRIPTOR_PATIENCE;
+    loop {
+        match File::open(path) {
+            Err(error) if is_shortage(&error) && Instant::now() < deadline => {
+                thread::sleep(DESCRIPTOR_RETRY);
+            }
+            other => return other,
+        }
     }
 }
 

@@ -10,8 +10,12 @@ use quorate_protocol::{Durability, Index, Term};
 use super::*;
 use crate::disk::simulated::{Images, Kept, SimDisk, next_random};
 
-const SETTINGS: LogSettings =
-    LogSettings { segment_bytes: SEGMENT_BYTES_MIN, durability: Durability::Fsync, salt_seed: Some(1) };
+const SETTINGS: LogSettings = LogSettings {
+    segment_bytes: SEGMENT_BYTES_MIN,
+    durability: Durability::Fsync,
+    may_lag_base: true,
+    salt_seed: Some(1),
+};
 
 fn contents(log: &Log) -> Vec<(Term, Index)> {
     let reader = log.reader();

@@ -67,6 +67,8 @@ pub(crate) struct Inspected {
     pub(crate) bytes: u64,
     /// Segments that were not taken into use: a start removes them.
     pub(crate) temporary: Vec<PathBuf>,
+    /// Segments that are whole, but have a damaged one behind them: a start leaves them alone.
+    pub(crate) cut_off: Vec<PathBuf>,
     /// Segments that are whole, but came back after they had been dropped: a start removes them.
     pub(crate) obsolete: Vec<PathBuf>,
 }
@@ -85,7 +87,14 @@ pub(crate) fn inspect(
     })?;
     let mut inspected = Inspected { temporary: found.temporary.clone(), ..Inspected::default() };
     let kept = match found.split_at_base(disk, base) {
-        Ok(Run { kept, obsolete, .. }) => {
+        Ok(Run { kept, obsolete, cut_off, .. }) => {
+            for listed in cut_off {
+                let problems = look_at_obsolete(disk, &listed);
+                if problems.is_empty() {
+                    inspected.cut_off.push(listed.0);
+                }
+                problems.into_iter().for_each(|error| on(Seen::ObsoleteProblem(error)));
+            }
             for listed in obsolete {
                 let problems = look_at_obsolete(disk, &listed);
                 if problems.is_empty() {

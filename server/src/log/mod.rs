@@ -139,6 +139,9 @@ pub struct LogSettings {
     pub segment_bytes: u64,
     /// Whether an append waits for the disk.
     pub durability: Durability,
+    /// Whether the log may end before the base. It may on a follower: what others hold is applied there, and
+    /// checkpointed, before its own disk has it. A configured leader applies only what its own disk holds (R13).
+    pub may_lag_base: bool,
     /// Where salts come from: `None` for the system's random numbers; a number for simulations, where one
     /// seed reproduces everything.
     pub salt_seed: Option<u64>,
@@ -146,7 +149,12 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync, salt_seed: None }
+        Self {
+            segment_bytes: SEGMENT_BYTES,
+            durability: Durability::Fsync,
+            may_lag_base: true,
+            salt_seed: None,
+        }
     }
 }
 

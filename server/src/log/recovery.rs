@@ -12,7 +12,7 @@ use std::sync::Arc;
 use quorate_protocol::Index;
 
 use super::format::{BATCH_HEADER_BYTES, BatchKind, SEGMENT_HEADER_BYTES};
-use super::scan::{Found, Run, Scan, TornTail};
+use super::scan::{BrokenOff, Found, Run, Scan, TornTail, damaged};
 use super::segment::{Segment, Segments, Shared};
 use super::{Active, FIRST_SEGMENT_BYTES_MAX, Log, LogError, LogSettings, NewSegment, ROLL_FILE_NAME};
 use crate::disk::{Disk, DiskFile};
@@ -52,15 +52,29 @@ pub(super) fn recover(
         disk.sync_directory(parent).map_err(LogError::io("sync", parent))?;
     }
     let found = Found::list(&*disk, &directory, Err)?;
-    let Run { kept, obsolete, broken_off } = found.split_at_base(&*disk, base)?;
-    if let Some(error) = broken_off {
+    let Run { kept, obsolete, broken_off, .. } = found.split_at_base(&*disk, base)?;
+    match broken_off {
         // The operator is told, in case a replica lacks what it held.
-        tracing::warn!(%error, "a log segment below the checkpoints is not followed by the next: removing it");
+        Some(BrokenOff::Gap(error)) => {
+            tracing::warn!(%error, "a log segment below the checkpoints is not followed by the next: removing it");
+        }
+        Some(BrokenOff::Damage(error)) => tracing::error!(
+            %error,
+            "a log segment below the checkpoints is damaged: it and those before it are left as they are, but no \
+             follower is fed from them"
+        ),
+        None => {}
     }
     let mut scan = Scan::new(kept.first().map_or(base, |(_, header)| header.first - 1));
     for (place, (path, header)) in kept.iter().enumerate() {
         let file = disk.open(path).map_err(LogError::io("open", path))?;
         scan.segment(file, path.clone(), *header, kept.get(place + 1).map(|(_, next)| *next))?;
+    }
+    if !settings.may_lag_base && base > 0 && (scan.last < base || kept.is_empty()) {
+        let what =
+            format!("the log ends at entry {}, but a checkpoint of what it held is at {base}", scan.last);
+        let newest = kept.last().map_or(&directory, |(path, _)| path);
+        return Err(damaged(newest, 0, what));
     }
     let mut recovery = Recovery { mark: scan.mark, ..Recovery::default() };
     remove_oldest_first(&*disk, &directory, &found.temporary)?;

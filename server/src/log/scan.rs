@@ -49,10 +49,20 @@ pub(super) struct Found {
 pub(super) struct Run {
     /// An unbroken run that ends with the newest, as far as their headers say.
     pub(super) kept: Vec<Listed>,
-    /// Those before it, which checkpoints hold: mostly they came back after they had been dropped.
+    /// Those before it, which checkpoints hold: they came back after they had been dropped.
     pub(super) obsolete: Vec<Listed>,
-    /// Why the run begins where it does, if a segment before it is not whole or not followed by the next.
-    pub(super) broken_off: Option<LogError>,
+    /// Those before it that damage has cut off from it; checkpoints hold them, too.
+    pub(super) cut_off: Vec<Listed>,
+    /// Why the run begins where it does, if it is not the first segment.
+    pub(super) broken_off: Option<BrokenOff>,
+}
+
+/// Why a segment is not part of the run.
+pub(super) enum BrokenOff {
+    /// It is whole, and others are missing behind it.
+    Gap(LogError),
+    /// It is not what was written.
+    Damage(LogError),
 }
 
 impl Found {
@@ -98,19 +108,29 @@ impl Found {
             match self.check_continues(disk, first_kept - 1) {
                 Ok(()) => first_kept -= 1,
                 // Checkpoints hold what it held.
-                Err(error @ LogError::Damaged { .. }) => broken_off = Some(error),
-                Err(error) => return Err(error),
+                Err(found) => broken_off = Some(found?),
             }
         }
-        let (obsolete, kept) = self.segments.split_at(first_kept);
-        Ok(Run { kept: kept.to_vec(), obsolete: obsolete.to_vec(), broken_off })
+        let (before, kept) = self.segments.split_at(first_kept);
+        let (mut obsolete, mut cut_off) = (Vec::new(), Vec::new());
+        match broken_off {
+            Some(BrokenOff::Damage(_)) => cut_off = before.to_vec(),
+            _ => obsolete = before.to_vec(),
+        }
+        Ok(Run { kept: kept.to_vec(), obsolete, cut_off, broken_off })
     }
 
-    /// An error unless the segment at `place` is whole and the next one follows it.
-    fn check_continues(&self, disk: &dyn Disk, place: usize) -> Result<(), LogError> {
+    /// An error unless the segment at `place` is whole and the next one follows it: why, or that it cannot be read.
+    fn check_continues(&self, disk: &dyn Disk, place: usize) -> Result<(), Result<BrokenOff, LogError>> {
         let ((path, header), next) = (&self.segments[place], self.segments[place + 1].1);
-        let file = disk.open_read(path).map_err(LogError::io("open", path))?;
-        Scan::new(header.first - 1).segment(file, path.clone(), *header, Some(next))
+        let file = disk.open_read(path).map_err(LogError::io("open", path)).map_err(Err)?;
+        let mut scan = Scan::new(header.first - 1);
+        match scan.segment(file, path.clone(), *header, Some(next)) {
+            Ok(()) => Ok(()),
+            Err(error @ LogError::Damaged { .. }) if scan.ends_clean() => Err(Ok(BrokenOff::Gap(error))),
+            Err(error @ LogError::Damaged { .. }) => Err(Ok(BrokenOff::Damage(error))),
+            Err(error) => Err(Err(error)),
+        }
     }
 }
 
@@ -264,6 +284,12 @@ impl Scan {
                 Ok(())
             }
         }
+    }
+
+    /// Whether nothing is written behind the last good batch of the newest segment.
+    fn ends_clean(&self) -> bool {
+        let end = self.segments.back().map(|segment| segment.tail.offset as usize);
+        end.and_then(|end| self.bytes.get(end..)).is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
     }
 
     /// Where the segment's batches end so far.

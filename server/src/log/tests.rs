@@ -17,10 +17,14 @@ use super::format::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, Segme
 use super::*;
 use crate::directory::trace_disk::TraceDisk;
 use crate::disk::RealDisk;
-use crate::disk::simulated::{Call, Failure, Fault, SimDisk};
+use crate::disk::simulated::{Call, Failure, Fault, Images, Kept, SimDisk};
 
-const SETTINGS: LogSettings =
-    LogSettings { segment_bytes: 64 << 10, durability: Durability::Fsync, salt_seed: None };
+const SETTINGS: LogSettings = LogSettings {
+    segment_bytes: 64 << 10,
+    durability: Durability::Fsync,
+    may_lag_base: true,
+    salt_seed: None,
+};
 
 fn open_at(directory: &Path, base: Index) -> Result<(Log, Recovery), LogError> {
     Log::open(Arc::new(RealDisk), directory.to_owned(), SETTINGS, base)
@@ -369,6 +373,55 @@ fn a_base_beyond_the_end_starts_the_log_again_behind_it() {
     drop(log);
     let (log, _) = open_at(directory.path(), 50).unwrap();
     assert_eq!(contents(&log.reader()), indexes(2, 51..=60));
+}
+
+#[test]
+fn with_os_durability_what_a_killed_process_left_outlives_a_clean_stop_and_a_power_cut() {
+    let settings = LogSettings { durability: Durability::Os, ..SETTINGS };
+    let open = |images| {
+        let disk = SimDisk::with(images);
+        let (log, recovery) = Log::open(Arc::new(disk.clone()), "/log".into(), settings, 0).unwrap();
+        (disk, log, recovery)
+    };
+    let (disk, mut log, _) = open(Images::default());
+    for first in (1..=400).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+    }
+    drop(log);
+    let images = disk.images();
+    assert!(!images.is_durable(), "the fault is possible");
+    let (disk, mut log, recovery) = open(images); // Killed: all is in the cache, nothing on the disk.
+    assert_eq!((recovery.last, recovery.mark), (400, 0));
+    append(&mut log, 1, 401..=410);
+    drop(log); // Killed again: the first mark covers what was written again, and nothing else.
+    let (disk, mut log, recovery) = open(disk.images());
+    assert_eq!((recovery.last, recovery.mark), (410, 400));
+    append(&mut log, 1, 411..=420);
+    log.finish().unwrap();
+    drop(log);
+    let (_, log, recovery) = open(disk.images().crashed(Kept::Nothing));
+    assert_eq!((recovery.last, recovery.mark), (420, 420));
+    assert_eq!(contents(&log.reader()), indexes(1, 1..=420));
+}
+
+#[test]
+fn a_damaged_segment_below_the_checkpoints_stays_with_those_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(directory.path());
+    for first in (1..=2000).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+    }
+    drop(log);
+    let segments = segment_files(directory.path());
+    let mut bytes = fs::read(&segments[2]).unwrap();
+    bytes[SEGMENT_HEADER_BYTES + 100] ^= 1;
+    fs::write(&segments[2], bytes).unwrap();
+    for _ in 0..2 {
+        let (log, recovery) = open_at(directory.path(), 1900).unwrap();
+        assert_eq!((recovery.last, recovery.segments_removed), (2000, 0));
+        assert_eq!(contents(&log.reader()), indexes(1, recovery.first..=2000));
+        assert_eq!(segment_files(directory.path())[..segments.len()], segments);
+    }
 }
 
 #[test]

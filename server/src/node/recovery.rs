@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_protocol::entry::{self, Payload};
-use quorate_protocol::{Durability, Incarnation, Index, limits};
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, Term, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
@@ -79,6 +79,17 @@ pub enum RecoveryError {
         /// The checkpoint's index.
         checkpoint: Index,
     },
+    /// The vote is older than the log or the checkpoint (R5).
+    #[error(
+        "the promised term is {promised}, but there are entries of term {last}: the vote is an older one; put back the \
+         right one, or start this replica with an empty directory"
+    )]
+    OldVote {
+        /// What was promised.
+        promised: Term,
+        /// Of the last entry.
+        last: Term,
+    },
     /// An entry in the log is not one.
     #[error("entry {index} in the log cannot be read: {reason}")]
     Entry {
@@ -104,6 +115,7 @@ impl RecoveryError {
             | Self::Log(LogError::Damaged { .. })
             | Self::Read(ReadError::Damaged { .. })
             | Self::Gap { .. }
+            | Self::OldVote { .. }
             | Self::Entry { .. } => Damaged,
             Self::Checkpoint(CheckpointError::NewerVersion { .. } | CheckpointError::OtherCluster { .. })
             | Self::Log(LogError::Version { .. }) => NotForUs,
@@ -138,12 +150,29 @@ pub fn open(
         None => (0, Terms::default()),
     };
     store.restored(base);
-    let settings = LogSettings { durability: directory.identity.durability, ..log };
+    let identity = &directory.identity;
+    let settings = LogSettings {
+        durability: identity.durability,
+        may_lag_base: identity.leadership != Leadership::Configured(identity.node),
+        ..log
+    };
     // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was
     // gone back to or the first is restored, the log must reach back to the newest: what is older is in that.
     let older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
     let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, older.unwrap_or(base))?;
     if recovery.last < base {
+        if !settings.may_lag_base {
+            let what = format!(
+                "the log ends at entry {}, but a checkpoint of what it held is at {base}",
+                recovery.last
+            );
+            return Err(LogError::Damaged { file: directory.log(), offset: 0, what }.into());
+        }
+        tracing::warn!(
+            last = recovery.last,
+            checkpoint = base,
+            "the log ends before the newest checkpoint, and goes on behind it: a crash may leave this on a follower"
+        );
         drop(log);
         let before = recovery;
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
@@ -172,6 +201,10 @@ pub fn open(
     let from = if is_on(Mutant::ReplayFromCheckpoint) { base.saturating_sub(1) } else { base };
     replay.read(&reader, from, recovery.last)?;
 
+    let (promised, last) = (directory.vote.promise().term, replay.terms.last_term());
+    if promised < last {
+        return Err(RecoveryError::OldVote { promised, last });
+    }
     if let Some(TornTail { file, offset, bytes }) = &recovery.torn {
         tracing::warn!(file = %file.display(), offset, bytes, "cut a write that a crash had torn");
     }

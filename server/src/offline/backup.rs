@@ -45,7 +45,7 @@ pub fn backup(disk: &dyn Disk, from: &Path, to: &Path) -> Result<Backup, Offline
     if !names.iter().any(|name| name == IDENTITY) {
         return wrong_use(format!("{} is no data directory: it has no identity", from.display()));
     }
-    refuse_unless_empty(disk, to)?;
+    refuse_unless_empty(disk, from, to)?;
     let source = Identity::load(disk, from)?.into_formed();
     create_durably(disk, to)?;
     for part in [CHECKPOINT, LOG].map(|name| to.join(name)) {

@@ -13,7 +13,8 @@ use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, relative, 
 use crate::checkpoint::{self, CheckpointError, CheckpointInfo, Damage, NO_CLUSTER, Owner};
 use crate::directory::{
     BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DirectoryError, IDENTITY,
-    IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, SharedLock, VOTES, check_boot, check_votes,
+    IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, RESTORE_TEMPORARY, SharedLock, VOTES, check_boot,
+    check_votes,
 };
 use crate::disk::Disk;
 use crate::log::LogError;
@@ -188,7 +189,7 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
     let names = list_existing(disk, directory)?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     let is_backup = has(BACKUP) || has(BACKUP_TEMPORARY);
-    if !is_backup && ![IDENTITY, LOG, CHECKPOINT].into_iter().chain(VOTES).any(has) {
+    if !is_backup && ![IDENTITY, LOG, CHECKPOINT, RESTORE_TEMPORARY].into_iter().chain(VOTES).any(has) {
         return wrong_use(format!("{} is neither a data directory nor a backup", directory.display()));
     }
     let _lock = SharedLock::take(disk, directory).map_err(|error| match error {
@@ -202,7 +203,8 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
     let owner =
         identity.as_ref().map(|identity| Owner { cluster: identity.cluster_id(), origin: identity.origin });
     let whole = check.checkpoints(owner);
-    let log = check.log(&whole);
+    let leads = identity.as_ref().is_some_and(|i| i.leadership == Leadership::Configured(i.node));
+    let log = check.log(&whole, leads);
     if let Some(manifest) = &manifest {
         check.against_manifest(manifest, &whole, log.as_ref());
     }
@@ -210,7 +212,8 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
         if identity.durability == Durability::Os {
             check.boot();
         }
-        check.vote(identity, log.as_ref().map_or(0, |log| log.last_term));
+        let last_term = log.as_ref().map_or(0, |log| log.last_term);
+        check.vote(identity, last_term.max(whole.last().map_or(0, |newest| newest.term)));
         check.no_segment();
     }
     Ok(check.finish(identity))
@@ -267,6 +270,16 @@ impl<'a> Check<'a> {
             match name.as_str() {
                 IDENTITY_TEMPORARY => {
                     self.leftover(&directory.join(name), "an identity that was not finished")
+                }
+                RESTORE_TEMPORARY => {
+                    let act = "no node starts on this: remove the directory, and restore the backup again";
+                    self.find(
+                        Severity::Wrong,
+                        &directory.join(name),
+                        None,
+                        "it was not restored to the end",
+                        act,
+                    );
                 }
                 BOOT_TEMPORARY => {
                     self.leftover(&directory.join(name), "a note of the boot that was not finished")
@@ -437,7 +450,7 @@ impl<'a> Check<'a> {
     }
 
     /// Goes through the log; `whole` are the checkpoints that can be used.
-    fn log(&mut self, whole: &[CheckpointInfo]) -> Option<LogEnd> {
+    fn log(&mut self, whole: &[CheckpointInfo], leads: bool) -> Option<LogEnd> {
         let directory = log_of(self.directory);
         let newest = whole.last().map_or(0, |info| info.index);
         let base = self.base(newest);
@@ -461,8 +474,13 @@ impl<'a> Check<'a> {
         self.log_leftovers(&inspected);
         if inspected.segments > 0 && inspected.last < newest {
             let what = format!("the log ends at entry {}, before the checkpoint of {newest}", inspected.last);
-            let act = "this is legal: the next start goes on behind the checkpoint";
-            self.find(Severity::Note, &directory, None, what, act);
+            if leads && !self.is_backup {
+                self.find(Severity::Wrong, &directory, None, what, refuses);
+            } else {
+                let act =
+                    "a crash may leave this on a follower: the next start goes on behind the checkpoint";
+                self.find(Severity::Note, &directory, None, what, act);
+            }
         }
         let Inspected { first, last, last_term, mark, commit, segments, bytes, .. } = inspected;
         self.checked.log =
@@ -509,6 +527,10 @@ impl<'a> Check<'a> {
     fn log_leftovers(&mut self, inspected: &Inspected) {
         for path in &inspected.temporary {
             self.leftover(path, "a segment that was not taken into use");
+        }
+        for path in &inspected.cut_off {
+            let what = "a whole segment before a damaged one, all in the checkpoints";
+            self.find(Severity::Note, path, None, what, "it is left alone; no follower is fed from it");
         }
         for path in &inspected.obsolete {
             self.leftover(path, "a segment that came back after it had been dropped, all in the checkpoints");

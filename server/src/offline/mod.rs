@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
-use crate::directory::{DirectoryError, DirectoryErrorKind};
+use crate::directory::{DirectoryError, DirectoryErrorKind, RESTORE_TEMPORARY};
 use crate::disk::Disk;
 use crate::log::{LogError, ReadError};
 
@@ -114,9 +114,20 @@ fn list_existing(disk: &dyn Disk, directory: &Path) -> Result<Vec<String>, Offli
     disk.list(directory).or_else(|error| wrong_use(format!("cannot read {}: {error}", directory.display())))
 }
 
-/// Refuses to make something where there is something.
-fn refuse_unless_empty(disk: &dyn Disk, directory: &Path) -> Result<(), OfflineError> {
+/// Refuses to make something where there is something, or inside of what it is made from.
+fn refuse_unless_empty(disk: &dyn Disk, from: &Path, directory: &Path) -> Result<(), OfflineError> {
+    if directory.starts_with(from) {
+        return wrong_use(format!(
+            "{} is inside of {}: give a directory elsewhere",
+            directory.display(),
+            from.display()
+        ));
+    }
     match disk.list(directory) {
+        Ok(names) if names.iter().any(|name| name == RESTORE_TEMPORARY) => wrong_use(format!(
+            "{} was not restored to the end: remove it, and restore the backup again",
+            directory.display()
+        )),
         Ok(names) => match names.iter().find(|name| !crate::directory::NOBODYS.contains(&name.as_str())) {
             None => Ok(()),
             Some(found) => wrong_use(format!(

@@ -19,7 +19,7 @@ use crate::checkpoint::{
 };
 use crate::directory::{
     BACKUP, BACKUP_TEMPORARY, CHECKPOINT, DirectoryLock, DirectorySettings, IDENTITY, Identity, LOG,
-    VoteFile, create_durably, failed,
+    RESTORE_TEMPORARY, VoteFile, create_durably, failed,
 };
 use crate::disk::Disk;
 use crate::log::inspect::open_read_only;
@@ -46,7 +46,7 @@ pub struct Restored {
 /// Makes the data directory `to`, which must be empty or absent, for a node with `settings` from the backup
 /// `from`. `fresh` is the directory's incarnation, and `segment_bytes` the size of log segments.
 ///
-/// The identity is written last: without it no node starts on the directory.
+/// While it is at work there is a file that says so, and no node starts on the directory.
 pub fn restore(
     disk: &Arc<dyn Disk>,
     from: &Path,
@@ -56,7 +56,7 @@ pub fn restore(
     segment_bytes: u64,
 ) -> Result<Restored, OfflineError> {
     refuse_unless_backup(&**disk, from)?;
-    refuse_unless_empty(&**disk, to)?;
+    refuse_unless_empty(&**disk, from, to)?;
     let manifest = Manifest::load(&**disk, from)?;
     if manifest.last == 0 {
         return wrong_use(format!(
@@ -67,19 +67,26 @@ pub fn restore(
     let state = Replayed::read(&**disk, from, &manifest)?;
 
     create_durably(&**disk, to)?;
+    let unfinished = to.join(RESTORE_TEMPORARY);
+    disk.create(&unfinished).map_err(failed("create", &unfinished))?;
+    disk.sync_directory(to).map_err(failed("sync", to))?;
     let lock = DirectoryLock::take(&**disk, to, settings.node)?;
     for part in [CHECKPOINT, LOG].map(|name| to.join(name)) {
         disk.create_directory(&part).map_err(failed("create", &part))?;
     }
     disk.sync_directory(to).map_err(failed("sync", to))?;
     let checkpoint = state.write(disk, &checkpoints_of(to))?;
-    let log = LogSettings { segment_bytes, durability: settings.durability, salt_seed: None };
+    let log = LogSettings { segment_bytes, durability: settings.durability, ..LogSettings::default() };
     let (log, _) = Log::open(disk.clone(), log_of(to), log, checkpoint.index)?;
     drop(log);
     let identity = Identity::new(settings.clone(), fresh, Some(checkpoint.origin()));
-    let (mut vote, _) = VoteFile::open(&**disk, to, &identity)?;
+    // The files are made as for a directory that has promised nothing: with an origin, missing ones are lost.
+    let new = Identity::new(settings.clone(), fresh, None);
+    let (mut vote, _) = VoteFile::open(&**disk, to, &new)?;
     vote.store(Promise { term: checkpoint.term, voted_for: None })?;
     identity.store(&**disk, to)?;
+    disk.remove(&unfinished).map_err(failed("remove", &unfinished))?;
+    disk.sync_directory(to).map_err(failed("sync", to))?;
     drop(lock);
     Ok(Restored { manifest, checkpoint, identity })
 }

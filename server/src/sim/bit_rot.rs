@@ -25,8 +25,12 @@ const LOG_BYTES: u64 = 64 << 10;
 
 fn open_log(images: Images) -> Result<(Log, crate::log::Recovery, SimDisk), LogError> {
     let disk = SimDisk::with(images);
-    let settings =
-        LogSettings { segment_bytes: LOG_BYTES, durability: Durability::Fsync, salt_seed: Some(1) };
+    let settings = LogSettings {
+        segment_bytes: LOG_BYTES,
+        durability: Durability::Fsync,
+        may_lag_base: true,
+        salt_seed: Some(1),
+    };
     let (log, recovery) = Log::open(Arc::new(disk.clone()), LOG.into(), settings, 0)?;
     Ok((log, recovery, disk))
 }
@@ -240,8 +244,7 @@ impl Directory {
         match recover(&SimDisk::with(images), ALONE) {
             Err(error) => assert!(error.is_damage(), "{}: not called damage: {error}", what()),
             Ok(found) => {
-                let first = found.first.max(self.found.first);
-                assert!(found.from(first) == self.found.from(first), "{}: another state", what());
+                assert!(found.is_same(&self.found), "{}: another state", what());
                 return false;
             }
         }
@@ -330,6 +333,37 @@ fn blocks_of_any_file_lost_or_swapped_are_found_or_make_no_difference() {
         }
     }
     println!("{count} blocks of a directory's files lost or overwritten by others");
+}
+
+/// A checkpoint tells of entries that the log must have had: a leader's own disk was among those that held them.
+#[test]
+fn a_leader_whose_log_ends_before_its_checkpoint_is_refused() {
+    let directory = Directory::new();
+    let index = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap()[..20].parse::<Index>().unwrap();
+    let checkpoint = index(directory.files("checkpoint").last().unwrap());
+    let segments = directory.files("log");
+    let holding = segments.partition_point(|segment| index(segment) <= checkpoint) - 1;
+    for from in [holding, 0] {
+        let mut images = directory.images.clone();
+        segments[from..].iter().for_each(|segment| images.lose(segment));
+        let error = recover(&SimDisk::with(images), ALONE).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains("a checkpoint of what it held"), "{error}");
+    }
+}
+
+/// Without its promises a node might lead in a term that has been (R5).
+#[test]
+fn a_vote_that_is_older_than_the_log_is_refused() {
+    let directory = Directory::new();
+    let empty = SimDisk::default();
+    drop(SimNode::open(&empty, ALONE, History::new()).unwrap());
+    let promised_nothing = empty.images();
+    let mut images = directory.images.clone();
+    for vote in ["vote-a", "vote-b"].map(|name| Path::new(DATA).join(name)) {
+        images.replace(&vote, promised_nothing.contents(&vote).unwrap().to_vec());
+    }
+    let error = recover(&SimDisk::with(images), ALONE).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("the vote is an older one"), "{error}");
 }
 
 #[test]

@@ -197,7 +197,7 @@ impl Trial<'_> {
         // What was found may be acknowledged at once: it must outlive the next loss of power (R18).
         let again = recover(&SimDisk::with(disk.images().crashed(Kept::Nothing)), shape)
             .unwrap_or_else(|error| wrong(format!("refused when recovered again: {error}")));
-        if !is_same(&found, &again) {
+        if !found.is_same(&again) {
             wrong(format!("{} entries were found, and then {}", found.log.len(), again.log.len()));
         }
         if self.tally.states.is_multiple_of(self.effort.recovery_stride) {
@@ -229,7 +229,7 @@ impl Trial<'_> {
                 self.tally.recoveries_crashed += 1;
                 match recover(&SimDisk::with(crashed), self.recording.shape) {
                     Err(error) => wrong(format!("refused after {done} changes of recovery: {error}")),
-                    Ok(again) if is_same(found, &again) => {}
+                    Ok(again) if found.is_same(&again) => {}
                     Ok(_) if images.is_durable() => {
                         wrong(format!("{done} changes of recovery make another state"));
                     }
@@ -275,12 +275,6 @@ impl Trial<'_> {
             panic!("after {changes} changes, {how}, and going on: {what}");
         }
     }
-}
-
-/// Whether two recoveries found the same. The later may have removed old log.
-fn is_same(found: &Found, again: &Found) -> bool {
-    let first = found.first.max(again.first);
-    found.from(first) == again.from(first)
 }
 
 pub(super) const FOLLOWER: Shape = Shape { id: 2, m: 3, n: 2 };

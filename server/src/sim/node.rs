@@ -100,8 +100,14 @@ impl Found {
         })
     }
 
+    /// Whether two recoveries found the same. The later may have removed old log.
+    pub(super) fn is_same(&self, again: &Self) -> bool {
+        let first = self.first.max(again.first);
+        self.from(first) == again.from(first)
+    }
+
     /// With a log that begins where that of `other` does, if it reaches back as far.
-    pub(super) fn from(&self, first: Index) -> Self {
+    fn from(&self, first: Index) -> Self {
         let skipped = first.saturating_sub(self.first) as usize;
         let log = self.log.get(skipped..).unwrap_or_default().to_vec();
         Self { first: self.first + skipped as Index, log, ..self.clone() }
