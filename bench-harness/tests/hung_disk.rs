@@ -39,12 +39,16 @@ impl Node {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
+    /// A client, and a first write: the node has recovered.
     fn client(&self) -> Client {
         let address: SocketAddr = wait_for("the address in the log", || {
             let log = self.log();
             log.split_once("clients at ")?.1.split_once(',')?.0.parse().ok()
         });
-        Client::builder().servers([address.to_string()]).deadline(PATIENCE).connect().unwrap()
+        let servers = [address.to_string()];
+        let client = Client::builder().servers(servers).deadline(PATIENCE).connect().unwrap();
+        block_on(client.set("first", "value")).unwrap();
+        client
     }
 
     /// From now on no sync returns.
