@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::directory::DirectorySettings;
 use crate::disk::{Disk, RealDisk};
 use crate::machine;
-use crate::node::{NodeError, NodeSettings, RecoveryError};
+use crate::node::{NodeError, NodeSettings};
 use crate::server::{self, Listeners, ServerError, ServerSettings};
 
 /// Descriptors that are not connections: files, threads' and the reactor's.
@@ -29,7 +29,6 @@ const DESCRIPTORS_RESERVED: u64 = 256;
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_WRONG_SETTING: u8 = 2;
-const EXIT_DAMAGED: u8 = 4;
 const EXIT_DISK: u8 = 5;
 
 /// A replica of Quorate, a replicated key-value store.
@@ -510,8 +509,7 @@ fn raise_descriptor_limit(connections: usize) -> usize {
 
 fn exit_code(error: &ServerError) -> u8 {
     match error {
-        ServerError::Recovery(RecoveryError::Directory(error)) => error.kind().exit_code(),
-        ServerError::Recovery(error) if error.is_damage() => EXIT_DAMAGED,
+        ServerError::Recovery(error) => error.kind().exit_code(),
         ServerError::Node(
             NodeError::Log(_)
             | NodeError::Checkpoint(_)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 const SEGMENT_HEADER_BYTES: usize = 4096;
 const BATCH_HEADER_BYTES: usize = 64;
+const SECTOR_BYTES: usize = 512;
 const SEGMENT_MAGIC: &[u8] = b"QRTLOGSG";
 const BATCH_MAGIC: &[u8] = b"BtQ\xA5";
 const KIND_TRUNCATION: u32 = 3;
@@ -159,7 +160,7 @@ fn last_kind(log: &Path) -> Option<u32> {
     while bytes.get(at + 60..at + BATCH_HEADER_BYTES) == Some(BATCH_MAGIC) {
         kind = word(at + 56)?;
         let end = at + BATCH_HEADER_BYTES + word(at + 20)? as usize;
-        at = (end / 8 + 1) * 8;
+        at = (end / SECTOR_BYTES + 1) * SECTOR_BYTES;
     }
     Some(kind)
 }

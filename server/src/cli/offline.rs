@@ -392,9 +392,10 @@ fn describe_restored(data: &str, restored: &Restored) -> String {
         &mut text,
         "holds",
         format_args!(
-            "{} keys after entry {} of term {}: entries to {} are known to have been committed, {} more are taken as \
+            "{} key{} after entry {} of term {}: entries to {} are known to have been committed, {} more are taken as \
              such",
             checkpoint.keys,
+            if checkpoint.keys == 1 { "" } else { "s" },
             checkpoint.index,
             checkpoint.term,
             manifest.committed,

@@ -92,14 +92,22 @@ pub enum RecoveryError {
 impl RecoveryError {
     /// Whether data is damaged: the operator has to restore it.
     pub fn is_damage(&self) -> bool {
+        self.kind() == DirectoryErrorKind::Damaged
+    }
+
+    /// What it means to whoever started the program.
+    pub fn kind(&self) -> DirectoryErrorKind {
+        use DirectoryErrorKind::{Damaged, Failed, NotForUs};
         match self {
-            Self::Directory(error) => error.kind() == DirectoryErrorKind::Damaged,
-            Self::Checkpoint(error) => {
-                matches!(error, CheckpointError::AllDamaged(_) | CheckpointError::Changed { .. })
-            }
-            Self::Log(error) => matches!(error, LogError::Damaged { .. }),
-            Self::Read(error) => matches!(error, ReadError::Damaged { .. }),
-            Self::Gap { .. } | Self::Entry { .. } => true,
+            Self::Directory(error) => error.kind(),
+            Self::Checkpoint(CheckpointError::AllDamaged(_) | CheckpointError::Changed { .. })
+            | Self::Log(LogError::Damaged { .. })
+            | Self::Read(ReadError::Damaged { .. })
+            | Self::Gap { .. }
+            | Self::Entry { .. } => Damaged,
+            Self::Checkpoint(CheckpointError::NewerVersion { .. } | CheckpointError::OtherCluster { .. })
+            | Self::Log(LogError::Version { .. }) => NotForUs,
+            Self::Checkpoint(_) | Self::Log(_) | Self::Read(_) => Failed,
         }
     }
 }
