@@ -425,7 +425,8 @@ impl Node {
 
     /// Notices a disk that hangs: what is asked of it comes back late or never, and says nothing by itself.
     fn watch_disk(&mut self, now: Time) {
-        let silent = self.disk_watch.silent(now);
+        // So that a tick that comes late, however late, cannot be taken for a stall.
+        let silent = self.disk_watch.tick(now, self.settings.disk_stall / 2);
         if silent >= self.settings.disk_timeout {
             self.error.get_or_insert(NodeError::DiskTimeout(silent));
         } else if self.disk_watch.set_stalled(silent >= self.settings.disk_stall) {
@@ -446,7 +447,7 @@ impl Node {
     }
 
     fn log_event(&mut self, now: Time, event: LogEvent) {
-        self.disk_watch.answered(now, &event);
+        self.disk_watch.answered(&event);
         match event {
             LogEvent::Durable { generation, index, queued, sync, entries, bytes } => {
                 self.batches.written(sync, entries, bytes);
@@ -473,13 +474,13 @@ impl Node {
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
                 let command = LogCommand::Append { generation, first, last, commit, entries };
-                self.disk_watch.asked(now, &command);
+                self.disk_watch.asked(&command);
                 outside.log(command);
             }
             Output::Truncate { generation, after } => {
                 tracing::info!(after, "removing entries that were never committed");
                 let command = LogCommand::Truncate { generation, after };
-                self.disk_watch.asked(now, &command);
+                self.disk_watch.asked(&command);
                 outside.log(command);
             }
             Output::Send { to, message } => {
