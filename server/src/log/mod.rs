@@ -53,11 +53,11 @@
 //!
 //! # Torn or damaged
 //!
-//! A bad batch is **damage**, never cut, if a valid batch with a higher number follows in its segment, if
-//! anything is written behind its extent, if another segment follows, or if a mark says that entries behind it
-//! were durable. Otherwise it is the last, and it is **torn** if some sector of it, or its last byte, still reads
-//! as zeros as before the write, and damage if not. Its extent is what its header says; if that is unreadable,
-//! the header alone, and whatever follows may be its own.
+//! A bad batch is **damage**, never cut, if a valid batch with a higher number follows in its segment (a mark is
+//! one, and is written after some rest for this purpose), if anything is written behind its extent, or if another
+//! segment follows. Otherwise it is the last, and it is **torn** if some sector of it, or its last byte, still
+//! reads as zeros as before the write, and damage if not. Its extent is what its header says; if that is
+//! unreadable, the header alone, and whatever follows may be its own.
 //! What is torn is overwritten with zeros, reported, and the log goes on before it.
 //!
 //! What stays ambiguous:
@@ -68,7 +68,8 @@
 //!   what is lost so.
 //! - Several sectors lost together may be the last batches and the mark that covers them: a page of 4096 bytes
 //!   holds up to eight. They look like writes that never came.
-//! - The newest segments missing as a whole look like a shorter log.
+//! - The newest segments missing as a whole look like a shorter log, unless a configured leader's checkpoint tells
+//!   of what they held.
 //! - With [`Durability::Os`] many batches may be lost at a power cut, in any order. That is found as damage
 //!   or as a torn tail, by chance; so a node whose machine stopped under it is refused before its log is read (R30).
 //!
