@@ -17,6 +17,7 @@ use quorate_server::directory::DirectorySettings;
 use quorate_server::disk::{Disk, RealDisk};
 use quorate_server::log::{Log, LogSettings};
 use quorate_server::node::{self, Opened};
+use quorate_server::replica::Promise;
 use tempfile::TempDir;
 
 const KEYS: u64 = 1_000_000;
@@ -39,7 +40,7 @@ impl Directory {
         let temporary = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let new =
             Self { disk: Arc::new(RealDisk), path: temporary.path().join("data"), _temporary: temporary };
-        drop(new.open());
+        new.promise();
         new.write_checkpoint();
         new.write_log();
         new
@@ -56,6 +57,12 @@ impl Directory {
         };
         let log = LogSettings::default();
         node::open(&self.disk, &self.path, &settings, Incarnation(1), log, CHECKPOINT_BYTES, None).unwrap()
+    }
+
+    /// No entry is of a later term than was promised.
+    fn promise(&self) {
+        let Opened { mut vote, state, .. } = self.open();
+        vote.store(Promise { term: 1, voted_for: Some(state.identity.node) }).unwrap();
     }
 
     fn write_checkpoint(&self) {
