@@ -392,16 +392,22 @@ fn with_os_durability_what_a_killed_process_left_outlives_a_clean_stop_and_a_pow
     assert!(!images.is_durable(), "the fault is possible");
     let (disk, mut log, recovery) = open(images); // Killed: all is in the cache, nothing on the disk.
     assert_eq!((recovery.last, recovery.mark), (400, 0));
-    append(&mut log, 1, 401..=410);
-    drop(log); // Killed again: the first mark covers what was written again, and nothing else.
-    let (disk, mut log, recovery) = open(disk.images());
-    assert_eq!((recovery.last, recovery.mark), (410, 400));
-    append(&mut log, 1, 411..=420);
+    // These follow the mark of what was written again, and are in the cache alone, in several segments.
+    for first in (401..=1000).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+    }
+    drop(log); // Killed again.
+    let (disk, log, recovery) = open(disk.images());
+    assert_eq!((recovery.last, recovery.mark), (1000, 400));
+    drop(log);
+    let (disk, mut log, recovery) = open(disk.images().crashed(Kept::Nothing));
+    assert_eq!((recovery.last, recovery.mark), (1000, 1000), "what was found was made durable");
+    append(&mut log, 1, 1001..=1010);
     log.finish().unwrap();
     drop(log);
     let (_, log, recovery) = open(disk.images().crashed(Kept::Nothing));
-    assert_eq!((recovery.last, recovery.mark), (420, 420));
-    assert_eq!(contents(&log.reader()), indexes(1, 1..=420));
+    assert_eq!((recovery.last, recovery.mark), (1010, 1010));
+    assert_eq!(contents(&log.reader()), indexes(1, 1..=1010));
 }
 
 #[test]
