@@ -292,8 +292,8 @@ pub struct FollowerStatus<'a> {
     pub reachable: bool,
     /// What it last said keeps it from taking entries.
     pub obstacle: Option<Obstacle>,
-    /// The log no longer reaches back to what it lacks: it cannot catch up.
-    pub stranded: bool,
+    /// The checkpoint that it is being sent, as the log no longer reaches back to what it lacks.
+    pub checkpoint: Option<CheckpointTransfer>,
     /// Highest index that it holds durably in this term.
     pub durable: Index,
     /// Highest index that it has applied.
@@ -327,4 +327,15 @@ pub struct FollowerStatus<'a> {
     /// Entries behind, seen at each acknowledgement: a histogram.
     #[serde(with = "serde_bytes")]
     pub lag_entries: &'a [u8],
+}
+
+/// A checkpoint on its way to a follower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckpointTransfer {
+    /// The last entry that it contains.
+    pub index: Index,
+    /// Bytes of it that the follower has said to have written.
+    pub bytes_received: u64,
+    /// Bytes of its file.
+    pub bytes_total: u64,
 }

@@ -20,14 +20,17 @@ use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::handshake::{
     Hello, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, Vote};
+use quorate_protocol::peer::{
+    Ack, Append, CheckpointAck, CheckpointChunk, CheckpointState, PeerMessage, Reject, RejectReason,
+    RequestVote, Vote,
+};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
-    WriteResult,
+    CheckpointTransfer, DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response,
+    Role, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, frame, parse};
 use serde::{Deserialize, Serialize};
@@ -248,6 +251,27 @@ every!(peer_messages: PeerMessage<'static> {
         last_term: 7,
     }),
     Vote = PeerMessage::Vote(Vote { term: 8, pre_vote: true, granted: true }),
+    CheckpointChunk = PeerMessage::CheckpointChunk(CheckpointChunk {
+        term: 7,
+        index: 300,
+        total_bytes: 70_000,
+        offset: 1000,
+        round: 0,
+        bytes: b"piece",
+    }),
+    CheckpointAck = PeerMessage::CheckpointAck(CheckpointAck {
+        term: 7,
+        index: 300,
+        round: 12,
+        state: CheckpointState::Received(1005),
+    }),
+});
+
+every!(checkpoint_states: CheckpointState {
+    Received = CheckpointState::Received(1005),
+    Installed = CheckpointState::Installed,
+    Damaged = CheckpointState::Damaged,
+    Blocked = CheckpointState::Blocked(Obstacle::DiskFull),
 });
 
 every!(payloads: Payload<'static> {
@@ -314,7 +338,7 @@ fn status() -> Status<'static> {
             node: node(2),
             reachable: true,
             obstacle: None,
-            stranded: false,
+            checkpoint: Some(CheckpointTransfer { index: 200, bytes_received: 1000, bytes_total: 4096 }),
             durable: 300,
             applied: 298,
             entries_behind: 1,
@@ -442,6 +466,7 @@ fn goldens() -> Vec<Golden> {
     goldens.extend(all("Refusal", refusals()));
     goldens.extend(all("PeerMessage", peer_messages()));
     goldens.extend(all("RejectReason", reject_reasons()));
+    goldens.extend(all("CheckpointState", checkpoint_states()));
     goldens.extend(payloads().into_iter().map(|(name, payload)| golden_entry(name, payload)));
     goldens
 }

@@ -16,14 +16,17 @@ use quorate_protocol::handshake::{
     Hello, HelloError, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole,
     Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, Vote};
+use quorate_protocol::peer::{
+    Ack, Append, CheckpointAck, CheckpointChunk, CheckpointState, PeerMessage, Reject, RejectReason,
+    RequestVote, Vote,
+};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
-    WriteResult,
+    CheckpointTransfer, DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response,
+    Role, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{
     ClusterId, Durability, Incarnation, Leadership, MessageError, NodeId, NodeSet, Quorums, limits, parse,
@@ -264,16 +267,21 @@ fn any_obstacle() -> impl Strategy<Value = Obstacle> {
 }
 
 fn any_follower() -> impl Strategy<Value = FollowerStatus<'static>> {
-    let state = (any::<[bool; 2]>(), option::of(any_obstacle()));
+    let checkpoint = any::<[u64; 3]>().prop_map(|[index, bytes_received, bytes_total]| CheckpointTransfer {
+        index,
+        bytes_received,
+        bytes_total,
+    });
+    let state = (any::<bool>(), option::of(any_obstacle()), option::of(checkpoint));
     (any_node(), state, any::<[u64; 5]>(), array::uniform7(any_bytes())).prop_map(
-        |(node, ([reachable, stranded], obstacle), numbers, histograms)| {
+        |(node, (reachable, obstacle, checkpoint), numbers, histograms)| {
             let [durable, applied, entries_behind, bytes_behind, lag_now_us] = numbers;
             let [lag_us, queue_us, network_us, disk_us, sync_us, apply_us, lag_entries] = histograms;
             FollowerStatus {
                 node,
                 reachable,
                 obstacle,
-                stranded,
+                checkpoint,
                 durable,
                 applied,
                 entries_behind,
@@ -383,7 +391,30 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         reject.prop_map(PeerMessage::Reject),
         request_vote.prop_map(PeerMessage::RequestVote),
         vote.prop_map(PeerMessage::Vote),
+        any_checkpoint_chunk().prop_map(PeerMessage::CheckpointChunk),
+        any_checkpoint_ack().prop_map(PeerMessage::CheckpointAck),
     ]
+}
+
+fn any_checkpoint_chunk() -> impl Strategy<Value = CheckpointChunk<'static>> {
+    (any::<[u64; 5]>(), any_bytes()).prop_map(|([term, index, total_bytes, offset, round], bytes)| {
+        CheckpointChunk { term, index, total_bytes, offset, round, bytes }
+    })
+}
+
+fn any_checkpoint_ack() -> impl Strategy<Value = CheckpointAck> {
+    let state = prop_oneof![
+        any::<u64>().prop_map(CheckpointState::Received),
+        Just(CheckpointState::Installed),
+        Just(CheckpointState::Damaged),
+        any_obstacle().prop_map(CheckpointState::Blocked),
+    ];
+    (any::<[u64; 3]>(), state).prop_map(|([term, index, round], state)| CheckpointAck {
+        term,
+        index,
+        round,
+        state,
+    })
 }
 
 fn any_payload() -> impl Strategy<Value = Payload<'static>> {
@@ -758,7 +789,7 @@ fn a_variant_that_this_version_does_not_know_is_refused() {
     assert_eq!(parse::<Request<'_>>(&unknown_operation), Err(MessageError::Unknown));
     let unknown_outcome = [1, 7];
     assert_eq!(parse::<Response<'_>>(&unknown_outcome), Err(MessageError::Unknown));
-    let unknown_peer_message = [6];
+    let unknown_peer_message = [8];
     assert_eq!(parse::<PeerMessage<'_>>(&unknown_peer_message), Err(MessageError::Unknown));
 }
 

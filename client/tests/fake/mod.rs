@@ -291,7 +291,7 @@ pub(crate) fn status() -> Outcome<'static> {
         node: node(2),
         reachable: true,
         obstacle: None,
-        stranded: false,
+        checkpoint: None,
         durable: 8,
         applied: 7,
         entries_behind: 1,

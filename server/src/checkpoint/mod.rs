@@ -43,6 +43,8 @@
 //! - A file under its final name is whole and durable: it is written as `.tmp`, synced, renamed, and the
 //!   directory synced. Whatever is wrong with it later is damage of the disk.
 //! - No record of a file counts before the whole file has been checked.
+//! - A checkpoint is sent to other replicas as its file is ([`Outgoing`]), and received as `.part` ([`part`]), which
+//!   gets its final name when the whole has been checked.
 //!
 //! # What is deliberately absent
 //!
@@ -51,6 +53,8 @@
 //! fall back on that one, is decided by the caller, who knows the log.
 
 mod format;
+mod outgoing;
+pub mod part;
 mod reader;
 mod thread;
 mod writer;
@@ -66,6 +70,7 @@ use crate::disk::{Disk, is_shortage};
 
 pub(crate) use format::Record;
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
+pub use outgoing::Outgoing;
 pub(crate) use reader::read_intact;
 pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped, verify};
 pub use thread::{CheckpointEvent, CheckpointThread, DEFAULT_BYTES_PER_SECOND};
@@ -284,7 +289,7 @@ pub fn list(disk: &dyn Disk, directory: &Path) -> Result<Vec<Index>, CheckpointE
     Ok(indexes)
 }
 
-/// Removes all but the newest `keep` checkpoints, and returns the indexes of those removed, oldest first.
+/// Removes all but the newest `keep` checkpoints, and parts that are not needed beside these, and returns the indexes of those removed, oldest first.
 ///
 /// # Panics
 ///
@@ -292,6 +297,9 @@ pub fn list(disk: &dyn Disk, directory: &Path) -> Result<Vec<Index>, CheckpointE
 pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Vec<Index>, CheckpointError> {
     assert!(keep > 0, "the last checkpoint is never removed");
     let mut indexes = list(disk, directory)?;
+    if let Some(newest) = indexes.last() {
+        part::remove_parts(disk, directory, |index| index <= *newest)?;
+    }
     indexes.truncate(indexes.len().saturating_sub(keep));
     for index in &indexes {
         let path = path(directory, *index);

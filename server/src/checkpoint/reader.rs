@@ -17,7 +17,7 @@ use super::format::{
 };
 use super::{
     CheckpointError, CheckpointHeader, CheckpointInfo, Owner, TEMPORARY_SUFFIX, failed, list, parse_name,
-    path, sync_failed,
+    part, path, sync_failed,
 };
 
 /// The newest checkpoint that is whole.
@@ -111,6 +111,7 @@ pub fn load_newest(
                     Ok(())
                 });
                 done.map_err(|damage| CheckpointError::Changed { path, damage })?;
+                part::remove_parts(disk, directory, |part| part <= index)?;
                 return Ok(Some(Loaded { header, info, skipped }));
             }
             Err(Damage::Newer(version)) => {
@@ -173,7 +174,7 @@ fn remove_temporary_files(disk: &dyn Disk, directory: &Path) -> Result<(), Check
 }
 
 /// Hands out every record, and what is wrong with a block; what `on` returns decides whether that ends it.
-fn hand_out(
+pub(super) fn hand_out(
     file: &dyn DiskFile,
     index: Index,
     mut on: impl FnMut(Result<Record<'_>, Damage>) -> Result<(), Damage>,
@@ -193,7 +194,7 @@ fn hand_out(
 }
 
 /// Goes through a file block by block.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a dyn DiskFile,
     header_bytes: [u8; HEADER_BYTES],
     header: Header,
@@ -206,7 +207,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn open(file: &'a dyn DiskFile, index: Index) -> Result<Self, Damage> {
+    pub(super) fn open(file: &'a dyn DiskFile, index: Index) -> Result<Self, Damage> {
         let length = file.length()?;
         if length < (HEADER_BYTES + FOOTER_BYTES) as u64 {
             return Err(Damage::Short(length));
@@ -225,7 +226,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks everything there is to check.
-    fn check(mut self) -> Result<(CheckpointHeader, CheckpointInfo), Damage> {
+    pub(super) fn check(mut self) -> Result<(CheckpointHeader, CheckpointInfo), Damage> {
         let Header { index, term, cluster, .. } = self.header;
         let footer = self.footer()?;
         let mut contents = Contents::new(index, term);
@@ -252,7 +253,7 @@ impl<'a> Reader<'a> {
         ))
     }
 
-    fn footer(&self) -> Result<Footer, Damage> {
+    pub(super) fn footer(&self) -> Result<Footer, Damage> {
         let mut bytes = [0; FOOTER_BYTES];
         self.file.read_exact_at(&mut bytes, self.end)?;
         Footer::parse(&bytes).ok_or(Damage::Footer)

@@ -23,6 +23,8 @@ mod requests;
 mod retention;
 #[cfg(test)]
 mod tests;
+mod transfer_worker;
+mod transfers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,7 +42,7 @@ use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
-use crate::replica::{self, Input, Output, Recovered, Replica, Time};
+use crate::replica::{self, Input, LogRead, Output, Recovered, Replica, Time};
 use crate::store::Store;
 
 use batches::Batches;
@@ -50,8 +52,9 @@ use formation::Formation;
 use lag::Lag;
 use memory::MemoryLimit;
 
-pub use outside::{ClientId, LogRead, Outside};
+pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
+pub use transfer_worker::{Installed, TransferCommand, TransferEvent, TransferWorker};
 
 /// What a node is started with, beside its identity.
 #[derive(Clone, Debug)]
@@ -74,6 +77,8 @@ pub struct NodeSettings {
     pub checkpoint_interval_bytes: u64,
     /// Bytes of log kept for followers that lack it, beyond what the two checkpoints need.
     pub log_retention_bytes: u64,
+    /// Bytes of a checkpoint that a follower which is far behind is sent in a second, at most; 0 for no bound.
+    pub transfer_bytes_per_second: u64,
     /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
     pub memory_bytes_max: u64,
     /// Requests of one connection that are not answered yet.
@@ -97,6 +102,7 @@ impl NodeSettings {
             tail_bytes_max: 16 << 20,
             checkpoint_interval_bytes: 256 << 20,
             log_retention_bytes: 4096 << 20,
+            transfer_bytes_per_second: 64 << 20,
             memory_bytes_max: u64::MAX,
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
@@ -135,8 +141,10 @@ pub enum Event<'a> {
         /// For whom.
         to: NodeId,
         /// What was read.
-        entries: LogRead,
+        read: LogRead,
     },
+    /// The disk has done its part in sending or receiving a checkpoint.
+    Transfer(TransferEvent),
     /// A checkpoint goes on.
     Checkpoint(CheckpointEvent),
 }
@@ -200,8 +208,10 @@ pub struct Node {
     connected: NodeSet,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
-    /// Followers that lack what the log no longer holds.
-    stranded: NodeSet,
+    /// Followers for which a checkpoint's file is open.
+    sending: NodeSet,
+    /// What was loaded in this turn.
+    installed: Option<Installed>,
     swept: Time,
     is_stopping: bool,
     outputs: Vec<Output>,
@@ -227,7 +237,8 @@ impl Node {
             waiting: VecDeque::new(),
             connected: NodeSet::default(),
             dropped_before: 0,
-            stranded: NodeSet::default(),
+            sending: NodeSet::default(),
+            installed: None,
             swept: Time::ZERO,
             is_stopping: false,
             outputs: Vec::new(),
@@ -256,13 +267,17 @@ impl Node {
                 }
             }
             Event::Message { from, message } => {
+                if let PeerMessage::CheckpointAck(ack) = &message {
+                    self.note_checkpoint_ack(from, ack);
+                }
                 self.step(now, Input::Message { from, message: &message });
                 if let PeerMessage::Ack(ack) = &message {
                     self.measure(now, from, ack);
                 }
             }
             Event::Log(event) => self.log_event(now, event),
-            Event::LogRead { to, entries } => self.step(now, Input::LogRead { to, entries }),
+            Event::LogRead { to, read } => self.step(now, Input::LogRead { to, read }),
+            Event::Transfer(event) => self.transfer_event(now, event),
             Event::Checkpoint(event) => self.checkpoint_event(event, outside),
         }
     }
@@ -277,6 +292,9 @@ impl Node {
         replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        if let Some(needless) = self.installed.take() {
+            outside.discard(needless.store);
+        }
         let obstacle = self.obstacle();
         if let Some(replica) = &mut self.replica {
             replica.set_obstacle(obstacle);
@@ -357,6 +375,7 @@ impl Node {
                 uncommitted_bytes_max: self.settings.uncommitted_bytes_max,
                 window_bytes_max: self.settings.window_bytes_max,
                 tail_bytes_max: self.settings.tail_bytes_max,
+                transfer_bytes_per_second: self.settings.transfer_bytes_per_second,
             },
             recovered,
         );
@@ -407,7 +426,7 @@ impl Node {
 
     /// Takes an ack's times for the indexes that the replica has taken from it.
     fn measure(&mut self, now: Time, from: NodeId, ack: &Ack) {
-        if let Some(progress) = self.replica.as_ref().and_then(|replica| replica.follower(from)) {
+        if let Some(progress) = self.follower(from) {
             let ack = Ack { durable: progress.durable, applied: progress.applied, ..*ack };
             self.lag.acknowledged(from, &ack, now);
         }
@@ -420,6 +439,7 @@ impl Node {
             self.swept = now;
             self.answer_overdue(now, outside);
             self.drop_log(outside);
+            self.sweep_transfers(now, outside);
         }
     }
 
@@ -490,6 +510,23 @@ impl Node {
                 outside.send(to, &message.to_wire());
             }
             Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
+            Output::OpenCheckpoint { to, verify } => self.open_checkpoint(to, verify, outside),
+            Output::ReadCheckpoint { to, index, offset, bytes_max } => {
+                outside.transfer(TransferCommand::Read { to, index, offset, bytes_max });
+            }
+            Output::OpenPart { index, total_bytes } => {
+                tracing::info!(
+                    index,
+                    total_bytes,
+                    "receiving a checkpoint: the leader's log no longer holds what is lacking"
+                );
+                outside.transfer(TransferCommand::OpenPart { index, total_bytes });
+            }
+            Output::StorePart { index, offset, bytes } => {
+                outside.transfer(TransferCommand::StorePart { index, offset, bytes });
+            }
+            Output::InstallPart { index } => self.install_part(index, outside),
+            Output::Restore { index, generation } => self.restore(index, generation, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
             Output::Stop(reason) => return Err(NodeError::Rule(reason)),

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, Term, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
-use crate::checkpoint::{self, CheckpointError, Loaded, Owner};
+use crate::checkpoint::{self, CheckpointError, CheckpointHeader, Loaded, Owner};
 use crate::directory::{
     self, BootId, DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings,
     Identity, VoteFile,
@@ -179,6 +179,22 @@ pub fn open(
         recovery.torn = before.torn;
         recovery.segments_removed += before.segments_removed;
     }
+    if let Some(Loaded { header, .. }) = &loaded
+        && differs_at(&log.reader(), header)?
+    {
+        if !settings.may_lag_base || recovery.committed > base {
+            let what = format!("entry {base} is not the one that the checkpoint at {base} ends with");
+            return Err(LogError::Damaged { file: directory.log(), offset: 0, what }.into());
+        }
+        tracing::warn!(
+            last = recovery.last,
+            checkpoint = base,
+            "the log does not lead to the newest checkpoint, and goes on behind it: a crash may leave this on a \
+             follower that was sent one"
+        );
+        log.restart(base)?;
+        (recovery.first, recovery.last, recovery.committed) = (base + 1, base, base);
+    }
     if recovery.first > base + 1 {
         let (directory, first) = (directory.log(), recovery.first);
         return Err(RecoveryError::Gap { directory, first, checkpoint: base });
@@ -277,6 +293,19 @@ impl Replay {
         }
         Ok(applied_bytes)
     }
+}
+
+/// Whether the log has another entry where a checkpoint ends: one of a leader that was overruled, by what the
+/// checkpoint was made of.
+fn differs_at(reader: &LogReader, header: &CheckpointHeader) -> Result<bool, RecoveryError> {
+    let index = header.index;
+    if !(reader.first()..=reader.last()).contains(&index) {
+        return Ok(false);
+    }
+    let entries = reader.read(index, 1)?;
+    let entry =
+        Entry::parse(&entries).map_err(|error| RecoveryError::Entry { index, reason: error.to_string() })?;
+    Ok(entry.term != header.term)
 }
 
 fn older_checkpoint(

@@ -131,7 +131,7 @@ impl Node {
                 node,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
                 obstacle: progress.obstacle,
-                stranded: self.is_stranded(node),
+                checkpoint: Self::checkpoint_transfer(progress),
                 durable: progress.durable,
                 applied: progress.applied,
                 entries_behind: index(Replica::last) - progress.durable,
@@ -179,6 +179,10 @@ impl Node {
             batches: self.batches.serialised(&mut serialiser),
             lags: self.followers().map(|(node, _)| self.lag.serialised(node, &mut serialiser)).collect(),
         }
+    }
+
+    pub(super) fn follower(&self, node: NodeId) -> Option<&crate::replica::Progress> {
+        self.replica.as_ref().and_then(|replica| replica.follower(node))
     }
 
     pub(super) fn followers(&self) -> impl Iterator<Item = (NodeId, &crate::replica::Progress)> {

@@ -298,6 +298,15 @@ impl<'a> Check<'a> {
             for name in self.disk.list(&part).unwrap_or_default() {
                 if checkpoint::is_temporary(&name) {
                     self.leftover(&part.join(name), "a checkpoint that was not finished");
+                } else if checkpoint::part::is_part(&name) {
+                    let what = "a checkpoint that was not received in full";
+                    self.find(
+                        Severity::Note,
+                        &part.join(name),
+                        None,
+                        what,
+                        "the node goes on with it, or removes it",
+                    );
                 } else if !is_ours(&name) {
                     self.stranger(&part.join(name));
                 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use quorate_protocol::entry::{self, Entry};
-use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
+use quorate_protocol::peer::{Ack, Append, CheckpointChunk, PeerMessage, RejectReason};
 use quorate_protocol::response::Obstacle;
-use quorate_protocol::{Index, NodeId};
+use quorate_protocol::{Index, NodeId, Term};
 
 use super::{Output, Promise, Replica, Role, Time};
 
@@ -26,6 +26,12 @@ pub(super) struct Follower {
 }
 
 impl Follower {
+    /// The log matches the leader's up to here, which is committed.
+    pub(super) fn matched_through(&mut self, index: Index) {
+        self.matched = self.matched.max(index);
+        self.commit = self.commit.max(index);
+    }
+
     pub(super) fn synced(&mut self, disk: Duration, sync: Duration) {
         self.ack_round = self.ack_round.max(Some(0));
         // Batches that are acknowledged together: the oldest entry has waited longest.
@@ -37,13 +43,8 @@ impl Follower {
 
 impl Replica {
     pub(super) fn receive_append(&mut self, from: NodeId, append: &Append<'_>) {
-        if let Err(reason) = self.check_sender(from, append) {
-            self.report(format!("refused an append of node {from} in term {}: {reason:?}", append.term));
-            return self.reject(from, append.previous_index, reason);
-        }
-        if append.term > self.promise.term {
-            self.promise(Promise { term: append.term, voted_for: None });
-            self.role = Role::Follower(Follower::default());
+        if !self.obeys(from, append.term, append.previous_index) {
+            return;
         }
         if self.terms.term(append.previous_index) != Some(append.previous_term) {
             let hint = self.last_possible_match(append.previous_index);
@@ -59,12 +60,33 @@ impl Replica {
         }
     }
 
+    pub(super) fn receive_chunk(&mut self, from: NodeId, chunk: &CheckpointChunk<'_>) {
+        if self.obeys(from, chunk.term, 0) {
+            self.take_chunk(from, chunk);
+        }
+    }
+
+    /// Whether a message comes from the leader of the promised term, or of a higher one, which is promised. If not,
+    /// its sender is told.
+    fn obeys(&mut self, from: NodeId, term: Term, previous_index: Index) -> bool {
+        if let Err(reason) = self.check_sender(from, term) {
+            self.report(format!("refused an append of node {from} in term {term}: {reason:?}"));
+            self.reject(from, previous_index, reason);
+            return false;
+        }
+        if term > self.promise.term {
+            self.promise(Promise { term, voted_for: None });
+            self.role = Role::Follower(Follower::default());
+        }
+        true
+    }
+
     /// Only the leader of the cluster, in its own term, may append (R7).
-    fn check_sender(&self, from: NodeId, append: &Append<'_>) -> Result<(), RejectReason> {
+    fn check_sender(&self, from: NodeId, term: Term) -> Result<(), RejectReason> {
         if self.is_leader() || from != self.leader() {
             return Err(RejectReason::NotLeader);
         }
-        if append.term < self.promise.term {
+        if term < self.promise.term {
             return Err(RejectReason::StaleTerm);
         }
         Ok(())

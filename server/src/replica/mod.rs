@@ -14,19 +14,22 @@
 //! - A sync's completion counts only in the generation that it was submitted in; truncation begins a new
 //!   one (R12).
 //! - The leader's own disk is always among the n (R13, configured leader).
+//! - A follower that lacks what its leader's log no longer holds is sent a checkpoint ([`Transfer`]). It goes on behind
+//!   it only when the whole is durable and was checked; what its log holds beyond stays if it matches there.
 //! - A follower with an obstacle takes nothing that would change its log, and says so; its leader does not count
 //!   it, and asks again once in a round of heartbeats.
 //!
 //! # Omissions
 //!
-//! The leader is configured: no elections, so a vote is asked of nobody and given to nobody. A follower
-//! that lacks entries which the leader's log no longer holds cannot be served; how much log is kept for
-//! followers is the node's business.
+//! The leader is configured: no elections, so a vote is asked of nobody and given to nobody. How much log is kept
+//! for followers is the node's business.
 
 mod follower;
 mod leader;
 mod progress;
 mod quorum;
+mod receiving;
+mod sending;
 mod tail;
 mod terms;
 
@@ -38,7 +41,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::entry;
 use quorate_protocol::entry::Payload;
-use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason, Vote};
+use quorate_protocol::peer::{Append, CheckpointChunk, PeerMessage, Reject, RejectReason, Vote};
 use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
@@ -47,11 +50,13 @@ use crate::mutant::{Mutant, is_on};
 
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
+pub use sending::{CHECKPOINT_WINDOW_BYTES, Checkpoint, Transfer};
 pub use tail::Tail;
 pub use terms::Terms;
 
 use follower::Follower;
 use leader::Leader;
+use receiving::Receiver;
 
 /// Monotonic time since an origin of the caller's choice.
 pub type Time = Duration;
@@ -77,6 +82,8 @@ pub struct Settings {
     pub window_bytes_max: usize,
     /// Bytes of applied entries that a leader keeps in memory for its followers.
     pub tail_bytes_max: usize,
+    /// Bytes of a checkpoint that one follower is sent in a second, at most; 0 for no bound.
+    pub transfer_bytes_per_second: u64,
 }
 
 /// A durable promise: the highest term seen, and who got this node's vote in it (R5).
@@ -141,9 +148,58 @@ pub enum Input<'a> {
     LogRead {
         /// Whom it was read for.
         to: NodeId,
-        /// Whole entries from the asked index on; none if they cannot be read.
-        entries: Option<Bytes>,
+        /// What came of it.
+        read: LogRead,
     },
+    /// The answer to [`Output::OpenCheckpoint`].
+    CheckpointOpened {
+        /// Whom it was opened for.
+        to: NodeId,
+        /// The newest that there is; none if none can be sent.
+        checkpoint: Option<Checkpoint>,
+    },
+    /// The answer to [`Output::ReadCheckpoint`].
+    CheckpointRead {
+        /// Whom it was read for.
+        to: NodeId,
+        /// Of the checkpoint.
+        index: Index,
+        /// As asked.
+        offset: u64,
+        /// At least one; none if they cannot be read.
+        bytes: Option<Bytes>,
+    },
+    /// The log no longer reaches back to the checkpoint that a follower is sent: it has to be another one.
+    CheckpointSuperseded(NodeId),
+    /// The answer to [`Output::OpenPart`] and [`Output::StorePart`].
+    PartStored {
+        /// Of the checkpoint.
+        index: Index,
+        /// Bytes of it that are there now, from the beginning on.
+        bytes: u64,
+    },
+    /// Another answer to [`Output::OpenPart`] and [`Output::StorePart`]: there was no room.
+    PartBlocked {
+        /// Of the checkpoint.
+        index: Index,
+        /// What is to be told.
+        obstacle: Obstacle,
+    },
+    /// The answer to [`Output::InstallPart`]: the checkpoint is durable and loaded. It ends with these terms.
+    PartInstalled(Terms),
+    /// Another answer to [`Output::InstallPart`]: it was not whole, and has been removed.
+    PartDamaged(Index),
+}
+
+/// What came of reading the log for a follower.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogRead {
+    /// Whole entries from the asked index on, at least one.
+    Entries(Bytes),
+    /// The log begins behind the asked index: a checkpoint holds what it had.
+    Dropped,
+    /// They cannot be read now.
+    Unreadable,
 }
 
 /// What must happen, in this order.
@@ -187,6 +243,55 @@ pub enum Output {
         /// Bytes after which to stop, with at least one entry.
         bytes_max: usize,
     },
+    /// Open a checkpoint to be sent, the newest from which on the log goes on; answer with
+    /// [`Input::CheckpointOpened`].
+    OpenCheckpoint {
+        /// For whom.
+        to: NodeId,
+        /// Whether it is to be checked as a whole first: one that was sent has been found damaged.
+        verify: bool,
+    },
+    /// Read of the checkpoint that was opened for a follower; answer with [`Input::CheckpointRead`].
+    ReadCheckpoint {
+        /// For whom.
+        to: NodeId,
+        /// Of the checkpoint.
+        index: Index,
+        /// Where to begin.
+        offset: u64,
+        /// Bytes to read, at most.
+        bytes_max: usize,
+    },
+    /// See how much of a checkpoint is there from an earlier attempt, and give up all others; answer with
+    /// [`Input::PartStored`] or [`Input::PartBlocked`].
+    OpenPart {
+        /// Of the checkpoint.
+        index: Index,
+        /// Bytes of the whole.
+        total_bytes: u64,
+    },
+    /// Write what comes next of a checkpoint; answer as for [`Output::OpenPart`].
+    StorePart {
+        /// Of the checkpoint.
+        index: Index,
+        /// Where it begins.
+        offset: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Check a checkpoint that is there in full, make it durable, and load it beside the store; answer with
+    /// [`Input::PartInstalled`] or [`Input::PartDamaged`].
+    InstallPart {
+        /// Of the checkpoint.
+        index: Index,
+    },
+    /// Go on with the store that was loaded.
+    Restore {
+        /// Of the checkpoint that it was loaded from.
+        index: Index,
+        /// The generation that begins with a new log behind the checkpoint; none if the log goes on.
+        generation: Option<u64>,
+    },
     /// Apply committed entries, the first of which follows what was applied before.
     Apply(Bytes),
     /// Another replica has broken a rule: tell the operator.
@@ -205,6 +310,13 @@ pub enum Message {
         /// Whole entries.
         entries: Bytes,
     },
+    /// A piece of a checkpoint.
+    Chunk {
+        /// Everything else; its own bytes are empty.
+        head: CheckpointChunk<'static>,
+        /// The piece.
+        bytes: Bytes,
+    },
     /// Everything else.
     Small(PeerMessage<'static>),
 }
@@ -214,6 +326,9 @@ impl Message {
     pub fn to_wire(&self) -> PeerMessage<'_> {
         match self {
             Self::Append { head, entries } => PeerMessage::Append(Append { entries, ..head.clone() }),
+            Self::Chunk { head, bytes } => {
+                PeerMessage::CheckpointChunk(CheckpointChunk { bytes, ..head.clone() })
+            }
             Self::Small(message) => message.clone(),
         }
     }
@@ -261,6 +376,8 @@ pub struct Replica {
     /// When `applied` last rose.
     applied_at: Time,
     generation: u64,
+    /// What it is being sent, as a follower that lacks what the leader's log no longer holds.
+    receiver: Receiver,
     /// Why it takes no entries as a follower.
     obstacle: Option<Obstacle>,
     /// As of the end of the last turn.
@@ -293,6 +410,7 @@ impl Replica {
             applied: recovered.applied,
             applied_at: Time::ZERO,
             generation: 0,
+            receiver: Receiver::default(),
             obstacle: None,
             uncommitted_bytes: 0,
             batch: Vec::new(),
@@ -314,7 +432,16 @@ impl Replica {
             Input::Disconnected(node) => self.with_progress(node, |progress| progress.disconnect()),
             Input::Message { from, message } => self.receive(now, from, message),
             Input::Durable { generation, index, disk, sync } => self.synced(generation, index, disk, sync),
-            Input::LogRead { to, entries } => self.log_read(to, entries),
+            Input::LogRead { to, read } => self.log_read(to, read),
+            Input::CheckpointOpened { to, checkpoint } => self.checkpoint_opened(to, checkpoint),
+            Input::CheckpointRead { to, index, offset, bytes } => {
+                self.checkpoint_read(to, index, offset, bytes);
+            }
+            Input::CheckpointSuperseded(to) => self.checkpoint_superseded(to),
+            Input::PartStored { index, bytes } => self.part_stored(index, bytes),
+            Input::PartBlocked { index, obstacle } => self.part_blocked(index, obstacle),
+            Input::PartInstalled(terms) => self.installed(now, terms),
+            Input::PartDamaged(index) => self.part_damaged(index),
         }
     }
 
@@ -346,9 +473,10 @@ impl Replica {
         self.cut_batch();
         self.advance(now);
         match self.role {
-            Role::Leader(_) => self.feed_followers(),
+            Role::Leader(_) => self.feed_followers(now),
             Role::Follower(_) => self.acknowledge(now),
         }
+        self.go_on_receiving();
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);
         assert!(self.applied <= self.commit && self.commit <= self.last && self.durable <= self.last);
@@ -458,6 +586,8 @@ impl Replica {
             PeerMessage::Append(append) => self.receive_append(from, append),
             PeerMessage::Ack(ack) => self.receive_ack(now, from, ack),
             PeerMessage::Reject(reject) => self.receive_reject(now, from, reject),
+            PeerMessage::CheckpointChunk(chunk) => self.receive_chunk(from, chunk),
+            PeerMessage::CheckpointAck(ack) => self.receive_checkpoint_ack(now, from, ack),
             PeerMessage::RequestVote(request) => self.send_small(
                 from,
                 PeerMessage::Vote(Vote {
@@ -517,10 +647,10 @@ impl Replica {
             Role::Follower(follower) => follower.commit.min(self.last),
         };
         self.commit = self.commit.max(committed);
-        for entries in self.tail.range(self.applied, self.commit) {
-            self.outputs.push(Output::Apply(entries));
-        }
         if self.applied < self.commit {
+            for entries in self.tail.range(self.applied, self.commit) {
+                self.outputs.push(Output::Apply(entries));
+            }
             (self.applied, self.applied_at) = (self.commit, now);
         }
     }

@@ -122,6 +122,9 @@ impl History {
             LogCommand::Truncate { generation, after } => {
                 LogCommand::Truncate { generation: *generation, after: *after }
             }
+            LogCommand::Restart { generation, after } => {
+                LogCommand::Restart { generation: *generation, after: *after }
+            }
             LogCommand::DropBefore(_) => return,
         };
         self.queue.push_back(copy);
@@ -139,6 +142,7 @@ impl History {
                     }
                     break;
                 }
+                LogCommand::Restart { .. } => break,
                 LogCommand::DropBefore(_) => {}
             }
         }

@@ -6,6 +6,7 @@ mod bounds;
 mod clients;
 mod cluster;
 mod disks;
+mod transfers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ enum Act {
     Respond(Answer),
     Log(LogCommand),
     ReadLog { to: NodeId, from: Index, bytes_max: usize },
+    Transfer(TransferCommand),
     BeginCheckpoint(CheckpointHeader),
     Block(Vec<u8>, bool),
 }
@@ -113,6 +115,12 @@ impl Outside for Recorder {
         self.acts.push_back(Act::ReadLog { to, from, bytes_max });
     }
 
+    fn transfer(&mut self, command: TransferCommand) {
+        self.acts.push_back(Act::Transfer(command));
+    }
+
+    fn discard(&mut self, _: Store) {}
+
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         self.check_storing()?;
         self.acts.push_back(Act::Promise);
@@ -154,6 +162,8 @@ struct Machine {
     inbox: VecDeque<(NodeId, Vec<u8>)>,
     commands: VecDeque<LogCommand>,
     reads: VecDeque<(NodeId, Index, usize)>,
+    transfer_worker: TransferWorker,
+    transfers: VecDeque<TransferCommand>,
     checkpoints: Vec<CheckpointHeader>,
     blocks: Vec<(Vec<u8>, bool)>,
     /// Why it stopped.
@@ -238,6 +248,7 @@ impl World {
         )
         .unwrap();
         let Opened { lock, vote, log, state } = opened;
+        let transfer_worker = TransferWorker::new(disk, path.join("checkpoint"));
         let settings = NodeSettings { advertise: format!("host:{id}"), ..self.settings.clone() };
         Machine {
             node: Node::new(settings, state, Arc::default()),
@@ -248,6 +259,8 @@ impl World {
             inbox: VecDeque::new(),
             commands: VecDeque::new(),
             reads: VecDeque::new(),
+            transfer_worker,
+            transfers: VecDeque::new(),
             checkpoints: Vec::new(),
             blocks: Vec::new(),
             error: None,
@@ -289,6 +302,7 @@ impl World {
             Act::Respond(answer) => machine.answers.push_back(answer),
             Act::Log(command) => machine.commands.push_back(command),
             Act::ReadLog { to, from, bytes_max } => machine.reads.push_back((to, from, bytes_max)),
+            Act::Transfer(command) => machine.transfers.push_back(command),
             Act::BeginCheckpoint(header) => machine.checkpoints.push(header),
             Act::Block(records, is_last) => machine.blocks.push((records, is_last)),
         }
@@ -353,6 +367,10 @@ impl World {
                     log.truncate(after).unwrap();
                     LogEvent::Truncated { generation, after }
                 }
+                LogCommand::Restart { generation, after } => {
+                    log.restart(after).unwrap();
+                    LogEvent::Truncated { generation, after }
+                }
                 LogCommand::DropBefore(index) => {
                     log.drop_before(index).unwrap();
                     LogEvent::Dropped { first: log.reader().first() }
@@ -361,15 +379,26 @@ impl World {
             self.event(id, Event::Log(event));
         }
         while let Some((to, from, bytes_max)) = self.machine(id).reads.pop_front() {
-            let entries = self.machine(id).log.reader().read(from, bytes_max).ok();
-            self.event(id, Event::LogRead { to, entries });
+            let entries = self.machine(id).log.reader().read(from, bytes_max);
+            let read = entries.map_or(LogRead::Dropped, LogRead::Entries);
+            self.event(id, Event::LogRead { to, read });
+        }
+    }
+
+    /// Does what threads of a pool would.
+    fn work_transfers(&mut self, id: u8) {
+        while let Some(command) = self.machine(id).transfers.pop_front() {
+            if let Some(event) = self.machine(id).transfer_worker.carry_out(command) {
+                self.event(id, Event::Transfer(event));
+            }
         }
     }
 
     /// Delivers and logs until nothing is left to do. Time stands still.
     fn settle(&mut self) {
         let is_busy = |machine: &Machine| {
-            !machine.inbox.is_empty() || !machine.commands.is_empty() || !machine.reads.is_empty()
+            let is_idle = machine.inbox.is_empty() && machine.commands.is_empty();
+            !is_idle || !machine.reads.is_empty() || !machine.transfers.is_empty()
         };
         for _ in 0..1000 {
             if !self.machines.iter().any(is_busy) {
@@ -378,6 +407,7 @@ impl World {
             for id in self.ids() {
                 self.deliver(id);
                 self.work_log(id);
+                self.work_transfers(id);
             }
         }
         panic!("the cluster does not come to rest");
@@ -399,6 +429,16 @@ impl World {
         let mut answers = std::mem::take(&mut self.machine(node).answers);
         assert_eq!(answers.len(), 1);
         answers.pop_front().unwrap()
+    }
+
+    /// Asks, and gives the answer, which has to come at once.
+    fn ask_without_rest(&mut self, node: u8, operation: Operation<'_>) -> Answer {
+        self.request(node, 1, 1, operation);
+        self.machine(node).answers.pop_back().expect("an answer at once")
+    }
+
+    fn status_without_rest(&mut self, node: u8) -> Answer {
+        self.ask_without_rest(node, Operation::Status { histograms: false })
     }
 
     fn status(&mut self, node: u8) -> Answer {
