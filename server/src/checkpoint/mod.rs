@@ -311,5 +311,14 @@ pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Ve
     Ok(indexes)
 }
 
+/// Removes the checkpoints before `index`, durably: nothing leads from them to where the log begins.
+pub fn remove_before(disk: &dyn Disk, directory: &Path, index: Index) -> Result<(), CheckpointError> {
+    for older in list(disk, directory)?.into_iter().filter(|other| *other < index) {
+        let path = path(directory, older);
+        disk.remove(&path).map_err(failed("remove", &path))?;
+    }
+    disk.sync_directory(directory).map_err(sync_failed(directory))
+}
+
 #[cfg(test)]
 mod tests;

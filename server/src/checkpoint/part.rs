@@ -16,8 +16,8 @@ use crate::mutant::{Mutant, is_on};
 
 use super::reader::{Reader, hand_out};
 use super::{
-    CheckpointError, CheckpointHeader, CheckpointInfo, Damage, INDEX_DIGITS, Owner, Record, failed, list,
-    parse_name, path, sync_failed,
+    CheckpointError, CheckpointHeader, CheckpointInfo, Damage, INDEX_DIGITS, Owner, Record, failed,
+    parse_name, path, remove_before, sync_failed,
 };
 
 const PART_SUFFIX: &str = ".part";
@@ -115,11 +115,7 @@ pub fn install(disk: &dyn Disk, directory: &Path, index: Index) -> Result<(), Ch
     if !is_on(Mutant::CheckpointNameNotSynced) {
         disk.sync_directory(directory).map_err(sync_failed(directory))?;
     }
-    for older in list(disk, directory)?.into_iter().filter(|other| *other < index) {
-        let path = super::path(directory, older);
-        disk.remove(&path).map_err(failed("remove", &path))?;
-    }
-    disk.sync_directory(directory).map_err(sync_failed(directory))
+    remove_before(disk, directory, index)
 }
 
 /// Removes what was received.

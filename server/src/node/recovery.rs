@@ -158,7 +158,7 @@ pub fn open(
     };
     // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was
     // gone back to or the first is restored, the log must reach back to the newest: what is older is in that.
-    let older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    let mut older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
     let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, older.unwrap_or(base))?;
     if recovery.last < base {
         if !settings.may_lag_base {
@@ -173,6 +173,8 @@ pub fn open(
             checkpoint = base,
             "the log ends before the newest checkpoint, and goes on behind it: a crash may leave this on a follower"
         );
+        checkpoint::remove_before(&**disk, &directory.checkpoint(), base)?;
+        older = None;
         drop(log);
         let before = recovery;
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
@@ -192,6 +194,8 @@ pub fn open(
             "the log does not lead to the newest checkpoint, and goes on behind it: a crash may leave this on a \
              follower that was sent one"
         );
+        checkpoint::remove_before(&**disk, &directory.checkpoint(), base)?;
+        older = None;
         log.restart(base)?;
         (recovery.first, recovery.last, recovery.committed) = (base + 1, base, base);
     }

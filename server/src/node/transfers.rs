@@ -13,6 +13,7 @@ use super::transfer_worker::{Installed, TransferCommand, TransferEvent};
 use super::{Node, NodeError, Outside};
 use crate::checkpoint::Owner;
 use crate::log::LogCommand;
+use crate::mutant::{Mutant, is_on};
 use crate::replica::{Checkpoint, Input, Progress, Terms, Time};
 
 impl Node {
@@ -27,6 +28,9 @@ impl Node {
     pub(super) fn install_part(&mut self, index: Index, outside: &mut impl Outside) {
         self.checkpoints.give_up();
         self.store.end_snapshot();
+        if is_on(Mutant::LogDroppedEarly) {
+            outside.log(LogCommand::Restart { generation: 0, after: index });
+        }
         let identity = self.formation.identity();
         let owner = Owner { cluster: identity.cluster_id(), origin: identity.origin };
         tracing::info!(index, "a checkpoint was received in full: checking and loading it");
