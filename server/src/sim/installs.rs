@@ -135,14 +135,14 @@ fn send(node: &mut SimNode, checkpoint: &Checkpoint, term: Term, offset: usize, 
 
 /// What the follower has said of the checkpoint, last.
 fn heard(node: &mut SimNode) -> Option<CheckpointState> {
-    let states = node.take_acts().into_iter().filter_map(|act| match act {
+    let mut states = node.take_acts().into_iter().filter_map(|act| match act {
         Act::Send(_, message) => match parse(&message).unwrap() {
             PeerMessage::CheckpointAck(ack) => Some(ack.state),
             _ => None,
         },
         Act::Respond(_) => None,
     });
-    states.last()
+    states.next_back()
 }
 
 /// Sends all of it that the follower lacks, until it goes on behind it.
