@@ -13,6 +13,8 @@ use quorate_protocol::peer::{CheckpointAck, CheckpointChunk, CheckpointState, Pe
 use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, NodeId};
 
+use crate::mutant::{Mutant, is_on};
+
 use super::sending::CHECKPOINT_WINDOW_BYTES;
 use super::{Output, Replica, Role, Tail, Terms, Time};
 
@@ -164,8 +166,9 @@ impl Replica {
     /// matches up to there. What the log holds beyond it stays if it matches there; else it was never committed.
     fn go_on_behind(&mut self, now: Time, terms: Terms) {
         let index = terms.last();
+        let before = self.generation;
         let matches = self.terms.term(index) == Some(terms.last_term());
-        if !matches {
+        if !matches || is_on(Mutant::MatchingLogRestarted) {
             self.batch.clear();
             self.batch_first = index + 1;
             self.tail = Tail::default();
@@ -180,7 +183,7 @@ impl Replica {
         if let Role::Follower(follower) = &mut self.role {
             follower.matched_through(index);
         }
-        let generation = (!matches).then_some(self.generation);
+        let generation = (self.generation > before).then_some(self.generation);
         self.outputs.push(Output::Restore { index, generation });
     }
 

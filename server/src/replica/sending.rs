@@ -208,8 +208,8 @@ impl Replica {
     }
 
     pub(super) fn receive_checkpoint_ack(&mut self, now: Time, from: NodeId, ack: &CheckpointAck) {
-        let Some(progress) = self.current_follower(from, ack.term) else { return };
-        progress.heard = Some(now);
+        let Some(progress) = self.current_follower(now, from, ack.term) else { return };
+        progress.answered(now, ack.round);
         let flow = progress.flow;
         let Some(transfer) = &mut progress.transfer else { return };
         let Some(checkpoint) = transfer.checkpoint.filter(|checkpoint| checkpoint.index == ack.index) else {

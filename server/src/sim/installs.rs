@@ -54,6 +54,8 @@ struct Recording {
     changes: Vec<crate::disk::simulated::Change>,
     /// From so many changes on it has said that it goes on behind the checkpoint.
     acknowledged: usize,
+    /// From so many changes on its log may have what the leader sent next.
+    went_on: usize,
     checkpoint: Checkpoint,
     /// The leader's.
     term: Term,
@@ -220,9 +222,11 @@ fn record(log: Log, seed: u64) -> Recording {
     node.finish_turn().unwrap();
     transfer(&mut node, &checkpoint, term);
     let acknowledged = disk.recorded();
+    while node.work_log() || node.deliver().unwrap() {}
+    let went_on = disk.recorded() + 1;
     go_on(&mut node, &checkpoint, term);
     let changes = disk.take_recorded();
-    Recording { log, before, found_before: found, changes, acknowledged, checkpoint, term }
+    Recording { log, before, found_before: found, changes, acknowledged, went_on, checkpoint, term }
 }
 
 impl Recording {
@@ -245,9 +249,9 @@ impl Recording {
         let next = checksum_of(&write_of(self.term, index + 1));
         match found_behind {
             same if same == behind => Ok(()),
-            [only] if *only == next && changes >= self.acknowledged => Ok(()),
-            // The entry that the leader sent has taken the place of what was there.
-            [] if changes >= self.acknowledged => Ok(()),
+            [only] if *only == next && changes >= self.went_on => Ok(()),
+            // The entry that the leader sent takes the place of what was there.
+            [] if changes >= self.went_on => Ok(()),
             other => Err(format!("the log behind it has {} entries, not {}", other.len(), behind.len())),
         }
     }
