@@ -1,6 +1,6 @@
 //! What a leader does for a follower that lacks what its log no longer holds: it sends a checkpoint, in pieces.
 //!
-//! One piece is read at a time, and no more than [`CHECKPOINT_WINDOW_BYTES`] are on their way or being read. Where the
+//! Some pieces are read at a time, and no more than [`CHECKPOINT_WINDOW_BYTES`] are on their way or being read. Where the
 //! follower is, it says itself: in answer to a question, which goes out at the beginning, after a link was lost, and
 //! when a round of heartbeats has brought nothing. A question comes behind all pieces on the link, and nothing is sent
 //! before its answer, so what that says is neither overtaken nor sent twice.
@@ -15,8 +15,11 @@ use quorate_protocol::{Index, Member, NodeId, Term, limits};
 use super::{Flow, Message, Output, Progress, Replica, Role, Time};
 
 /// Bytes of a checkpoint that one follower was sent and has not said to have written, at most: so much memory a
-/// transfer takes on either side, and one piece more while it is read.
+/// transfer takes of a leader, and at most twice as much of a follower.
 pub const CHECKPOINT_WINDOW_BYTES: u64 = 2 << 20;
+
+/// Bytes that are read at once, and sent in pieces.
+const READ_BYTES: u64 = 1 << 20;
 
 /// How far behind its rate a transfer may be and still catch up: time passes in ticks.
 const BURST: Time = Time::from_millis(20);
@@ -30,13 +33,13 @@ pub struct Transfer {
     pub acknowledged: u64,
     /// Where the next piece begins.
     next: u64,
-    /// Whether a piece is being read.
+    /// Whether something is being read.
     is_reading: bool,
     /// Where the follower is has to be asked, and was first in this round (0: not yet).
     asking: Option<u64>,
     /// Whether the follower has said anything in this round.
     is_heard: bool,
-    /// When the next piece may be read.
+    /// When more may be read.
     due: Time,
 }
 
@@ -84,20 +87,23 @@ impl Transfer {
         }
     }
 
-    /// The piece to be read now, if there is one: where it begins, and how long it may be.
-    fn next_piece(&mut self, now: Time, bytes_per_second: u64) -> Option<(Index, u64, usize)> {
+    /// What is to be read now, if something is: where it begins, and how long it may be.
+    fn next_read(&mut self, now: Time, bytes_per_second: u64) -> Option<(Index, u64, usize)> {
         let Checkpoint { index, bytes } = self.checkpoint?;
-        let left = (bytes - self.next).min(limits::CHECKPOINT_CHUNK_BYTES_MAX as u64);
-        let is_full = self.next + left - self.acknowledged > CHECKPOINT_WINDOW_BYTES;
+        let left = bytes - self.next;
+        let room = CHECKPOINT_WINDOW_BYTES.saturating_sub(self.next - self.acknowledged).min(READ_BYTES);
+        // Not in crumbs: a read costs the way to another thread and back.
+        let is_full = room < left.min(limits::CHECKPOINT_CHUNK_BYTES_MAX as u64);
         if self.is_reading || self.asking.is_some() || left == 0 || is_full || now < self.due {
             return None;
         }
+        let length = left.min(room);
         if bytes_per_second > 0 {
-            let takes = Time::from_secs_f64(left as f64 / bytes_per_second as f64);
+            let takes = Time::from_secs_f64(length as f64 / bytes_per_second as f64);
             self.due = self.due.max(now.saturating_sub(BURST)) + takes;
         }
         self.is_reading = true;
-        Some((index, self.next, left as usize))
+        Some((index, self.next, length as usize))
     }
 }
 
@@ -110,7 +116,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Asks where the follower is, or has the next piece read.
+    /// Asks where the follower is, or has more read.
     pub(super) fn feed(&self, to: NodeId, progress: &mut Progress, outputs: &mut Vec<Output>) {
         let is_new_round = progress.round_sent < self.round;
         let Some(transfer) = &mut progress.transfer else { return };
@@ -132,8 +138,7 @@ impl Sender {
                 let message = Message::Small(PeerMessage::CheckpointChunk(question));
                 outputs.push(Output::Send { to, message });
             }
-        } else if let Some((index, offset, bytes_max)) = transfer.next_piece(self.now, self.bytes_per_second)
-        {
+        } else if let Some((index, offset, bytes_max)) = transfer.next_read(self.now, self.bytes_per_second) {
             outputs.push(Output::ReadCheckpoint { to, index, offset, bytes_max });
         }
     }
@@ -189,9 +194,13 @@ impl Replica {
             return; // The link was lost meanwhile.
         }
         transfer.next += bytes.len() as u64;
-        let head =
-            CheckpointChunk { term, index, total_bytes: checkpoint.bytes, offset, round: 0, bytes: &[] };
-        self.outputs.push(Output::Send { to, message: Message::Chunk { head, bytes } });
+        let total_bytes = checkpoint.bytes;
+        for start in (0..bytes.len()).step_by(limits::CHECKPOINT_CHUNK_BYTES_MAX) {
+            let bytes = bytes.slice(start..bytes.len().min(start + limits::CHECKPOINT_CHUNK_BYTES_MAX));
+            let offset = offset + start as u64;
+            let head = CheckpointChunk { term, index, total_bytes, offset, round: 0, bytes: &[] };
+            self.outputs.push(Output::Send { to, message: Message::Chunk { head, bytes } });
+        }
     }
 
     /// The log no longer reaches back to the checkpoint that a follower is sent.
@@ -270,7 +279,7 @@ mod tests {
     /// Reads and sends what may be, and returns how much that was.
     fn send(transfer: &mut Transfer, now: Time, bytes_per_second: u64) -> u64 {
         let before = transfer.next;
-        while let Some((_, offset, bytes)) = transfer.next_piece(now, bytes_per_second) {
+        while let Some((_, offset, bytes)) = transfer.next_read(now, bytes_per_second) {
             assert_eq!(offset, transfer.next);
             transfer.is_reading = false;
             transfer.next += bytes as u64;
@@ -292,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn one_piece_is_read_at_a_time() {
+    fn one_read_is_under_way_at_a_time() {
         let mut transfer = transfer(CHECKPOINT_WINDOW_BYTES);
-        assert!(transfer.next_piece(Time::ZERO, 0).is_some());
-        assert_eq!(transfer.next_piece(Time::ZERO, 0), None);
+        assert!(transfer.next_read(Time::ZERO, 0).is_some());
+        assert_eq!(transfer.next_read(Time::ZERO, 0), None);
     }
 
     #[test]
@@ -317,7 +326,7 @@ mod tests {
         let mut transfer = transfer(1000);
         send(&mut transfer, Time::ZERO, 0);
         transfer.ask();
-        assert_eq!(transfer.next_piece(Time::ZERO, 0), None);
+        assert_eq!(transfer.next_read(Time::ZERO, 0), None);
         transfer.asking = Some(7);
         transfer.received(1000, 6);
         assert_eq!(transfer.asking, Some(7), "the answer to an earlier question");
