@@ -307,6 +307,18 @@ impl Node {
         Ok(())
     }
 
+    /// The replica, once the cluster has formed.
+    #[cfg(test)]
+    pub(crate) fn replica(&self) -> Option<&Replica> {
+        self.replica.as_ref()
+    }
+
+    /// What is in memory.
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// How this node introduces itself to replicas.
     pub fn introduction(&self) -> ReplicaIdentity {
         let introduction = self.formation.introduction();
@@ -511,6 +523,7 @@ impl Node {
                 }
             }
             self.memory.applied(entry.index);
+            outside.applied(&entry);
             if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
                 self.begin_checkpoint(&entry, outside);
             }

@@ -1,6 +1,7 @@
 //! What a turn may do to the world.
 
 use bytes::Bytes;
+use quorate_protocol::entry::Entry;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Index, NodeId};
@@ -41,6 +42,9 @@ pub trait Outside {
 
     /// Gives the checkpoint its next block of records, and says whether it was the last.
     fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool);
+
+    /// A committed entry was applied. Nothing has to come of it: it is for whoever watches.
+    fn applied(&mut self, _: &Entry<'_>) {}
 }
 
 /// Entries read from the log for a follower; none if they cannot be read.

@@ -11,6 +11,7 @@
 //! Everything follows from a seed. What a test tries by default is a sample; `QUORATE_EXHAUSTIVE=1` is everything.
 
 mod bit_rot;
+mod checkpoint;
 mod crash_points;
 mod history;
 mod io_errors;
