@@ -222,6 +222,9 @@ impl Head {
         tail: &Tail,
         outputs: &mut Vec<Output>,
     ) {
+        if progress.flow != (Flow::Reading { pending: true }) {
+            progress.skip_what_is_held();
+        }
         if let Flow::Unreadable { round: tried } = progress.flow {
             if round < tried + READ_AGAIN_ROUNDS {
                 return;

@@ -141,6 +141,11 @@ impl Progress {
         }
     }
 
+    /// After a late mismatch it may be asked for what it has acknowledged since, which the log need not hold any more.
+    pub(super) fn skip_what_is_held(&mut self) {
+        self.next = self.next.max(self.durable + 1);
+    }
+
     /// Bytes that may be sent now.
     pub(super) fn room(&self, window_bytes_max: usize) -> usize {
         window_bytes_max.saturating_sub(self.in_flight_bytes)

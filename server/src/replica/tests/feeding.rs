@@ -260,6 +260,25 @@ fn a_follower_that_was_emptied_below_what_it_acknowledged_is_reported() {
 }
 
 #[test]
+fn a_late_mismatch_does_not_ask_for_what_was_acknowledged_since() {
+    let mut cluster = Cluster::with(3, 2, |settings| settings.tail_bytes_max = 0);
+    cluster.settle();
+    for _ in 0..3 {
+        cluster.propose(b"value").unwrap();
+    }
+    cluster.deliver(1, 2);
+    (1..=2).for_each(|id| cluster.sync(id));
+    let reason = RejectReason::Mismatch { hint: 1 };
+    let reject = Reject { term: 1, previous_index: 2, reason };
+    cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
+    cluster.deliver(2, 1); // It has everything,
+    cluster.deliver(1, 2); // and is asked where its log matches.
+    cluster.deliver(2, 1);
+    assert_eq!((cluster.replica(1).commit(), flow(&cluster, 2)), (4, Flow::Streaming));
+    assert!(cluster.member(1).reads.is_empty(), "the log need not hold what node 2 holds");
+}
+
+#[test]
 fn refusals_that_make_no_sense_change_nothing() {
     let mut cluster = Cluster::settled(3, 2);
     cluster.advance(HEARTBEAT);
