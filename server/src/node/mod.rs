@@ -609,16 +609,16 @@ impl Node {
     /// Answers the client that waits for an entry, if there is one.
     fn answer(&mut self, entry: &entry::Entry<'_>, result: WriteResult, outside: &mut impl Outside) {
         let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index == entry.index) else { return };
-        let outcome = Outcome::Written { receipt: self.receipt(entry.index), result };
+        let outcome = Outcome::Written { receipt: self.receipt(entry), result };
         outside.respond(waiting.client, &Response { id: waiting.request, outcome });
     }
 
-    fn receipt(&self, index: Index) -> Receipt {
+    fn receipt(&self, entry: &entry::Entry<'_>) -> Receipt {
         let replica = self.replica.as_ref().expect("only a replica applies entries");
-        let (identity, holders) = (self.formation.identity(), replica.holders(index));
+        let (identity, holders) = (self.formation.identity(), replica.holders(entry.index));
         Receipt {
-            term: replica.term(),
-            index,
+            term: entry.term, // This node may lead no more: with the index it is the session's token (R23).
+            index: entry.index,
             holders,
             durability: identity.durability,
             survives_failover: true, // Committed: every election quorum meets n (R1).
