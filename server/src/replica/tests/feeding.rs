@@ -269,7 +269,7 @@ fn a_late_mismatch_does_not_ask_for_what_was_acknowledged_since() {
     cluster.deliver(1, 2);
     (1..=2).for_each(|id| cluster.sync(id));
     let reason = RejectReason::Mismatch { hint: 1 };
-    let reject = Reject { term: 1, previous_index: 2, reason };
+    let reject = Reject { term: 1, previous_index: 2, round: 0, reason };
     cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
     cluster.deliver(2, 1); // It has everything,
     cluster.deliver(1, 2); // and is asked where its log matches.

@@ -19,6 +19,9 @@ use super::trace::{Happened, Line};
 /// What all keys begin with.
 const PREFIX: &[u8] = b"key ";
 
+/// Stands for whoever asks for a hand-over, and does not wait for the answer.
+pub(super) const OPERATOR: usize = 999;
+
 /// A client.
 #[derive(Default)]
 pub(super) struct Client {
@@ -181,6 +184,9 @@ impl Cluster {
     }
 
     pub(super) fn answered(&mut self, client: usize, from: Place, message: &[u8]) {
+        if client == OPERATOR {
+            return;
+        }
         let response: Response<'_> = parse(message).expect("what a node answers can be read");
         let call = self.clients[client].call.take_if(|call| call.number == response.id);
         let Some(call) = call else { return };
@@ -275,7 +281,7 @@ impl Cluster {
     pub(super) fn request_arrives(&mut self, client: usize, to: Place, message: std::rc::Rc<[u8]>) {
         let Some(life) = &mut self.members[to].life else {
             // A node that is not there refuses the connection.
-            let Some(call) = &self.clients[client].call else { return };
+            let Some(call) = self.clients.get(client).and_then(|client| client.call.as_ref()) else { return };
             let operation = call.number;
             return self.schedule.after(MILLISECOND, Happening::GiveUp { client, operation });
         };

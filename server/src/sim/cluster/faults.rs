@@ -1,10 +1,14 @@
 //! What goes wrong, and how it is set right.
 
+use quorate_protocol::request::{Operation, Request};
+
 use super::Cluster;
-use super::schedule::{Happening, MILLISECOND, Moment, Place, SECOND};
+use super::clients::OPERATOR;
+use super::schedule::{Happening, LifeNumber, MILLISECOND, Moment, Place, SECOND};
 use super::trace::{Happened, Line};
 use crate::disk::simulated::Kept;
 use crate::sim::Random;
+use crate::sim::node::node_id;
 
 /// What may go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +41,10 @@ pub(super) enum Fault {
     FailSync,
     /// A disk is full for a while.
     FillDisk,
+    /// A node is told to stop, and starts again later.
+    Stop,
+    /// A leader is asked to hand over, to some other or to whoever is fit.
+    HandOver,
 }
 
 /// How a fault passes; those that last until some time pass by themselves.
@@ -44,10 +52,12 @@ pub(super) enum Fault {
 pub(super) enum Repair {
     Restart(Place),
     Mend(Vec<(Place, Place)>),
+    /// What was told to stop has had its time.
+    End(Place, LifeNumber),
 }
 
 impl Fault {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossOfAll,
@@ -62,6 +72,8 @@ impl Fault {
         Self::StallDisk,
         Self::FailSync,
         Self::FillDisk,
+        Self::Stop,
+        Self::HandOver,
     ];
 
     /// Some of them.
@@ -153,6 +165,24 @@ impl Cluster {
                 self.counts.add(Happened::FullDisks);
                 self.node_note(victim, || "has a disk that is full".to_owned());
             }
+            Fault::Stop => {
+                let now = self.schedule.now;
+                self.members[victim].stop(now);
+                let Some(life) = &self.members[victim].life else { return };
+                let end = Repair::End(victim, life.number);
+                self.counts.add(Happened::Stops);
+                self.node_note(victim, || "is told to stop".to_owned());
+                let after = self.random.below(SECOND);
+                self.schedule.after(after, Happening::Repair(end));
+                self.want_turn(victim);
+            }
+            Fault::HandOver => {
+                let to = self.random.below(u64::from(self.plan.m) + 1) as u8;
+                let operation = Operation::HandOver { to: (to > 0).then(|| node_id(to)) };
+                let request = Request { id: 0, deadline_ms: 0, operation };
+                let message = postcard::to_stdvec(&request).unwrap().into();
+                self.request_arrives(OPERATOR, victim, message);
+            }
         }
     }
 
@@ -242,6 +272,11 @@ impl Cluster {
             Repair::Restart(place) => {
                 if self.may_live(place) {
                     self.start(place);
+                }
+            }
+            Repair::End(place, life) => {
+                if self.members[place].life.as_ref().is_some_and(|living| living.number == life) {
+                    self.stopped(place, "has stopped", false);
                 }
             }
             Repair::Mend(links) => {

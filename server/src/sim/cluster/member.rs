@@ -38,6 +38,7 @@ pub(super) enum Said {
     Ack { term: Term, durable: Index },
     RequestVote { term: Term },
     Vote { term: Term },
+    TimeoutNow,
     Other,
 }
 
@@ -50,6 +51,7 @@ impl Said {
                 Self::RequestVote { term: request.term }
             }
             PeerMessage::Vote(vote) if vote.granted && !vote.pre_vote => Self::Vote { term: vote.term },
+            PeerMessage::TimeoutNow(_) => Self::TimeoutNow,
             _ => Self::Other,
         }
     }
@@ -263,7 +265,7 @@ impl Member {
         random: &mut Random,
     ) -> Result<Found, RecoveryError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let settings = plan.node(self.place);
+        let settings = plan.node(self.place, random);
         let fresh = Incarnation(self.place as u64 + 1);
         let interval = settings.checkpoint_interval_bytes;
         let (directory, log) = (plan.directory(self.place), plan.log(random));
@@ -355,6 +357,14 @@ impl Member {
             panic!("node {} refuses node {}: {refusal}", self.place + 1, peer.node);
         }
         std::mem::take(&mut life.world.effects)
+    }
+
+    /// Has it stop as on a signal: a leader hands over first.
+    pub(super) fn stop(&mut self, now: Moment) {
+        if let Some(life) = &mut self.life {
+            let time = life.time(now);
+            life.node.stop(time);
+        }
     }
 
     /// Has the power go while the next promise or identity is stored.

@@ -51,7 +51,7 @@ use crate::sim::Random;
 use crate::sim::node::node_id;
 
 use clients::Client;
-use member::{Arrived, Effect, Member, Said};
+use member::{Arrived, Effect, Member, Said, place_of};
 use network::Network;
 use oracle::Oracle;
 use plan::Plan;
@@ -344,10 +344,14 @@ impl Cluster {
             "entry {index} is committed, but only on the disks of {:?}",
             holders.iter().map(|place| place + 1).collect::<Vec<_>>()
         );
-        if let Some(leader) = self.plan.configured_leader() {
-            assert!(holders.contains(&leader), "entry {index} is committed without its leader's disk"); // R13
-        }
         let term = self.oracle.term(index);
+        if self.plan.n == 1 || self.plan.configured_leader().is_some() {
+            let leader = self.oracle.leader(term).map(place_of);
+            assert!(
+                leader.is_some_and(|leader| holders.contains(&leader)),
+                "entry {index} is committed without its leader's disk"
+            ); // R13
+        }
         for (place, replica) in self.replicas() {
             if replica.is_leader() && replica.term() >= term {
                 let held = replica.terms().term(index).filter(|_| replica.last() >= index);
@@ -400,6 +404,7 @@ impl Cluster {
                 assert_eq!((promise.term, promise.voted_for), wanted, "node {id} votes"); // R5
                 self.oracle.voted(id, term, candidate);
             }
+            Said::TimeoutNow => self.counts.add(Happened::HandOvers),
             Said::Other => {}
         }
     }
@@ -413,9 +418,14 @@ impl Cluster {
         assert!(term >= life.term, "the term goes back from {} to {term}", life.term);
         assert_eq!(replica.applied(), life.applied, "what is applied");
         let takes_office = is_leader && (!life.is_leader || term > life.term);
+        let leaves_office = !is_leader && life.is_leader;
         (life.commit, life.term, life.is_leader) = (commit, term, is_leader);
         if takes_office {
             self.takes_office(place);
+        }
+        if leaves_office {
+            self.counts.add(Happened::StepDowns);
+            self.node_note(place, || "leads no longer".to_owned());
         }
     }
 
@@ -672,6 +682,7 @@ impl Cluster {
         let quorums = self.plan.quorums();
         let count = match self.plan.leadership {
             Leadership::Configured(_) => quorums.quorum(),
+            Leadership::Elected => quorums.quorum().max(quorums.election_quorum()),
         };
         let mut places: Vec<Place> = self.plan.configured_leader().into_iter().collect();
         while places.len() < usize::from(count) {

@@ -204,6 +204,10 @@ impl Oracle {
         known.is_none()
     }
 
+    pub(super) fn leader(&self, term: Term) -> Option<NodeId> {
+        self.leaders.get(&term).copied()
+    }
+
     /// A node has promised something.
     pub(super) fn promised(&mut self, node: NodeId, earlier: Promise, promise: Promise) {
         assert!(promise.may_follow(&earlier), "node {node} promises {promise:?} after {earlier:?}");

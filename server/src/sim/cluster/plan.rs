@@ -19,6 +19,10 @@ use crate::sim::node::node_id;
 const PAIRS: [(u8, u8); 12] =
     [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (4, 2), (4, 3), (5, 2), (5, 3), (5, 4), (5, 5)];
 
+/// Whether a follower that lacks what no log holds any more gets a checkpoint. As long as it does not, logs stay whole
+/// where leaders are elected: a new leader keeps for others only what it needs itself.
+const CHECKPOINTS_ARE_SENT: bool = false;
+
 /// How messages travel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NetworkPlan {
@@ -92,7 +96,10 @@ impl Plan {
         }
         let random = &mut random;
         let (m, n) = PAIRS[(seed % PAIRS.len() as u64) as usize];
-        let leadership = Leadership::Configured(node_id(1 + random.below(u64::from(m)) as u8));
+        let leadership = match random.below(8) {
+            0 => Leadership::Configured(node_id(1 + random.below(u64::from(m)) as u8)),
+            _ => Leadership::Elected,
+        };
         let nodes: NodeSet = (1..=m).map(node_id).collect();
         Self {
             seed,
@@ -121,7 +128,7 @@ impl Plan {
             turn_delay: random.of(&[20, 100, 2000]) * MICROSECOND,
             tick: random.of(&[5, 10]) * MILLISECOND,
             segment_bytes: random.of(&[16, 16, 32]) << 10,
-            settings: settings(random, nodes),
+            settings: settings(random, nodes, leadership),
         }
     }
 
@@ -137,6 +144,7 @@ impl Plan {
     pub(super) fn configured_leader(&self) -> Option<Place> {
         match self.leadership {
             Leadership::Configured(node) => Some(usize::from(node.get()) - 1),
+            Leadership::Elected => None,
         }
     }
 
@@ -159,8 +167,12 @@ impl Plan {
     }
 
     /// Of a node in one of its lives.
-    pub(super) fn node(&self, place: Place) -> NodeSettings {
-        NodeSettings { advertise: format!("{}", place + 1), ..self.settings.clone() }
+    pub(super) fn node(&self, place: Place, random: &mut Random) -> NodeSettings {
+        NodeSettings {
+            advertise: format!("{}", place + 1),
+            election_seed: random.next(),
+            ..self.settings.clone()
+        }
     }
 }
 
@@ -182,13 +194,15 @@ impl NetworkPlan {
     }
 }
 
-fn settings(random: &mut Random, nodes: NodeSet) -> NodeSettings {
+fn settings(random: &mut Random, nodes: NodeSet, leadership: Leadership) -> NodeSettings {
+    let drops_log = CHECKPOINTS_ARE_SENT || nodes.len() == 1 || leadership != Leadership::Elected;
     let disk_stall = Duration::from_millis(random.of(&[200, 500, 2000]));
     NodeSettings {
         uncommitted_bytes_max: random.of(&[4, 64, 1024]) as usize * 1024,
         window_bytes_max: random.of(&[1, 8, 64]) as usize * 1024,
         tail_bytes_max: random.of(&[0, 1, 8, 64]) as usize * 1024,
-        checkpoint_interval_bytes: random.of(&[4, 16, 64]) * 1024,
+        checkpoint_interval_bytes: if drops_log { random.of(&[4, 16, 64]) << 10 } else { 16 << 20 },
+        lease: random.of(&[None, None, None, Some(Duration::from_millis(300))]),
         disk_stall,
         disk_timeout: disk_stall * 3,
         ..NodeSettings::new(nodes)

@@ -206,6 +206,9 @@ happened!(
     LogReads,
     Terms,
     LeaderChanges,
+    StepDowns,
+    HandOvers,
+    Stops,
     Behind,
 );
 
