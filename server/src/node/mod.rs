@@ -553,6 +553,7 @@ impl Node {
     fn carry_out(&mut self, now: Time, output: Output, outside: &mut impl Outside) -> Result<(), NodeError> {
         match output {
             Output::Promise(promise) => outside.store_promise(promise)?,
+            Output::Led => outside.store_led()?,
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
                 let command = LogCommand::Append { generation, first, last, commit, entries };

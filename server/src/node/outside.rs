@@ -16,7 +16,7 @@ pub type ClientId = u64;
 
 /// What a turn may do to the world. Production joins sockets and threads to it, a simulator its own.
 ///
-/// All but the two that store are hand-overs: nothing waits, and what comes of them returns as an
+/// All but those that store are hand-overs: nothing waits, and what comes of them returns as an
 /// [`Event`](super::Event).
 pub trait Outside {
     /// Sends to another replica, if the link is up.
@@ -33,6 +33,9 @@ pub trait Outside {
 
     /// Makes the promise durable before it returns (R5).
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError>;
+
+    /// Notes durably, before it returns, that this node leads the promised term (RULES, Edges).
+    fn store_led(&mut self) -> Result<(), DirectoryError>;
 
     /// Makes the identity durable before it returns.
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError>;

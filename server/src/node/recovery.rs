@@ -226,7 +226,7 @@ pub fn open(
     }
     let Replay { store, terms, tail, applied, checkpoints, .. } = replay;
     let DataDirectory { identity, vote, lock, .. } = directory;
-    let recovered = Recovered { promise: vote.promise(), terms, applied, tail };
+    let recovered = Recovered { promise: vote.promise(), led: vote.led(), terms, applied, tail };
     let state = State { identity, reader, store, recovered, checkpoints };
     Ok(Opened { lock, vote, log, state })
 }

@@ -61,13 +61,18 @@ impl Timeouts {
 impl Replica {
     /// Whether it may lead without asking anybody, as nobody else can have been elected: its own vote is all that
     /// there is, or every election needs it and its last promise is its own leadership (RULES, Edges).
-    pub(super) fn goes_on_alone(&self) -> bool {
+    ///
+    /// That it has led is what it has noted itself. Its own vote and an entry of the term do not show it: the entry may
+    /// be of another that went on alone, in the term that this one had stood for in vain.
+    pub(super) fn goes_on_alone(&self, led: Term) -> bool {
+        let has_led = led > 0 && led == self.promise.term;
+        self.is_elected() && (self.settings.quorums.replicas() == 1 || self.needs_everybody() && has_led)
+    }
+
+    /// Whether every election needs every vote.
+    pub(super) fn needs_everybody(&self) -> bool {
         let quorums = self.settings.quorums;
-        let needs_everybody = quorums.election_quorum() == quorums.replicas();
-        let own_vote = self.promise.voted_for == Some(self.settings.node);
-        // Only a leader appends in its term.
-        let has_led = self.promise.term > 0 && own_vote && self.terms.last_term() == self.promise.term;
-        self.is_elected() && (quorums.replicas() == 1 || needs_everybody && has_led)
+        quorums.election_quorum() == quorums.replicas()
     }
 
     /// Whether the leader is elected.

@@ -66,6 +66,9 @@ impl Replica {
             (node, progress)
         });
         let followers = followers.collect();
+        if self.is_elected() && self.needs_everybody() && self.settings.quorums.replicas() > 1 {
+            self.outputs.push(Output::Led); // RULES, Edges: it goes on alone after a restart.
+        }
         let first_of_term = self.append(&Payload::Noop); // R15
         self.leader = Some(self.settings.node);
         self.role = Role::Leader(Leader {

@@ -114,6 +114,8 @@ impl Promise {
 pub struct Recovered {
     /// The stored promise.
     pub promise: Promise,
+    /// The last term that this node has noted to lead; 0 for none.
+    pub led: Term,
     /// Where each term of log and checkpoint begins.
     pub terms: Terms,
     /// The store holds the entries up to here; all of them were committed.
@@ -163,6 +165,8 @@ pub enum Input<'a> {
 pub enum Output {
     /// Make the promise durable before anything that comes after.
     Promise(Promise),
+    /// Note durably that this node leads the promised term, before anything that comes after.
+    Led,
     /// Give entries to the log; answer with [`Input::Durable`].
     Append {
         /// To come back in the answer.
@@ -342,7 +346,7 @@ impl Replica {
                 replica.leader = Some(node);
                 node == replica.settings.node
             }
-            Leadership::Elected => replica.goes_on_alone(),
+            Leadership::Elected => replica.goes_on_alone(recovered.led),
         };
         if leads {
             let term = replica.promise.term + 1;

@@ -170,6 +170,10 @@ impl Outside for World {
         Ok(())
     }
 
+    fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.vote.store_led()
+    }
+
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
         self.history.identity_begins(self.disk.recorded(), identity);
         identity.store(&self.disk, Path::new(DATA))?;

@@ -119,6 +119,11 @@ impl Outside for Recorder {
         self.vote.store(promise)
     }
 
+    fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.check_storing()?;
+        self.vote.store_led()
+    }
+
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
         self.check_storing()?;
         self.acts.push_back(Act::Identity { formed: identity.formed });

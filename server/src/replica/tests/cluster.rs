@@ -39,6 +39,7 @@ pub(super) struct Member {
 #[derive(Default)]
 pub(super) struct Disk {
     promise: Promise,
+    led: Term,
     /// Durable, from entry 1 on.
     pub(super) entries: Vec<Bytes>,
     /// As the log was last told.
@@ -96,7 +97,7 @@ impl Disk {
         if last > applied {
             tail.push(applied + 1, last, self.entries[applied as usize..].concat().into());
         }
-        Recovered { promise: self.promise, terms, applied, tail }
+        Recovered { promise: self.promise, led: self.led, terms, applied, tail }
     }
 }
 
@@ -224,6 +225,7 @@ impl Cluster {
                     assert!(!has_sent && promise.may_follow(&member.disk.promise), "R5, R6");
                     member.disk.promise = promise;
                 }
+                Output::Led => member.disk.led = member.disk.promise.term,
                 Output::Append { generation, first, commit, entries, .. } => {
                     let append = Operation::Append { generation, first, commit, entries };
                     member.disk.submitted.push_back(append);

@@ -23,7 +23,7 @@ fn follower(log: &[Term], applied: Index) -> Replica {
         tail.push(applied + 1, last, bytes.into());
     }
     let promise = Promise { term: log.last().copied().unwrap_or(0), voted_for: None };
-    Replica::new(settings(2, 3, 2), Recovered { promise, terms, applied, tail })
+    Replica::new(settings(2, 3, 2), Recovered { promise, led: 0, terms, applied, tail })
 }
 
 /// Entries after (index, term), in `term`; asks for an answer.

@@ -26,13 +26,13 @@ const SECONDS: u64 = 10;
 /// Of a run's time so much is left for what comes after the faults.
 const HEALING: Moment = 2 * SECOND;
 
-fn setting(name: &str) -> Option<u64> {
+pub(super) fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
 /// Runs a seed; what is wrong comes back with all that is needed to see why.
-fn run(seed: u64, seconds: u64, prints: bool) -> Result<Ran, String> {
+pub(super) fn run(seed: u64, seconds: u64, prints: bool) -> Result<Ran, String> {
     let plan = Plan::new(seed);
     let mut cluster = Cluster::new(plan, prints);
     let faulty = (seconds * SECOND).saturating_sub(HEALING).max(SECOND);

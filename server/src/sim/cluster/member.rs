@@ -147,6 +147,11 @@ impl Outside for World {
         Ok(())
     }
 
+    fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.store();
+        self.vote.store_led()
+    }
+
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
         self.store();
         identity.store(&self.disk, Path::new(DATA))?;

@@ -12,7 +12,7 @@
 //! - `network`, `clients`, `faults`: the world.
 //! - `oracle`: what the cluster has committed; the rules; why the checks show that reads are linearizable.
 //! - `trace`: the last lines, the hash, and how often what happened.
-//! - `campaign`: many seeds, and the tests.
+//! - `campaign`: many seeds, and the tests. `mutants`: known bugs, each of which some seed finds (T2).
 //!
 //! # A run
 //!
@@ -31,6 +31,7 @@ mod clients;
 mod faults;
 mod holdings;
 mod member;
+mod mutants;
 mod network;
 mod oracle;
 mod plan;
