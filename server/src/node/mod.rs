@@ -310,8 +310,10 @@ impl Node {
         let Some(replica) = &mut self.replica else { return Ok(()) };
         let mut outputs = std::mem::take(&mut self.outputs);
         replica.finish_turn(now, &mut outputs);
-        let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
+        let done = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        // What the replica takes for applied may not be.
+        done?;
         self.notice_office();
         self.answer_reads(now, outside);
         self.answer_hand_overs(outside);
@@ -319,7 +321,7 @@ impl Node {
         if let Some(replica) = &mut self.replica {
             replica.set_obstacle(obstacle);
         }
-        result
+        Ok(())
     }
 
     /// Refuses every request from now on: the node is about to stop. A leader hands over if it can.
