@@ -166,7 +166,10 @@ impl Cluster {
         if call.write().is_some() {
             self.counts.add(Happened::UnknownOutcomes);
         }
-        self.clients[client].leader = self.random.below(self.plan.members() as u64) as Place;
+        // Some stay with whom they took for the leader.
+        if self.random.below(2) == 0 {
+            self.clients[client].leader = self.random.below(self.plan.members() as u64) as Place;
+        }
         self.go_on(client);
     }
 

@@ -23,6 +23,9 @@ pub(super) enum Fault {
     TearPromise,
     /// A process is stopped for a while.
     Pause,
+    /// A process is stopped for longer than an election takes, and hears of nobody when it goes on: who led then does
+    /// not know that another does.
+    Freeze,
     /// A link carries nothing, in both directions.
     CutLink,
     /// A link carries nothing in one direction.
@@ -45,6 +48,9 @@ pub(super) enum Fault {
     Stop,
     /// A leader is asked to hand over, to some other or to whoever is fit.
     HandOver,
+    /// A node's disk gets slow when it is next asked for something, and then its power goes: others have what it was
+    /// writing, and it has not (R11).
+    CrashAheadOfDisk,
 }
 
 /// How a fault passes; those that last until some time pass by themselves.
@@ -54,15 +60,18 @@ pub(super) enum Repair {
     Mend(Vec<(Place, Place)>),
     /// What was told to stop has had its time.
     End(Place, LifeNumber),
+    /// What has a slow disk loses its power.
+    Crash(Place, LifeNumber),
 }
 
 impl Fault {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossOfAll,
         Self::TearPromise,
         Self::Pause,
+        Self::Freeze,
         Self::CutLink,
         Self::OneWay,
         Self::Split,
@@ -74,6 +83,7 @@ impl Fault {
         Self::FillDisk,
         Self::Stop,
         Self::HandOver,
+        Self::CrashAheadOfDisk,
     ];
 
     /// Some of them.
@@ -134,10 +144,21 @@ impl Cluster {
                 self.members[victim].tear_next_promise(changes);
             }
             Fault::Pause => {
-                let until = self.schedule.now + self.fault_length();
+                // Often for long enough that another is elected meanwhile.
+                let longer = self.random.below(2) * self.random.below(1500 * MILLISECOND);
+                let until = self.schedule.now + self.fault_length() + longer;
                 self.counts.add(Happened::Pauses);
                 self.members[victim].paused_until = until;
                 self.node_note(victim, || "stops".to_owned());
+            }
+            Fault::Freeze => {
+                let length = 300 * MILLISECOND + self.random.below(1200 * MILLISECOND);
+                self.counts.add(Happened::Freezes);
+                self.members[victim].paused_until = self.schedule.now + length;
+                let links = (0..self.plan.members()).filter(|other| *other != victim);
+                let links = links.flat_map(|other| [(victim, other), (other, victim)]).collect();
+                let longer = self.random.below(200 * MILLISECOND);
+                self.cut_links(fault, links, length + longer);
             }
             Fault::CutLink | Fault::OneWay | Fault::Split | Fault::Isolate => self.cut(fault, victim),
             Fault::Break => {
@@ -176,6 +197,7 @@ impl Cluster {
                 self.schedule.after(after, Happening::Repair(end));
                 self.want_turn(victim);
             }
+            Fault::CrashAheadOfDisk => self.members[victim].crashes_ahead_of_disk = true,
             Fault::HandOver => {
                 let to = self.random.below(u64::from(self.plan.m) + 1) as u8;
                 let operation = Operation::HandOver { to: (to > 0).then(|| node_id(to)) };
@@ -206,6 +228,11 @@ impl Cluster {
             return;
         }
         self.counts.add(happened);
+        let length = self.fault_length();
+        self.cut_links(fault, links, length);
+    }
+
+    fn cut_links(&mut self, fault: Fault, links: Vec<(Place, Place)>, length: Moment) {
         let now = self.schedule.now;
         let shown: Vec<_> = links.iter().map(|(from, to)| format!("{}→{}", from + 1, to + 1)).collect();
         self.trace.note(now, Line::World(format!("{fault:?}: {}", shown.join(" "))));
@@ -219,7 +246,6 @@ impl Cluster {
                 self.schedule.after(after, Happening::Break { from: *from, to: *to, connection });
             }
         }
-        let length = self.fault_length();
         self.schedule.after(length, Happening::Repair(Repair::Mend(links)));
     }
 
@@ -277,6 +303,16 @@ impl Cluster {
             Repair::End(place, life) => {
                 if self.members[place].life.as_ref().is_some_and(|living| living.number == life) {
                     self.stopped(place, "has stopped", false);
+                }
+            }
+            Repair::Crash(..) if !self.is_faulty => {}
+            Repair::Crash(place, life) => {
+                if self.members[place].life.as_ref().is_some_and(|living| living.number == life) {
+                    self.counts.add(Happened::CrashesAheadOfTheDisk);
+                    let kept = self.kept();
+                    self.end_life(place, Some(kept), "loses power while others have what it was writing");
+                    let after = self.random.below(20 * MILLISECOND);
+                    self.schedule.after(after, Happening::Repair(Repair::Restart(place)));
                 }
             }
             Repair::Mend(links) => {

@@ -231,6 +231,8 @@ pub(super) struct Member {
     /// The disk answers nothing before.
     pub(super) stalled_until: Moment,
     pub(super) full_until: Moment,
+    /// When its log is next asked to write, its disk gets slow, and then its power goes.
+    pub(super) crashes_ahead_of_disk: bool,
     /// The next sync of the log fails.
     pub(super) fails_sync: bool,
     /// Something was done to it that may end this life.
@@ -252,6 +254,7 @@ impl Member {
             paused_until: 0,
             stalled_until: 0,
             full_until: 0,
+            crashes_ahead_of_disk: false,
             fails_sync: false,
             may_die: false,
             epoch,

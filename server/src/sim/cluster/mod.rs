@@ -52,6 +52,7 @@ use crate::sim::Random;
 use crate::sim::node::node_id;
 
 use clients::Client;
+use faults::Repair;
 use member::{Arrived, Effect, Member, Said, place_of};
 use network::Network;
 use oracle::Oracle;
@@ -454,7 +455,15 @@ impl Cluster {
 
     fn drive_log(&mut self, place: Place) {
         let now = self.schedule.now;
-        if let Some(delay) = self.members[place].begin_log_step(now, &self.plan, &mut self.random) {
+        let member = &mut self.members[place];
+        if let Some(mut delay) = member.begin_log_step(now, &self.plan, &mut self.random) {
+            if self.is_faulty && member.holdings.is_at_work() && member.crashes_ahead_of_disk {
+                member.crashes_ahead_of_disk = false;
+                delay += 50 * MILLISECOND;
+                let after = self.random.below(30 * MILLISECOND);
+                let crash = Repair::Crash(place, member.lives);
+                self.schedule.after(after, Happening::Repair(crash));
+            }
             self.later(place, delay, Doing::LogDone);
         } else if let Some(delay) = self.members[place].log_rests() {
             self.later(place, delay, Doing::LogWake);
@@ -707,7 +716,7 @@ impl Cluster {
             let is_healed = self.healed.contains(&place);
             let member = &mut self.members[place];
             (member.paused_until, member.stalled_until, member.full_until) = (0, 0, 0);
-            member.fails_sync = false;
+            (member.fails_sync, member.crashes_ahead_of_disk) = (false, false);
             if is_healed {
                 self.start(place);
             } else if self.random.below(2) == 0 {
