@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quorate_protocol::entry::Entry;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Index, NodeId};
+use quorate_protocol::{Index, NodeId, Term};
 
 use crate::checkpoint::CheckpointHeader;
 use crate::directory::{DirectoryError, Identity};
@@ -36,6 +36,9 @@ pub trait Outside {
 
     /// Notes durably, before it returns, that this node leads the promised term (RULES, Edges).
     fn store_led(&mut self) -> Result<(), DirectoryError>;
+
+    /// Makes durable, before it returns, how far the log went before it was damaged; none when it is whole (R8).
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError>;
 
     /// Makes the identity durable before it returns.
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError>;

@@ -32,7 +32,8 @@ fn a_promise_is_stored_before_anything_is_sent() {
     let mut promises = 0;
     world.meet(1, 2).unwrap();
     for (from, bytes) in std::mem::take(&mut world.machine(2).inbox) {
-        let acts = acts(&mut world, 2, Event::Message { from, message: parse(&bytes).unwrap() });
+        let acts =
+            acts(&mut world, 2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
         let promise = acts.iter().position(|act| matches!(act, Act::Promise));
         let send = acts.iter().position(|act| matches!(act, Act::Send(..)));
         promises += usize::from(promise.is_some());
@@ -46,7 +47,7 @@ fn a_promise_is_stored_before_anything_is_sent() {
 fn an_identity_is_stored_before_anybody_is_told() {
     let mut world = World::new(2, 2);
     let introduction = world.machine(2).node.introduction();
-    acts(&mut world, 1, Event::Connected(node_id(2)));
+    acts(&mut world, 1, Event::Connected(member(2)));
     let machine = world.machine(1);
     machine.node.meet(&introduction, &mut machine.outside).unwrap();
     let acts: Vec<Act> = machine.outside.acts.drain(..).collect();
@@ -61,7 +62,7 @@ fn a_node_that_cannot_store_its_promise_stops_and_says_nothing() {
     world.meet(1, 2).unwrap();
     world.machine(1).inbox.clear();
     let (from, bytes) = world.machine(2).inbox.pop_back().unwrap();
-    world.event(2, Event::Message { from, message: parse(&bytes).unwrap() });
+    world.event(2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
     assert!(matches!(world.machine(2).error, Some(NodeError::Directory(_))));
     assert!(world.machine(1).inbox.is_empty() && world.machine(2).commands.is_empty());
 }
@@ -78,7 +79,8 @@ fn a_node_that_cannot_store_its_promise_answers_no_read_with_what_it_has_not_app
     // A new term, and a committed entry with it: after the promise has failed nothing is applied.
     let append =
         Append { term: 2, previous_index: 1, previous_term: 1, commit: 2, round: 1, entries: &entries };
-    world.event(2, Event::Message { from: node_id(1), message: PeerMessage::Append(append) });
+    let from = member(1);
+    world.event(2, Event::Message { from, message: PeerMessage::Append(append) });
     assert!(matches!(world.machine(2).error, Some(NodeError::Directory(_))));
     assert!(world.answers(2).is_empty());
 }
@@ -124,7 +126,7 @@ fn a_failed_sync_stops_the_node_before_anything_more_is_answered() {
     for event in [
         Event::Log(LogEvent::Failed(failed_sync())),
         Event::Log(durable),
-        Event::Message { from, message: parse(&bytes).unwrap() },
+        Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() },
     ] {
         machine.node.handle(now, event, &mut machine.outside);
     }

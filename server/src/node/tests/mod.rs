@@ -87,6 +87,11 @@ impl Answer {
     }
 }
 
+/// Who a node of the world is.
+fn member(id: u8) -> Member {
+    Member { node: node_id(id), incarnation: Incarnation(id.into()) }
+}
+
 /// The world of one node: stores really, notes everything else.
 struct Recorder {
     acts: VecDeque<Act>,
@@ -122,6 +127,10 @@ impl Outside for Recorder {
     fn store_led(&mut self) -> Result<(), DirectoryError> {
         self.check_storing()?;
         self.vote.store_led()
+    }
+
+    fn store_held(&mut self, _: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        panic!("no log is damaged here")
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -304,7 +313,7 @@ impl World {
         let introduction = self.machine(other).node.introduction();
         let machine = self.machine(id);
         machine.node.meet(&introduction, &mut machine.outside)?;
-        self.event(id, Event::Connected(node_id(other)));
+        self.event(id, Event::Connected(member(other)));
         Ok(())
     }
 
@@ -338,7 +347,7 @@ impl World {
 
     fn deliver(&mut self, to: u8) {
         while let Some((from, bytes)) = self.machine(to).inbox.pop_front() {
-            self.event(to, Event::Message { from, message: parse(&bytes).unwrap() });
+            self.event(to, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
         }
     }
 

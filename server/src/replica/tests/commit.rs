@@ -24,7 +24,8 @@ fn a_node_goes_on_alone_only_if_it_has_noted_that_it_led() {
         terms.push(1, 3);
         let mut tail = Tail::default();
         tail.push(1, 1, entries(3, 1..=1).into());
-        Recovered { promise: Promise { term: 3, voted_for: Some(node(1)) }, led, terms, applied: 0, tail }
+        let promise = Promise { term: 3, voted_for: Some(node(1)) };
+        Recovered { promise, led, terms, members: founders(2), held: None, applied: 0, tail }
     };
     let settings = || Settings { leadership: Leadership::Elected, ..settings(1, 2, 1) };
     assert!(!Replica::new(settings(), recovered(2)).is_leader());
@@ -93,7 +94,7 @@ fn an_entry_of_an_older_term_commits_only_through_one_of_the_own() {
 
 #[test]
 fn a_leader_that_restarts_takes_a_new_term_and_votes_for_itself_in_it() {
-    let mut leader = Replica::new(settings(1, 3, 2), super::super::Recovered::default());
+    let mut leader = Replica::new(settings(1, 3, 2), fresh(3));
     let outputs = finish(&mut leader, Time::ZERO);
     let promise = Promise { term: 1, voted_for: Some(node(1)) };
     assert_eq!(outputs[0], Output::Promise(promise));
@@ -274,7 +275,7 @@ fn a_messages_sender_that_is_no_member_counts_for_nothing() {
     cluster.sync(1);
     let message = ack(1, index);
     cluster.turn(1, |replica, now| {
-        replica.step(now, Input::Message { from: node(9), message: &message.to_wire() });
+        replica.step(now, Input::Message { from: member(9), message: &message.to_wire() });
     });
     assert_eq!(cluster.replica(1).commit(), index - 1);
 }

@@ -12,7 +12,7 @@ use quorate_protocol::response::{Item, Outcome, Receipt, Refusal, Response, Writ
 use quorate_protocol::{Index, parse};
 
 use super::Cluster;
-use super::member::place_of;
+use super::machine::place_of;
 use super::schedule::{Happening, MILLISECOND, Moment, Place};
 use super::trace::{Happened, Line};
 
@@ -288,7 +288,7 @@ impl Cluster {
             let operation = call.number;
             return self.schedule.after(MILLISECOND, Happening::GiveUp { client, operation });
         };
-        let arrived = super::member::Arrived::Request { client: client as u64, message: message.clone() };
+        let arrived = super::machine::Arrived::Request { client: client as u64, message: message.clone() };
         life.inbox.push_back(arrived);
         self.trace.note(self.schedule.now, Line::Asked { client, to, message });
         self.want_turn(to);

@@ -7,7 +7,7 @@
 //!
 //! - `plan`: what a seed decides ahead: m and n, sizes, timeouts, which faults may happen.
 //! - `schedule`: simulated time.
-//! - `member`: a node, its disk, its lives.
+//! - `machine`: a node, its disk, its lives.
 //! - `holdings`: what a node's disk must hold.
 //! - `network`, `clients`, `faults`: the world.
 //! - `oracle`: what the cluster has committed; the rules; why the checks show that reads are linearizable.
@@ -30,7 +30,7 @@ mod campaign;
 mod clients;
 mod faults;
 mod holdings;
-mod member;
+mod machine;
 mod mutants;
 mod network;
 mod oracle;
@@ -53,7 +53,7 @@ use crate::sim::node::node_id;
 
 use clients::Client;
 use faults::Repair;
-use member::{Arrived, Effect, Member, Said, place_of};
+use machine::{Arrived, Effect, Machine, Said, place_of};
 use network::Network;
 use oracle::Oracle;
 use plan::Plan;
@@ -78,7 +78,7 @@ struct Cluster {
     plan: Plan,
     random: Random,
     schedule: Schedule,
-    members: Vec<Member>,
+    members: Vec<Machine>,
     network: Network,
     clients: Vec<Client>,
     /// Calls made so far.
@@ -102,7 +102,7 @@ impl Cluster {
         Self {
             random: Random::new(plan.seed ^ 0x5eed),
             schedule: Schedule::default(),
-            members: (0..members).map(|place| Member::new(place, epoch)).collect(),
+            members: (0..members).map(|place| Machine::new(place, epoch)).collect(),
             network: Network::new(plan.network, members),
             clients: Vec::new(),
             calls: 0,

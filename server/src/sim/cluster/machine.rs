@@ -15,13 +15,13 @@ use quorate_protocol::entry::Entry;
 use quorate_protocol::handshake::ReplicaIdentity;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Incarnation, Index, NodeId, Term, entry, parse};
+use quorate_protocol::{Incarnation, Index, Member, NodeId, Term, entry, parse};
 
 use super::holdings::{Holdings, Mark};
 use super::plan::Plan;
 use super::schedule::{LifeNumber, MICROSECOND, MILLISECOND, Moment, Place};
 use crate::checkpoint::{CheckpointEvent, CheckpointHeader};
-use crate::directory::{DirectoryError, DirectoryLock, Identity, VoteFile};
+use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::disk::simulated::{Call, Failure, Fault, Kept, SimDisk};
 use crate::log::{LogCommand, LogEvent, LogReader, LogWorker};
@@ -112,6 +112,11 @@ impl World {
     }
 }
 
+/// Of a node's directory.
+fn incarnation(place: Place) -> Incarnation {
+    Incarnation(place as u64 + 1)
+}
+
 fn encoded(message: &impl serde::Serialize) -> Rc<[u8]> {
     postcard::to_stdvec(message).unwrap().into()
 }
@@ -150,6 +155,11 @@ impl Outside for World {
     fn store_led(&mut self) -> Result<(), DirectoryError> {
         self.store();
         self.vote.store_led()
+    }
+
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        self.store();
+        directory::store_held(&self.disk, Path::new(DATA), held)
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -217,7 +227,7 @@ pub(super) struct Found {
 }
 
 /// A node of the cluster.
-pub(super) struct Member {
+pub(super) struct Machine {
     pub(super) place: Place,
     pub(super) disk: SimDisk,
     pub(super) holdings: Holdings,
@@ -240,7 +250,7 @@ pub(super) struct Member {
     epoch: Instant,
 }
 
-impl Member {
+impl Machine {
     pub(super) fn new(place: Place, epoch: Instant) -> Self {
         Self {
             place,
@@ -274,7 +284,7 @@ impl Member {
     ) -> Result<Found, RecoveryError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let settings = plan.node(self.place, random);
-        let fresh = Incarnation(self.place as u64 + 1);
+        let fresh = incarnation(self.place);
         let interval = settings.checkpoint_interval_bytes;
         let (directory, log) = (plan.directory(self.place), plan.log(random));
         let Opened { lock, vote, log, state } =
@@ -523,12 +533,13 @@ impl Life {
 
     fn take(&mut self, time: Time, arrived: Arrived) {
         let node = |place: Place| node_id(place as u8 + 1);
+        let member = |place: Place| Member { node: node(place), incarnation: incarnation(place) };
         let event = match &arrived {
             Arrived::Tick => Event::Tick,
-            Arrived::Connected(to) => Event::Connected(node(*to)),
+            Arrived::Connected(to) => Event::Connected(member(*to)),
             Arrived::Disconnected(to) => Event::Disconnected(node(*to)),
             Arrived::Message { from, message } => Event::Message {
-                from: node(*from),
+                from: member(*from),
                 message: parse(message).expect("what a node sends can be read"),
             },
             Arrived::Request { client, message } => Event::Request {
