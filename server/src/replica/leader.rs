@@ -224,9 +224,13 @@ impl Replica {
         progress.answered(now, reject.round);
         match reject.reason {
             RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
+                let is_answer = matches!(progress.flow, Flow::Probing { round } if reject.round >= round);
                 progress.next = hint.min(reject.previous_index.saturating_sub(1)) + 1;
                 progress.probe();
                 let held = progress.durable;
+                if is_answer {
+                    progress.durable = held.min(hint); // It has lost what it held.
+                }
                 if hint < held {
                     self.report(format!(
                         "node {} acknowledged entry {held}, but its log matches up to {hint}",
@@ -360,8 +364,8 @@ impl Head {
         tail: &Tail,
         outputs: &mut Vec<Output>,
     ) {
-        if progress.flow != (Flow::Reading { pending: true }) {
-            progress.skip_what_is_held();
+        if progress.flow != (Flow::Reading { pending: true }) && progress.next <= progress.durable {
+            return progress.probe_behind_held();
         }
         if let Flow::Unreadable { round: tried } = progress.flow {
             if round < tried + READ_AGAIN_ROUNDS {

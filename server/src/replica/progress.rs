@@ -160,9 +160,11 @@ impl Progress {
         }
     }
 
-    /// After a late mismatch it may be asked for what it has acknowledged since, which the log need not hold any more.
-    pub(super) fn skip_what_is_held(&mut self) {
-        self.next = self.next.max(self.durable + 1);
+    /// After a late mismatch it is not fed what it has acknowledged since, which the log need not hold any more: it is
+    /// asked whether it still has that.
+    pub(super) fn probe_behind_held(&mut self) {
+        self.next = self.durable + 1;
+        self.probe();
     }
 
     /// Bytes that may be sent now.

@@ -272,7 +272,10 @@ fn a_late_mismatch_does_not_ask_for_what_was_acknowledged_since() {
     let reject = Reject { term: 1, previous_index: 2, round: 0, reason };
     cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
     cluster.deliver(2, 1); // It has everything,
-    cluster.deliver(1, 2); // and is asked where its log matches.
+    cluster.deliver(1, 2); // and is asked where its log matches:
+    cluster.deliver(2, 1);
+    cluster.turn(1, |_, _| {}); // also there where it has said to hold it.
+    cluster.deliver(1, 2);
     cluster.deliver(2, 1);
     assert_eq!((cluster.replica(1).commit(), flow(&cluster, 2)), (4, Flow::Streaming));
     assert!(cluster.member(1).reads.is_empty(), "the log need not hold what node 2 holds");
