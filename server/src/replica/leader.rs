@@ -221,7 +221,9 @@ impl Replica {
     pub(super) fn receive_reject(&mut self, now: Time, from: Member, reject: &Reject) {
         let next_round = self.next_round();
         let Some(progress) = self.current_follower(now, from, reject.term) else { return };
-        progress.answered(now, reject.round);
+        // An append of an older term was sent in a round of that term, maybe by this node: it confirms nothing (R21).
+        let is_of_this_term = reject.reason != RejectReason::StaleTerm;
+        progress.answered(now, if is_of_this_term { reject.round } else { 0 });
         match reject.reason {
             RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
                 let is_answer = matches!(progress.flow, Flow::Probing { round } if reject.round >= round);

@@ -315,6 +315,17 @@ fn a_refusal_of_this_leader_is_reported() {
 }
 
 #[test]
+fn a_refusal_of_what_was_sent_in_an_older_term_answers_no_round() {
+    let mut cluster = Cluster::settled(3, 2);
+    let answered = |cluster: &Cluster| cluster.replica(1).follower(node(2)).unwrap().answered;
+    let before = answered(&cluster);
+    // A late append of its last office, with a round that this one has not come to.
+    let reject = Reject { term: 1, previous_index: 1, round: before + 10, reason: RejectReason::StaleTerm };
+    cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
+    assert_eq!(answered(&cluster), before);
+}
+
+#[test]
 fn nothing_is_sent_to_a_follower_without_a_link() {
     let mut leader = Replica::new(settings(1, 3, 1), fresh(3));
     let outputs = finish(&mut leader, Time::ZERO);
