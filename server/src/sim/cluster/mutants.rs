@@ -1,10 +1,15 @@
 //! Known bugs, each put into every node of a cluster, and found (T2).
 //!
 //! ```text
-//! cargo test -p quorate-server --lib sim::cluster::mutants -- --nocapture         the table: which seed, how soon, by what
+//! QUORATE_EXHAUSTIVE=1 cargo test --release -p quorate-server --lib sim::cluster::mutants -- --nocapture
 //! ```
 //!
-//! `QUORATE_SIM_FIRST` is the first seed that is tried, `QUORATE_SIM_SEEDS` how many.
+//! prints the table: which seed, how soon, by what. `QUORATE_SIM_FIRST` is the first seed that is tried,
+//! `QUORATE_SIM_SEEDS` how many. Without `QUORATE_EXHAUSTIVE` only those are tried that are found soon.
+//!
+//! # Omissions
+//!
+//! 13, 14, 15, 17: disks that rot or are replaced, which the tests of one node and of the core find.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::campaign::{run, setting};
 use crate::mutant::{Mutant, with};
+use crate::sim::is_exhaustive;
 
 /// Seeds within which a mutant is found.
 const SEEDS: u64 = 1000;
@@ -20,7 +26,14 @@ const SEEDS: u64 = 1000;
 /// Simulated seconds of a run.
 const SECONDS: u64 = 10;
 
-/// All but those about disks that rot, which one node's tests find.
+/// Those that take some tens of seconds to be found.
+const SLOW: [Mutant; 4] = [
+    Mutant::OldTermCommitted,
+    Mutant::ReadConfirmedByTooFew,
+    Mutant::AckWithoutTerm,
+    Mutant::StaleSyncCounted,
+];
+
 const MUTANTS: [Mutant; 18] = [
     Mutant::AckBeforeSync,
     Mutant::SegmentNameNotSynced,
@@ -63,16 +76,18 @@ fn cluster_finds(mutant: Mutant, first: u64, seeds: u64) -> Find {
 }
 
 #[test]
-fn every_known_bug_is_found() {
+fn known_bugs_are_found() {
     let first = setting("QUORATE_SIM_FIRST").unwrap_or(0);
     let seeds = setting("QUORATE_SIM_SEEDS").unwrap_or(SEEDS);
+    let tried: Vec<Mutant> =
+        MUTANTS.into_iter().filter(|mutant| is_exhaustive() || !SLOW.contains(mutant)).collect();
     let next = AtomicUsize::new(0);
     let finds = Mutex::new(Vec::new());
     let workers = thread::available_parallelism().map_or(1, |count| count.get());
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(mutant) = tried.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let find = cluster_finds(*mutant, first, seeds);
                     finds.lock().unwrap().push(find);
                 }
