@@ -71,7 +71,7 @@ pub enum Outcome<'a> {
 /// Where a committed write is, and how safe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Of the leader that committed it.
+    /// Of the entry: with its index the token of a session that has seen it.
     pub term: Term,
     /// Its place in the log; the revision of every key that it wrote.
     pub index: Index,

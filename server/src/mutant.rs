@@ -52,6 +52,8 @@ pub(crate) enum Mutant {
     MatchingLogRestarted,
     /// 23: a configured leader commits without its own disk.
     CommitWithoutOwnDisk,
+    /// A session is answered without regard to its token (T14).
+    TokenIgnored,
 }
 
 #[cfg(not(test))]

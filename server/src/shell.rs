@@ -129,6 +129,20 @@ impl Places {
         std::mem::forget(self.lock.take());
     }
 
+    fn store_vote(
+        &mut self,
+        what: &'static str,
+        store: impl FnOnce(&mut VoteFile) -> Result<(), DirectoryError> + Send + 'static,
+    ) -> Result<(), DirectoryError> {
+        let mut vote = self.vote.take().expect("after a disk that did not answer nothing is stored");
+        let (vote, stored) = self.store(what, move || {
+            let stored = store(&mut vote);
+            (vote, stored)
+        })?;
+        self.vote = Some(vote);
+        stored
+    }
+
     /// Has something stored by another thread, and waits for it. A disk that hangs would otherwise stop the loop for
     /// good, where nothing notices it.
     fn store<T: Send + 'static>(
@@ -478,13 +492,11 @@ impl Outside for World {
     }
 
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
-        let mut vote = self.places.vote.take().expect("after a disk that did not answer nothing is stored");
-        let (vote, stored) = self.places.store("store a promise in", move || {
-            let stored = vote.store(promise);
-            (vote, stored)
-        })?;
-        self.places.vote = Some(vote);
-        stored
+        self.places.store_vote("store a promise in", move |vote| vote.store(promise))
+    }
+
+    fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.places.store_vote("note the leadership in", VoteFile::store_led)
     }
 
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {

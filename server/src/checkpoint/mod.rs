@@ -308,23 +308,26 @@ pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Ve
         part::remove_parts(disk, directory, |index| index <= *newest)?;
     }
     indexes.truncate(indexes.len().saturating_sub(keep));
-    for index in &indexes {
+    remove(disk, directory, &indexes)?;
+    Ok(indexes)
+}
+
+/// Removes the checkpoints of entries before `index`, durably.
+pub fn remove_before(disk: &dyn Disk, directory: &Path, index: Index) -> Result<(), CheckpointError> {
+    let mut indexes = list(disk, directory)?;
+    indexes.retain(|older| *older < index);
+    remove(disk, directory, &indexes)
+}
+
+fn remove(disk: &dyn Disk, directory: &Path, indexes: &[Index]) -> Result<(), CheckpointError> {
+    for index in indexes {
         let path = path(directory, *index);
         disk.remove(&path).map_err(failed("remove", &path))?;
     }
     if !indexes.is_empty() {
         disk.sync_directory(directory).map_err(sync_failed(directory))?;
     }
-    Ok(indexes)
-}
-
-/// Removes the checkpoints before `index`, durably: nothing leads from them to where the log begins.
-pub fn remove_before(disk: &dyn Disk, directory: &Path, index: Index) -> Result<(), CheckpointError> {
-    for older in list(disk, directory)?.into_iter().filter(|other| *other < index) {
-        let path = path(directory, older);
-        disk.remove(&path).map_err(failed("remove", &path))?;
-    }
-    disk.sync_directory(directory).map_err(sync_failed(directory))
+    Ok(())
 }
 
 #[cfg(test)]

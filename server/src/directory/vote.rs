@@ -10,7 +10,8 @@
 //!  20     8   incarnation    u64 LE   of the directory
 //!  28     8   term           u64 LE
 //!  36     1   voted for      u8       a node's id, 0 for none
-//!  37   471   zeros
+//!  37     8   led            u64 LE   the last term that the node has noted to lead, 0 for none
+//!  45   463   zeros
 //! 508     4   CRC-32C        u32 LE   of bytes 0 to 507
 //! ```
 //!
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
-use quorate_protocol::{Incarnation, NodeId};
+use quorate_protocol::{Incarnation, NodeId, Term};
 
 use crate::disk::{Disk, DiskFile};
 use crate::mutant::{Mutant, is_on};
@@ -68,6 +69,7 @@ pub struct VoteFile {
     incarnation: Incarnation,
     sequence: u64,
     promise: Promise,
+    led: Term,
     failed: bool,
 }
 
@@ -94,8 +96,9 @@ impl VoteFile {
         let [first_path, second_path] = paths;
         let copies = [open_or_create(disk, first_path)?, open_or_create(disk, second_path)?];
         disk.sync_directory(directory).map_err(failed("sync", directory))?;
-        let Stored { sequence, promise } = stored;
-        let mut vote = Self { copies, incarnation: identity.incarnation, sequence, promise, failed: false };
+        let Stored { sequence, promise, led } = stored;
+        let incarnation = identity.incarnation;
+        let mut vote = Self { copies, incarnation, sequence, promise, led, failed: false };
         vote.write(write_order(first, second))?;
         Ok((vote, damaged))
     }
@@ -103,6 +106,11 @@ impl VoteFile {
     /// The promise that counts.
     pub fn promise(&self) -> Promise {
         self.promise
+    }
+
+    /// The last term that the node has noted to lead; 0 for none.
+    pub fn led(&self) -> Term {
+        self.led
     }
 
     /// Makes a promise durable: when this returns, messages and counts may depend on it. An error ends the
@@ -113,12 +121,22 @@ impl VoteFile {
     /// If the term goes back, or the vote changes within its term.
     pub fn store(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         assert!(promise.may_follow(&self.promise), "{promise:?} after {:?}", self.promise);
+        self.promise = promise;
+        self.write_next()
+    }
+
+    /// Notes durably that the node leads the promised term. Fails as [`store`](Self::store) does.
+    pub fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.led = self.promise.term;
+        self.write_next()
+    }
+
+    fn write_next(&mut self) -> Result<(), DirectoryError> {
         if self.failed {
             let error = io::Error::other("an earlier write or sync failed");
             return Err(failed("write", &self.copies[0].0)(error));
         }
         self.sequence += 1;
-        self.promise = promise;
         self.write([0, 1])
     }
 
@@ -126,7 +144,8 @@ impl VoteFile {
     fn write(&mut self, order: [usize; 2]) -> Result<(), DirectoryError> {
         // Until both are done it is not known what the disk holds.
         self.failed = true;
-        let bytes = Stored { sequence: self.sequence, promise: self.promise }.encode(self.incarnation);
+        let Self { sequence, promise, led, .. } = *self;
+        let bytes = Stored { sequence, promise, led }.encode(self.incarnation);
         for (path, file) in order.map(|copy| &self.copies[copy]) {
             file.write_all_at(&bytes, 0).map_err(failed("write", path))?;
             if !is_on(Mutant::VoteNotSynced) {
@@ -151,11 +170,13 @@ pub(crate) struct Stored {
     pub(crate) sequence: u64,
     /// What was promised.
     pub(crate) promise: Promise,
+    /// The last term that the node has noted to lead.
+    pub(crate) led: Term,
 }
 
 impl Stored {
     /// What the files are created with.
-    const FIRST: Self = Self { sequence: 1, promise: Promise { term: 0, voted_for: None } };
+    const FIRST: Self = Self { sequence: 1, promise: Promise { term: 0, voted_for: None }, led: 0 };
 
     fn encode(&self, incarnation: Incarnation) -> [u8; FILE_BYTES] {
         let mut bytes = [0; FILE_BYTES];
@@ -165,6 +186,7 @@ impl Stored {
         bytes[20..28].copy_from_slice(&incarnation.0.to_le_bytes());
         bytes[28..36].copy_from_slice(&self.promise.term.to_le_bytes());
         bytes[36] = self.promise.voted_for.map_or(0, NodeId::get);
+        bytes[37..45].copy_from_slice(&self.led.to_le_bytes());
         let checksum = crc32c::crc32c(&bytes[..CHECKSUM_AT]);
         bytes[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -252,7 +274,7 @@ fn check(path: &Path, bytes: Option<&[u8]>, incarnation: Incarnation) -> Result<
             Err(_) => return Ok(Err("it votes for an impossible node")),
         },
     };
-    Ok(Ok(Stored { sequence: long(12), promise: Promise { term: long(28), voted_for } }))
+    Ok(Ok(Stored { sequence: long(12), promise: Promise { term: long(28), voted_for }, led: long(37) }))
 }
 
 fn newer(first: Checked, second: Checked) -> Option<Stored> {
@@ -385,7 +407,7 @@ mod tests {
     fn a_restart_writes_both_again_beginning_with_the_one_that_may_not_be_durable() {
         let directory = voted();
         let newer = copies(&directory)[0].clone();
-        let older = Stored { sequence: 2, promise: promise(4, 1) }.encode(Incarnation(11)).to_vec();
+        let older = Stored { sequence: 2, promise: promise(4, 1), led: 0 }.encode(Incarnation(11)).to_vec();
         let torn = [&newer[..40], &older[40..], &[1]].concat();
         let rewritten = |first: &[u8], second: &[u8]| {
             put(&directory, 0, first);
@@ -442,7 +464,7 @@ mod tests {
     fn every_torn_rewrite_leaves_the_last_promise_or_the_new_one() {
         let directory = voted();
         let before = copies(&directory)[0].clone();
-        let after = Stored { sequence: 4, promise: promise(9, 1) }.encode(Incarnation(11)).to_vec();
+        let after = Stored { sequence: 4, promise: promise(9, 1), led: 0 }.encode(Incarnation(11)).to_vec();
         for length in 0..=FILE_BYTES {
             let torn = [&after[..length], &before[length..]].concat();
             for (first, second, second_is_written) in [(&torn, &before, false), (&after, &torn, true)] {
@@ -504,7 +526,7 @@ mod tests {
     #[test]
     fn a_vote_of_another_directory_is_a_bad_copy() {
         let directory = voted();
-        put(&directory, 0, &Stored { sequence: 9, promise: promise(20, 3) }.encode(Incarnation(12)));
+        put(&directory, 0, &Stored { sequence: 9, promise: promise(20, 3), led: 0 }.encode(Incarnation(12)));
         let (vote, damaged) = open(&directory).unwrap();
         assert_eq!(vote.promise(), promise(7, 2));
         assert_eq!(damaged.unwrap().why, "it is of another directory");

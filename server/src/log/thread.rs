@@ -206,7 +206,7 @@ impl<R: Fn(LogEvent)> Shell<R> {
     }
 
     fn work(&mut self) -> Result<(), LogError> {
-        while let Some(event) = self.worker.step()? {
+        while let Some(event) = self.worker.step(Instant::now)? {
             (self.report)(event);
         }
         Ok(())

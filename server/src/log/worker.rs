@@ -185,7 +185,9 @@ impl LogWorker {
     }
 
     /// Does the next thing, and says what came of it; `None` if nothing is left to do, or there is no room for it.
-    pub fn step(&mut self) -> Result<Option<LogEvent>, LogError> {
+    /// `clock` is read before and after a batch is written; what it says is compared with what [`push`](Self::push)
+    /// was told.
+    pub fn step(&mut self, clock: impl Fn() -> Instant) -> Result<Option<LogEvent>, LogError> {
         if let Some(event) = self.reported_next.take() {
             return Ok(Some(event));
         }
@@ -193,7 +195,7 @@ impl LogWorker {
             self.log.drop_before(index)?;
             return Ok(Some(LogEvent::Dropped { first: self.log.reader().first() }));
         }
-        match self.write_next() {
+        match self.write_next(&clock) {
             Ok(event) if std::mem::take(&mut self.is_blocked) => {
                 self.reported_next = event;
                 Ok(Some(LogEvent::Resumed))
@@ -207,13 +209,13 @@ impl LogWorker {
     }
 
     /// What found no room the last time comes first, and is the same as then.
-    fn write_next(&mut self) -> Result<Option<LogEvent>, LogError> {
+    fn write_next(&mut self, clock: &impl Fn() -> Instant) -> Result<Option<LogEvent>, LogError> {
         if self.owes_mark {
             self.log.mark(0)?;
             self.owes_mark = false;
         }
         if let Some(batch) = self.batch.take().or_else(|| self.gather()) {
-            return self.write(batch).map(Some);
+            return self.write(batch, clock).map(Some);
         }
         let (generation, after) = match self.queue.front() {
             Some((_, LogCommand::Truncate { generation, after })) => {
@@ -302,16 +304,16 @@ impl LogWorker {
         gathered
     }
 
-    fn write(&mut self, mut batch: Batch) -> Result<LogEvent, LogError> {
+    fn write(&mut self, mut batch: Batch, clock: &impl Fn() -> Instant) -> Result<LogEvent, LogError> {
         let Batch { generation, first, last, commit, bytes, oldest, .. } = batch;
-        let start = Instant::now();
+        let start = clock();
         if let Err(error) = self.log.append(&batch.runs, first, last, commit) {
             self.batch = Some(batch);
             return Err(error);
         }
         batch.runs.clear();
         self.runs = batch.runs;
-        let now = Instant::now();
+        let now = clock();
         let sync = now - start;
         let (entries, bytes) = (last - first + 1, bytes as u64);
         let counters = &self.counters;

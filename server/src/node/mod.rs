@@ -330,8 +330,10 @@ impl Node {
         let Some(replica) = &mut self.replica else { return Ok(()) };
         let mut outputs = std::mem::take(&mut self.outputs);
         replica.finish_turn(now, &mut outputs);
-        let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
+        let done = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        // What the replica takes for applied may not be.
+        done?;
         if let Some(needless) = self.installed.take() {
             outside.discard(needless.store);
         }
@@ -342,7 +344,7 @@ impl Node {
         if let Some(replica) = &mut self.replica {
             replica.set_obstacle(obstacle);
         }
-        result
+        Ok(())
     }
 
     /// Refuses every request from now on: the node is about to stop. A leader hands over if it can.
@@ -371,6 +373,18 @@ impl Node {
             self.identity_changed(outside);
         }
         Ok(())
+    }
+
+    /// The replica, once the cluster has formed.
+    #[cfg(test)]
+    pub(crate) fn replica(&self) -> Option<&Replica> {
+        self.replica.as_ref()
+    }
+
+    /// What is in memory.
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// How this node introduces itself to replicas.
@@ -579,6 +593,7 @@ impl Node {
     fn carry_out(&mut self, now: Time, output: Output, outside: &mut impl Outside) -> Result<(), NodeError> {
         match output {
             Output::Promise(promise) => outside.store_promise(promise)?,
+            Output::Led => outside.store_led()?,
             Output::Held(held) => outside.store_held(held)?,
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
@@ -643,6 +658,7 @@ impl Node {
                 }
             }
             self.memory.applied(entry.index);
+            outside.applied(&entry);
             if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
                 self.begin_checkpoint(&entry, outside);
             }
@@ -660,16 +676,16 @@ impl Node {
     /// Answers the client that waits for an entry, if there is one.
     fn answer(&mut self, entry: &entry::Entry<'_>, result: WriteResult, outside: &mut impl Outside) {
         let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index == entry.index) else { return };
-        let outcome = Outcome::Written { receipt: self.receipt(entry.index), result };
+        let outcome = Outcome::Written { receipt: self.receipt(entry), result };
         outside.respond(waiting.client, &Response { id: waiting.request, outcome });
     }
 
-    fn receipt(&self, index: Index) -> Receipt {
+    fn receipt(&self, entry: &entry::Entry<'_>) -> Receipt {
         let replica = self.replica.as_ref().expect("only a replica applies entries");
-        let (identity, holders) = (self.formation.identity(), replica.holders(index));
+        let (identity, holders) = (self.formation.identity(), replica.holders(entry.index));
         Receipt {
-            term: replica.term(),
-            index,
+            term: entry.term, // This node may lead no more: with the index it is the session's token (R23).
+            index: entry.index,
             holders,
             durability: identity.durability,
             survives_failover: true, // Committed: every election quorum meets n (R1).

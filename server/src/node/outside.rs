@@ -1,5 +1,6 @@
 //! What a turn may do to the world.
 
+use quorate_protocol::entry::Entry;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Index, NodeId, Term};
@@ -17,7 +18,7 @@ pub type ClientId = u64;
 
 /// What a turn may do to the world. Production joins sockets and threads to it, a simulator its own.
 ///
-/// All but the two that store are hand-overs: nothing waits, and what comes of them returns as an
+/// All but those that store are hand-overs: nothing waits, and what comes of them returns as an
 /// [`Event`](super::Event).
 pub trait Outside {
     /// Sends to another replica, if the link is up.
@@ -43,6 +44,9 @@ pub trait Outside {
     /// Makes the promise durable before it returns (R5).
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError>;
 
+    /// Notes durably, before it returns, that this node leads the promised term (RULES, Edges).
+    fn store_led(&mut self) -> Result<(), DirectoryError>;
+
     /// Makes durable, before it returns, how far the log went before it was damaged; none when it is whole (R8).
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError>;
 
@@ -54,4 +58,7 @@ pub trait Outside {
 
     /// Gives the checkpoint its next block of records, and says whether it was the last.
     fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool);
+
+    /// A committed entry was applied. Nothing has to come of it: it is for whoever watches.
+    fn applied(&mut self, _: &Entry<'_>) {}
 }

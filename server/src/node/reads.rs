@@ -8,6 +8,7 @@ use quorate_protocol::response::{Outcome, Refusal, Response};
 
 use super::requests::page;
 use super::{ClientId, Node, Outside};
+use crate::mutant::{Mutant, is_on};
 use crate::replica::{ReadError, ReadState, ReadTicket, Time};
 
 /// A read that waits, with its own copy of what it asks for.
@@ -92,6 +93,7 @@ impl Node {
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         Ok(match consistency {
             Consistency::Local => Condition::Nothing,
+            Consistency::Session(_) if is_on(Mutant::TokenIgnored) => Condition::Nothing,
             Consistency::Session(token) => Condition::Applied(*token),
             Consistency::Linearizable => match replica.request_read(now) {
                 Ok(ticket) => Condition::Confirmed(ticket),

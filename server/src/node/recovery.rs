@@ -173,9 +173,11 @@ pub fn open(
             checkpoint = base,
             "the log ends before the newest checkpoint, and goes on behind it: a crash may leave this on a follower"
         );
+        drop(log);
+        // No log leads from an older checkpoint to where this one goes on, so there is no going back to it. It goes
+        // first: the next start would take the log for one that has lost what lies between.
         checkpoint::remove_before(&**disk, &directory.checkpoint(), base)?;
         older = None;
-        drop(log);
         let before = recovery;
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
         recovery.torn = before.torn;
@@ -252,7 +254,8 @@ pub fn open(
     }
     let Replay { store, terms, members, tail, applied, checkpoints, .. } = replay;
     let DataDirectory { identity, vote, lock, .. } = directory;
-    let recovered = Recovered { promise: vote.promise(), terms, members, held, applied, tail };
+    let recovered =
+        Recovered { promise: vote.promise(), led: vote.led(), terms, members, held, applied, tail };
     let state = State { identity, reader, store, recovered, checkpoints };
     Ok(Opened { lock, vote, log, state })
 }
@@ -335,3 +338,61 @@ fn older_checkpoint(
 }
 
 const _: () = assert!(READ_BYTES >= limits::ENTRY_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::{ClusterId, NodeId, Quorums};
+
+    use super::*;
+    use crate::checkpoint::{CheckpointHeader, CheckpointWriter};
+    use crate::disk::simulated::SimDisk;
+    use crate::replica::Promise;
+
+    fn open_follower(disk: &SimDisk) -> Result<Opened, RecoveryError> {
+        let node = |id: u8| NodeId::try_from(id).unwrap();
+        let settings = DirectorySettings {
+            cluster: "test".into(),
+            node: node(1),
+            quorums: Quorums::new(3, 2).unwrap(),
+            leadership: Leadership::Configured(node(2)),
+            durability: Durability::Fsync,
+        };
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let log = LogSettings { segment_bytes: 16 << 10, salt_seed: Some(1), ..LogSettings::default() };
+        open(&disk, Path::new("/data"), &settings, Incarnation(1), log, 1 << 20, None)
+    }
+
+    fn append(log: &mut Log, index: Index) {
+        let mut bytes = Vec::new();
+        entry::encode(1, index, &Payload::Noop, &mut bytes);
+        log.append([bytes], index, index, 0).unwrap();
+    }
+
+    fn write_checkpoint(disk: &SimDisk, index: Index) {
+        let header = CheckpointHeader {
+            index,
+            term: 1,
+            cluster: ClusterId([1; 16]),
+            terms: vec![(1, 1)],
+            members: Vec::new(),
+        };
+        let directory = Path::new("/data/checkpoint");
+        CheckpointWriter::create(Arc::new(disk.clone()), directory, &header).unwrap().finish().unwrap();
+    }
+
+    #[test]
+    fn a_log_that_went_on_behind_the_newest_checkpoint_is_found_again_without_the_older_one() {
+        let disk = SimDisk::default();
+        let mut opened = open_follower(&disk).unwrap();
+        opened.vote.store(Promise { term: 1, voted_for: None }).unwrap();
+        (1..=4).for_each(|index| append(&mut opened.log, index));
+        drop(opened);
+        [2, 6].into_iter().for_each(|index| write_checkpoint(&disk, index)); // Others held entries 5 and 6.
+        let mut opened = open_follower(&disk).unwrap();
+        assert_eq!(opened.state.recovered.applied, 6);
+        append(&mut opened.log, 7);
+        drop(opened);
+        let again = open_follower(&disk).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((again.state.reader.first(), again.state.reader.last()), (7, 7));
+    }
+}

@@ -97,6 +97,9 @@ impl Node {
         self.memory.applied(index);
         self.checkpoints.restored();
         if let Some(generation) = generation {
+            // What the log held behind it is gone, too.
+            self.memory.truncated(index);
+            self.answer_truncated(index, outside);
             let command = LogCommand::Restart { generation, after: index };
             self.disk_watch.asked(&command);
             outside.log(command);

@@ -62,25 +62,19 @@ impl Timeouts {
 impl Replica {
     /// Whether it may lead without asking anybody, as nobody else can have been elected: its own vote is all that
     /// there is, or every election needs it and its last promise is its own leadership (RULES, Edges).
-    pub(super) fn goes_on_alone(&self) -> bool {
-        let quorums = self.settings.quorums;
-        let needs_everybody = quorums.election_quorum() == quorums.replicas();
-        let own_vote = self.promise.voted_for == Some(self.settings.node);
-        // Only a leader appends in its term.
-        let has_led = self.promise.term > 0 && own_vote && self.terms.last_term() == self.promise.term;
+    ///
+    /// That it has led is what it has noted itself. Its own vote and an entry of the term do not show it: the entry may
+    /// be of another that went on alone, in the term that this one had stood for in vain.
+    pub(super) fn goes_on_alone(&self, led: Term) -> bool {
+        let has_led = led > 0 && led == self.promise.term;
         let is_fit = self.is_elected() && self.is_voting() && self.held.is_none();
-        is_fit && (quorums.replicas() == 1 || needs_everybody && has_led)
+        is_fit && (self.settings.quorums.replicas() == 1 || self.needs_everybody() && has_led)
     }
 
-    /// The term that it would lead in: of those who go on alone odd, of those who are elected even, where both can be.
-    /// Else an entry of a term in which a node has voted for itself would not show that it has led: another one may
-    /// have gone on alone in the term that it stood in.
-    pub(super) fn next_term(&self, alone: bool) -> Term {
+    /// Whether every election needs every vote.
+    pub(super) fn needs_everybody(&self) -> bool {
         let quorums = self.settings.quorums;
-        let has_both =
-            self.is_elected() && quorums.replicas() > 1 && quorums.election_quorum() == quorums.replicas();
-        let next = self.promise.term + 1;
-        if has_both && (next % 2 == 1) != alone { next + 1 } else { next }
+        quorums.election_quorum() == quorums.replicas()
     }
 
     /// Whether the leader is elected.
@@ -119,7 +113,7 @@ impl Replica {
         self.role = Role::Candidate(Candidate { pre_vote, votes: NodeSet::default() });
         self.restart_election_timer(now);
         let request = RequestVote {
-            term: if pre_vote { self.next_term(false) } else { self.promise.term },
+            term: if pre_vote { self.promise.term + 1 } else { self.promise.term },
             pre_vote,
             hand_over: because == Because::HandOver,
             last_index: self.last,
@@ -131,7 +125,7 @@ impl Replica {
 
     fn stand(&mut self, now: Time, because: Because) {
         self.elections.stood += 1;
-        let term = self.next_term(false);
+        let term = self.promise.term + 1;
         self.promise(Promise { term, voted_for: Some(self.settings.node) });
         self.note(format!("stands for election in term {term}"));
         self.ask_for_votes(now, false, because);

@@ -70,6 +70,9 @@ impl Replica {
             (node, progress)
         });
         let followers = followers.collect();
+        if self.is_elected() && self.needs_everybody() && self.settings.quorums.replicas() > 1 {
+            self.outputs.push(Output::Led); // RULES, Edges: it goes on alone after a restart.
+        }
         let first_of_term = self.append(&Payload::Noop); // R15
         self.leader = Some(self.settings.node);
         self.role = Role::Leader(Leader {
@@ -221,12 +224,18 @@ impl Replica {
     pub(super) fn receive_reject(&mut self, now: Time, from: Member, reject: &Reject) {
         let next_round = self.next_round();
         let Some(progress) = self.current_follower(now, from, reject.term) else { return };
-        progress.answered(now, reject.round);
+        // An append of an older term was sent in a round of that term, maybe by this node: it confirms nothing (R21).
+        let is_of_this_term = reject.reason != RejectReason::StaleTerm;
+        progress.answered(now, if is_of_this_term { reject.round } else { 0 });
         match reject.reason {
             RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
+                let is_answer = matches!(progress.flow, Flow::Probing { round } if reject.round >= round);
                 progress.next = hint.min(reject.previous_index.saturating_sub(1)) + 1;
                 progress.probe();
                 let held = progress.durable;
+                if is_answer {
+                    progress.durable = held.min(hint); // It has lost what it held.
+                }
                 if hint < held {
                     self.report(format!(
                         "node {} acknowledged entry {held}, but its log matches up to {hint}",
@@ -373,6 +382,9 @@ impl Head {
         tail: &Tail,
         outputs: &mut Vec<Output>,
     ) {
+        if progress.flow != (Flow::Reading { pending: true }) && progress.next <= progress.durable {
+            return progress.probe_behind_held();
+        }
         if let Flow::Unreadable { round: tried } = progress.flow {
             if round < tried + READ_AGAIN_ROUNDS {
                 return;

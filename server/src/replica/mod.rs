@@ -129,6 +129,8 @@ impl Promise {
 pub struct Recovered {
     /// The stored promise.
     pub promise: Promise,
+    /// The last term that this node has noted to lead; 0 for none.
+    pub led: Term,
     /// Where each term of log and checkpoint begins.
     pub terms: Terms,
     /// Who votes and counts.
@@ -236,6 +238,8 @@ pub enum LogRead {
 pub enum Output {
     /// Make the promise durable before anything that comes after.
     Promise(Promise),
+    /// Note durably that this node leads the promised term, before anything that comes after.
+    Led,
     /// Make durable how far the log went before it was damaged, before anything that comes after; none when that
     /// no longer matters.
     Held(Option<(Term, Index)>),
@@ -502,10 +506,10 @@ impl Replica {
                 replica.leader = Some(node);
                 node == replica.settings.node
             }
-            Leadership::Elected => replica.goes_on_alone(),
+            Leadership::Elected => replica.goes_on_alone(recovered.led),
         };
         if leads {
-            let term = replica.next_term(true);
+            let term = replica.promise.term + 1;
             replica.promise(Promise { term, voted_for: Some(replica.settings.node) });
             replica.lead();
         }
@@ -531,7 +535,7 @@ impl Replica {
             Input::CheckpointSuperseded(to) => self.checkpoint_superseded(to),
             Input::PartStored { index, bytes } => self.part_stored(index, bytes),
             Input::PartBlocked { index, obstacle } => self.part_blocked(index, obstacle),
-            Input::PartInstalled { terms, members } => self.installed(now, terms, members),
+            Input::PartInstalled { terms, members } => self.installed(terms, members),
             Input::PartDamaged(index) => self.part_damaged(index),
         }
     }
@@ -564,6 +568,7 @@ impl Replica {
     /// Ends a turn: everything pending goes out at once, into the empty `outputs`. Carry them out in order.
     pub fn finish_turn(&mut self, now: Time, outputs: &mut Vec<Output>) {
         debug_assert!(outputs.is_empty());
+        self.take_up_loaded(now);
         self.cut_batch();
         self.advance(now);
         match self.role {

@@ -166,6 +166,13 @@ impl Progress {
         }
     }
 
+    /// After a late mismatch it is not fed what it has acknowledged since, which the log need not hold any more: it is
+    /// asked whether it still has that.
+    pub(super) fn probe_behind_held(&mut self) {
+        self.next = self.durable + 1;
+        self.probe();
+    }
+
     /// Bytes that may be sent now.
     pub(super) fn room(&self, window_bytes_max: usize) -> usize {
         window_bytes_max.saturating_sub(self.in_flight_bytes)

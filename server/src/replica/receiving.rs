@@ -24,6 +24,9 @@ pub(super) struct Receiver {
     incoming: Option<Incoming>,
     /// Whether the disk has not answered what it was last asked.
     is_busy: bool,
+    /// A checkpoint that is durable and loaded: taken up at the end of the turn, together with its store, so that no
+    /// read comes between.
+    loaded: Option<(Terms, Membership)>,
 }
 
 /// A checkpoint that is being received.
@@ -150,7 +153,13 @@ impl Replica {
     }
 
     /// A checkpoint is durable and loaded. A leader has all that was committed, and has no need of it.
-    pub(super) fn installed(&mut self, now: Time, terms: Terms, members: Membership) {
+    pub(super) fn installed(&mut self, terms: Terms, members: Membership) {
+        self.receiver.loaded = Some((terms, members));
+    }
+
+    /// Goes on behind what was loaded in this turn.
+    pub(super) fn take_up_loaded(&mut self, now: Time) {
+        let Some((terms, members)) = self.receiver.loaded.take() else { return };
         let index = terms.last();
         let from = self.receiver.answered(index).map(|incoming| incoming.from);
         self.receiver.incoming = None;

@@ -1,7 +1,7 @@
 //! A node, its log and its checkpoints over a simulated disk, moved step by step by whoever holds it.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,7 @@ use quorate_protocol::request::{Range, RangeEnd};
 use quorate_protocol::response::Response;
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 
-use crate::checkpoint::{
-    CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older,
-};
+use crate::checkpoint::{CheckpointEvent, CheckpointHeader};
 use crate::directory::{self, DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::disk::simulated::SimDisk;
@@ -25,6 +23,7 @@ use crate::node::{
 use crate::replica::{Promise, Time};
 use crate::store::Store;
 
+use super::checkpoint::CheckpointJob;
 use super::history::{History, checksum_of, digest};
 
 /// Where the data is.
@@ -141,14 +140,6 @@ pub(super) enum Act {
     Respond(Vec<u8>),
 }
 
-/// A checkpoint under way.
-struct Checkpoint {
-    header: CheckpointHeader,
-    writer: Option<CheckpointWriter>,
-    blocks: VecDeque<Vec<u8>>,
-    is_complete: bool,
-}
-
 /// The world around a node: its disk is simulated, the rest is noted.
 struct World {
     disk: SimDisk,
@@ -156,7 +147,7 @@ struct World {
     history: History,
     acts: Vec<Act>,
     commands: Vec<LogCommand>,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<CheckpointJob>,
     transfers: VecDeque<TransferCommand>,
 }
 
@@ -196,6 +187,10 @@ impl Outside for World {
         Ok(())
     }
 
+    fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.vote.store_led()
+    }
+
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
         directory::store_held(&self.disk, Path::new(DATA), held)
     }
@@ -208,14 +203,13 @@ impl Outside for World {
     }
 
     fn begin_checkpoint(&mut self, header: CheckpointHeader) {
-        self.checkpoint =
-            Some(Checkpoint { header, writer: None, blocks: VecDeque::new(), is_complete: false });
+        self.checkpoint = Some(CheckpointJob::new(header));
     }
 
     fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
-        let Some(checkpoint) = &mut self.checkpoint else { return };
-        checkpoint.blocks.extend((!records.is_empty()).then_some(records));
-        checkpoint.is_complete = is_last;
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.give(records, is_last);
+        }
     }
 }
 
@@ -251,8 +245,7 @@ impl SimNode {
         let worker = LogWorker::new(log, BATCH_BYTES_MAX);
         let node = Node::new(shape.settings(), state, worker.counters().clone());
         let (disk, now) = (disk.clone(), Duration::from_secs(1));
-        let transfer_worker =
-            TransferWorker::new(Arc::new(disk.clone()), PathBuf::from(DATA).join("checkpoint"));
+        let transfer_worker = TransferWorker::new(Arc::new(disk.clone()), Path::new(DATA).join("checkpoint"));
         let node =
             Self { disk, node, world, worker, transfer_worker, events: VecDeque::new(), now, _lock: lock };
         Ok((node, found))
@@ -305,7 +298,7 @@ impl SimNode {
     /// One step of the log, whose outcome is not told to the node yet. False if there was nothing to do.
     pub(super) fn work_log(&mut self) -> bool {
         self.world.history.step_begins(self.disk.recorded());
-        let done = self.worker.step();
+        let done = self.worker.step(Instant::now);
         // What waits for room is under way until it is done: a truncation may have removed segments already.
         if let Ok(event) = &done
             && !self.worker.is_blocked()
@@ -349,48 +342,17 @@ impl SimNode {
 
     /// One step of the checkpoint under way. False if there is none.
     pub(super) fn work_checkpoint(&mut self) -> Result<bool, NodeError> {
-        let Some(mut checkpoint) = self.world.checkpoint.take() else { return Ok(false) };
-        if checkpoint.blocks.is_empty() && !checkpoint.is_complete {
-            self.world.checkpoint = Some(checkpoint);
-            self.handle(Event::Checkpoint(CheckpointEvent::WantsBlock))?;
+        let Some(checkpoint) = &mut self.world.checkpoint else { return Ok(false) };
+        let Some(event) = checkpoint.step(&self.disk, &Path::new(DATA).join("checkpoint")) else {
             return Ok(true);
-        }
-        let event = match self.write_checkpoint(&mut checkpoint) {
-            Ok(None) => {
-                self.world.checkpoint = Some(checkpoint);
-                return Ok(true);
-            }
-            Ok(Some(info)) => {
-                self.world.history.checkpoints.insert(info.index, info.hash);
-                CheckpointEvent::Written(info)
-            }
-            Err(error) => {
-                if let Some(writer) = checkpoint.writer.take() {
-                    // As the thread does: what is left over is removed by the next start.
-                    let _ = writer.discard();
-                }
-                CheckpointEvent::Failed(error)
-            }
         };
+        if let CheckpointEvent::Written(info) = &event {
+            self.world.history.checkpoints.insert(info.index, info.hash);
+        }
+        if !matches!(event, CheckpointEvent::WantsBlock) {
+            self.world.checkpoint = None;
+        }
         self.handle(Event::Checkpoint(event)).map(|()| true)
-    }
-
-    fn write_checkpoint(&self, job: &mut Checkpoint) -> Result<Option<CheckpointInfo>, CheckpointError> {
-        let directory = PathBuf::from(DATA).join("checkpoint");
-        let Some(writer) = &mut job.writer else {
-            let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-            job.writer = Some(CheckpointWriter::create(disk, &directory, &job.header)?);
-            return Ok(None);
-        };
-        if let Some(block) = job.blocks.pop_front() {
-            writer.block(&block)?;
-            writer.sync()?;
-            return Ok(None);
-        }
-        let info = job.writer.take().expect("it was just there").finish()?;
-        // Old ones that stay are removed after the next checkpoint.
-        let _ = remove_older(&self.disk, &directory, KEPT);
-        Ok(Some(info))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use quorate_protocol::peer::Append;
+
 use crate::checkpoint::CheckpointWriter;
 
 use super::*;
@@ -59,6 +61,24 @@ fn a_node_that_cannot_store_its_promise_stops_and_says_nothing() {
     world.event(2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
     assert!(matches!(world.machine(2).error, Some(NodeError::Directory(_))));
     assert!(world.machine(1).inbox.is_empty() && world.machine(2).commands.is_empty());
+}
+
+#[test]
+fn a_node_that_cannot_store_its_promise_answers_no_read_with_what_it_has_not_applied() {
+    let mut world = World::formed(3, 2);
+    let session = Consistency::Session(Token { term: 1, index: 2 });
+    world.request(2, 1, 1, Operation::Get { consistency: session, key: b"a" });
+    world.machine(2).outside.fails_to_store = true;
+    let mut entries = Vec::new();
+    let write = Write::One(Mutation::Set { key: b"a", value: b"1" });
+    entry::encode(1, 2, &Payload::Write { session: None, write }, &mut entries);
+    // A new term, and a committed entry with it: after the promise has failed nothing is applied.
+    let append =
+        Append { term: 2, previous_index: 1, previous_term: 1, commit: 2, round: 1, entries: &entries };
+    let from = member(1);
+    world.event(2, Event::Message { from, message: PeerMessage::Append(append) });
+    assert!(matches!(world.machine(2).error, Some(NodeError::Directory(_))));
+    assert!(world.answers(2).is_empty());
 }
 
 #[test]

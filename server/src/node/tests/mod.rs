@@ -132,6 +132,11 @@ impl Outside for Recorder {
         self.vote.store(promise)
     }
 
+    fn store_led(&mut self) -> Result<(), DirectoryError> {
+        self.check_storing()?;
+        self.vote.store_led()
+    }
+
     fn store_held(&mut self, _: Option<(Term, Index)>) -> Result<(), DirectoryError> {
         panic!("no log is damaged here")
     }

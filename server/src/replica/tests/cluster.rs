@@ -51,6 +51,7 @@ pub(super) struct Member {
 #[derive(Default)]
 pub(super) struct Disk {
     promise: Promise,
+    led: Term,
     /// As the log was before it was damaged.
     pub(super) held: Option<(Term, Index)>,
     /// Durable, from entry 1 on.
@@ -142,7 +143,7 @@ impl Disk {
         if last > applied {
             tail.push(applied + 1, last, self.entries[applied as usize..].concat().into());
         }
-        Recovered { promise: self.promise, terms, members, held: self.held, applied, tail }
+        Recovered { promise: self.promise, led: self.led, terms, members, held: self.held, applied, tail }
     }
 }
 
@@ -307,6 +308,7 @@ impl Cluster {
                     assert!(!has_sent && promise.may_follow(&member.disk.promise), "R5, R6");
                     member.disk.promise = promise;
                 }
+                Output::Led => member.disk.led = member.disk.promise.term,
                 Output::Held(held) => member.disk.held = held,
                 Output::Append { generation, first, commit, entries, .. } => {
                     let append = Operation::Append { generation, first, commit, entries };

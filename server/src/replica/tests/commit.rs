@@ -2,7 +2,7 @@
 
 use quorate_protocol::peer::{Ack, PeerMessage};
 
-use super::super::{Message, Promise, ProposeError, ReadState};
+use super::super::{Message, Promise, ProposeError, ReadState, Recovered, Tail, Terms};
 use super::cluster::Cluster;
 use super::*;
 
@@ -14,6 +14,22 @@ fn subsets(m: u8) -> impl Iterator<Item = Vec<u8>> {
 fn ack(term: Term, durable: Index) -> Message {
     let ack = Ack { term, durable, applied: 0, applied_ago_us: 0, round: 0, disk_us: 0, sync_us: 0 };
     Message::Small(PeerMessage::Ack(ack))
+}
+
+#[test]
+fn a_node_goes_on_alone_only_if_it_has_noted_that_it_led() {
+    // It stood in term 3, and holds an entry of term 3: of another, that went on alone.
+    let recovered = |led| {
+        let mut terms = Terms::default();
+        terms.push(1, 3);
+        let mut tail = Tail::default();
+        tail.push(1, 1, entries(3, 1..=1).into());
+        let promise = Promise { term: 3, voted_for: Some(node(1)) };
+        Recovered { promise, led, terms, members: founders(2), held: None, applied: 0, tail }
+    };
+    let settings = || Settings { leadership: Leadership::Elected, ..settings(1, 2, 1) };
+    assert!(!Replica::new(settings(), recovered(2)).is_leader());
+    assert!(Replica::new(settings(), recovered(3)).is_leader());
 }
 
 #[test]

@@ -260,6 +260,28 @@ fn a_follower_that_was_emptied_below_what_it_acknowledged_is_reported() {
 }
 
 #[test]
+fn a_late_mismatch_does_not_ask_for_what_was_acknowledged_since() {
+    let mut cluster = Cluster::with(3, 2, |settings| settings.tail_bytes_max = 0);
+    cluster.settle();
+    for _ in 0..3 {
+        cluster.propose(b"value").unwrap();
+    }
+    cluster.deliver(1, 2);
+    (1..=2).for_each(|id| cluster.sync(id));
+    let reason = RejectReason::Mismatch { hint: 1 };
+    let reject = Reject { term: 1, previous_index: 2, round: 0, reason };
+    cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
+    cluster.deliver(2, 1); // It has everything,
+    cluster.deliver(1, 2); // and is asked where its log matches:
+    cluster.deliver(2, 1);
+    cluster.turn(1, |_, _| {}); // also there where it has said to hold it.
+    cluster.deliver(1, 2);
+    cluster.deliver(2, 1);
+    assert_eq!((cluster.replica(1).commit(), flow(&cluster, 2)), (4, Flow::Streaming));
+    assert!(cluster.member(1).reads.is_empty(), "the log need not hold what node 2 holds");
+}
+
+#[test]
 fn refusals_that_make_no_sense_change_nothing() {
     let mut cluster = Cluster::settled(3, 2);
     cluster.advance(HEARTBEAT);
@@ -290,6 +312,17 @@ fn a_refusal_of_this_leader_is_reported() {
         cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
         assert_eq!(cluster.member(1).reports.len(), reports);
     }
+}
+
+#[test]
+fn a_refusal_of_what_was_sent_in_an_older_term_answers_no_round() {
+    let mut cluster = Cluster::settled(3, 2);
+    let answered = |cluster: &Cluster| cluster.replica(1).follower(node(2)).unwrap().answered;
+    let before = answered(&cluster);
+    // A late append of its last office, with a round that this one has not come to.
+    let reject = Reject { term: 1, previous_index: 1, round: before + 10, reason: RejectReason::StaleTerm };
+    cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
+    assert_eq!(answered(&cluster), before);
 }
 
 #[test]

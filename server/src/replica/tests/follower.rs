@@ -25,7 +25,7 @@ fn follower(log: &[Term], applied: Index) -> Replica {
     let promise = Promise { term: log.last().copied().unwrap_or(0), voted_for: None };
     Replica::new(
         settings(2, 3, 2),
-        Recovered { promise, terms, members: founders(3), held: None, applied, tail },
+        Recovered { promise, led: 0, terms, members: founders(3), held: None, applied, tail },
     )
 }
 

@@ -231,7 +231,7 @@ fn follower(log: &[Term]) -> Replica {
     let promise = Promise { term: log.last().copied().unwrap_or(0), voted_for: None };
     Replica::new(
         settings(2, 3, 2),
-        Recovered { promise, terms, members: founders(3), held: None, applied: 0, tail },
+        Recovered { promise, terms, members: founders(3), held: None, led: 0, applied: 0, tail },
     )
 }
 

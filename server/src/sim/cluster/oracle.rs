@@ -1,0 +1,233 @@
+//! The rules, checked after every step; and what the cluster as a whole has committed.
+//!
+//! # Linearizability
+//!
+//! There is one list of committed entries: what the first node to apply an index has applied there; every other must
+//! apply the same. So each operation of a client has a place in one order: a write the index of its entry, a read
+//! the index that its token names, behind which it saw the store. An operation takes effect within its call if
+//!
+//! - a write's index was not committed anywhere when it was called, and is when it has returned;
+//! - a read's token is at least what was committed anywhere when it was called, and at most what is when it returns.
+//!
+//! Then the moment at which the list got as long as the operation's place lies between call and return, and is where
+//! it takes effect: that is what linearizable means, so nothing has to be searched for. What an operation returned is
+//! compared with a plain model at its place. This asks for more than that some order exists: the one that the server
+//! itself names must be right, and a read must see all that is committed, acknowledged or not (R21). A write without
+//! an answer is in the list or not, and binds nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use quorate_protocol::entry::{Entry, Payload};
+use quorate_protocol::request::{Expected, Mutation, Token, Write};
+use quorate_protocol::response::{Item, Versioned, WriteResult};
+use quorate_protocol::{Index, NodeId, Term};
+
+use super::holdings::Mark;
+use super::schedule::Place;
+use crate::replica::Promise;
+use crate::sim::history::checksum_of;
+
+/// An entry that some node has applied.
+pub(super) struct Committed {
+    pub(super) term: Term,
+    pub(super) bytes: Bytes,
+    /// What it did, by the model; nothing for a no-op.
+    pub(super) result: Option<WriteResult>,
+}
+
+/// A key's value from an index on; none if it was deleted there.
+type Version = (Index, Option<Vec<u8>>);
+
+/// What is true of the cluster as a whole.
+#[derive(Default)]
+pub(super) struct Oracle {
+    committed: Vec<Committed>,
+    /// Each key's values, oldest first.
+    versions: BTreeMap<Vec<u8>, Vec<Version>>,
+    /// What every entry that a leader has ever made is, by index and term, and the term of the one before it.
+    made: Vec<Vec<(Term, u32, Term)>>,
+    leaders: BTreeMap<Term, NodeId>,
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    checkpoints: BTreeMap<Index, [u8; 32]>,
+    /// Operations whose values were committed, and those that were refused.
+    done: BTreeSet<u64>,
+    refused: BTreeSet<u64>,
+}
+
+/// The number that a value begins with: of the operation that wrote it.
+pub(super) fn operation_of(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(0, |number| u64::from_le_bytes(*number))
+}
+
+impl Oracle {
+    /// The last entry that any node has applied.
+    pub(super) fn last(&self) -> Index {
+        self.committed.len() as Index
+    }
+
+    pub(super) fn committed(&self, index: Index) -> Option<&Committed> {
+        self.committed.get(index.checked_sub(1)? as usize)
+    }
+
+    pub(super) fn mark(&self, index: Index) -> Option<Mark> {
+        self.committed(index).map(|entry| (entry.term, checksum_of(&entry.bytes)))
+    }
+
+    pub(super) fn term(&self, index: Index) -> Term {
+        self.committed(index).map_or(0, |entry| entry.term)
+    }
+
+    /// A node has applied an entry. Returns whether it is the first to do so.
+    pub(super) fn applied(&mut self, entry: &Entry<'_>) -> bool {
+        let Entry { term, index, bytes } = *entry;
+        if let Some(known) = self.committed(index) {
+            assert!(
+                known.term == term && known.bytes == bytes,
+                "entry {index} is applied with term {term}, but was with term {} elsewhere: {:?} and {:?}",
+                known.term,
+                entry.payload(),
+                Entry::parse(&known.bytes).unwrap().payload()
+            );
+            return false;
+        }
+        assert_eq!(index, self.last() + 1, "an entry is applied before the one before it");
+        assert!(term >= self.term(index - 1), "entry {index} is of an older term than the one before it");
+        let result = match entry.payload().expect("an entry that is applied can be read") {
+            Payload::Write { write, .. } => Some(self.apply(index, &write)),
+            _ => None,
+        };
+        self.committed.push(Committed { term, bytes: Bytes::copy_from_slice(bytes), result });
+        true
+    }
+
+    fn apply(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
+        for (at, mutation) in (0..).zip(write.mutations()) {
+            if let Mutation::Set { value, .. } | Mutation::CompareAndSet { value, .. } = mutation {
+                let operation = operation_of(value);
+                assert!(
+                    self.done.insert(operation),
+                    "operation {operation} is committed for the second time"
+                );
+                assert!(
+                    !self.refused.contains(&operation),
+                    "operation {operation} is committed, but was refused"
+                );
+            }
+            let Mutation::CompareAndSet { key, expected, .. } = mutation else { continue };
+            let revision = self.value(key, index).map(|(revision, _)| revision);
+            let holds = match expected {
+                Expected::Absent => revision.is_none(),
+                Expected::Revision(wanted) => revision == Some(*wanted),
+            };
+            if !holds {
+                return WriteResult::ConditionFailed { mutation: at, revision };
+            }
+        }
+        let mut existed = 0;
+        for mutation in write.mutations() {
+            existed += u32::from(self.value(mutation.key(), index).is_some());
+            let value = match mutation {
+                Mutation::Set { value, .. } | Mutation::CompareAndSet { value, .. } => Some(value.to_vec()),
+                Mutation::Delete { .. } => None,
+            };
+            self.versions.entry(mutation.key().to_vec()).or_default().push((index, value));
+        }
+        WriteResult::Applied { existed }
+    }
+
+    /// A key's revision and value behind an entry.
+    pub(super) fn value(&self, key: &[u8], index: Index) -> Option<(Index, &[u8])> {
+        let versions = self.versions.get(key)?;
+        let known = versions.partition_point(|(revision, _)| *revision <= index);
+        let (revision, value) = versions.get(known.checked_sub(1)?)?;
+        Some((*revision, value.as_deref()?))
+    }
+
+    /// Compares a whole store, or a range's items, with the model behind an entry.
+    pub(super) fn check_store<'a>(
+        &self,
+        index: Index,
+        prefix: &[u8],
+        items: impl Iterator<Item = Item<'a>>,
+        what: &str,
+    ) {
+        let here = self.versions.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        let wanted = here.filter_map(|(key, _)| Some((&**key, self.value(key, index)?)));
+        let found = items.map(|item| (item.key, (item.versioned.revision, item.versioned.value)));
+        let differs =
+            wanted.map(Some).chain(std::iter::once(None)).zip(found.map(Some).chain(std::iter::once(None)));
+        for (wanted, found) in differs {
+            assert_eq!(found, wanted, "{what} is not what the entries up to {index} make of it");
+        }
+    }
+
+    /// Compares what a read returned with the model behind its token.
+    pub(super) fn check_read(&self, key: &[u8], token: Token, value: Option<Versioned<'_>>) {
+        let wanted = self.value(key, token.index);
+        let found = value.map(|value| (value.revision, value.value));
+        assert_eq!(found, wanted, "a read of {key:?} that saw the entries up to {}", token.index);
+        self.check_token(token);
+    }
+
+    pub(super) fn check_token(&self, token: Token) {
+        assert!(token.index <= self.last(), "a read saw entry {}, which nobody has committed", token.index);
+        assert_eq!(token.term, self.term(token.index), "the term of a token at entry {}", token.index);
+    }
+
+    /// An operation was refused: it must never happen.
+    pub(super) fn refused(&mut self, operation: u64) {
+        assert!(!self.done.contains(&operation), "operation {operation} was refused, but is committed");
+        self.refused.insert(operation);
+    }
+
+    /// A node has given an entry to its log, behind one of another term (the log matching property).
+    pub(super) fn made(&mut self, index: Index, (term, checksum): Mark, previous: Term) {
+        if self.made.len() <= index as usize {
+            self.made.resize_with(index as usize + 1, Vec::new);
+        }
+        let made = &mut self.made[index as usize];
+        match made.iter().find(|(known, ..)| *known == term) {
+            Some(known) => assert_eq!(
+                *known,
+                (term, checksum, previous),
+                "entry {index} of term {term} is not the same everywhere"
+            ),
+            None => made.push((term, checksum, previous)),
+        }
+    }
+
+    /// A node leads a term. Returns whether that is new.
+    pub(super) fn leads(&mut self, term: Term, node: NodeId) -> bool {
+        let known = self.leaders.insert(term, node);
+        assert!(known.is_none_or(|known| known == node), "nodes {known:?} and {node} both lead term {term}");
+        known.is_none()
+    }
+
+    pub(super) fn leader(&self, term: Term) -> Option<NodeId> {
+        self.leaders.get(&term).copied()
+    }
+
+    /// A node has promised something.
+    pub(super) fn promised(&mut self, node: NodeId, earlier: Promise, promise: Promise) {
+        assert!(promise.may_follow(&earlier), "node {node} promises {promise:?} after {earlier:?}");
+        if let Some(candidate) = promise.voted_for {
+            self.voted(node, promise.term, candidate);
+        }
+    }
+
+    /// A node votes, across all its lives.
+    pub(super) fn voted(&mut self, node: NodeId, term: Term, candidate: NodeId) {
+        let known = self.votes.insert((node, term), candidate);
+        assert!(
+            known.is_none_or(|known| known == candidate),
+            "node {node} votes for {candidate} in term {term}, and has voted for {known:?}"
+        );
+    }
+
+    /// A checkpoint was written: all of one index are the same.
+    pub(super) fn checkpoint(&mut self, place: Place, index: Index, hash: [u8; 32]) {
+        let known = *self.checkpoints.entry(index).or_insert(hash);
+        assert_eq!(known, hash, "the checkpoint of node {} at entry {index} is another one", place + 1);
+    }
+}
