@@ -453,12 +453,15 @@ impl Cluster {
         }
     }
 
-    /// A leader has everything that is committed.
+    /// A leader has everything that was committed in earlier terms. It may take office late, when a later leader has
+    /// committed more.
     fn takes_office(&mut self, place: Place) {
         let Some(replica) = self.members[place].life.as_ref().and_then(|life| life.node.replica()) else {
             return;
         };
-        let (term, last) = (replica.term(), self.oracle.last());
+        let term = replica.term();
+        let earlier = (1..=self.oracle.last()).rev().find(|index| self.oracle.term(*index) < term);
+        let last = earlier.unwrap_or(0);
         assert!(replica.last() >= last, "node {} leads term {term} without entry {last}", place + 1);
         for index in replica.applied() + 1..=last {
             let held = replica.terms().term(index);
