@@ -13,7 +13,7 @@ use super::machine;
 use super::scene::{Scene, Setup, wait_for};
 
 /// Writes that are timed, one after the other, beside the load.
-const WRITES: usize = 200;
+const WRITES: usize = 500;
 
 const SLOW_SYNC: Duration = Duration::from_millis(100);
 

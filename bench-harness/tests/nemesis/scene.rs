@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::checker::{self, Summary};
 use super::clients::{self, CALL, Clients, Load};
-use super::history::{Action, Key, Outcome, Recorder};
+use super::history::{Action, Call, Key, Outcome, Recorder};
 
 /// After this long something that must happen has not happened. A failover takes about a second.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -330,6 +330,14 @@ impl Scene {
         println!("    {summary:?}; term {}, {} entries", status.view().term, status.view().last);
         self.stop();
         summary
+    }
+
+    /// Leaves the history beside the nodes' logs.
+    fn keep(&self, calls: &[Call]) {
+        let mut sorted = calls.to_vec();
+        sorted.sort_unstable_by_key(|call| call.called);
+        let lines: String = sorted.iter().map(|call| format!("{call:?}\n")).collect();
+        std::fs::write(self.directory.path().join("history"), lines).unwrap();
     }
 
     /// A last read of a key goes into the history.
