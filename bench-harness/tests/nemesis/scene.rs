@@ -323,8 +323,10 @@ impl Scene {
             self.read_back(key);
         }
         let calls = self.recorder.take();
-        let summary =
-            checker::check(&calls).unwrap_or_else(|violation| panic!("not linearizable: {violation}"));
+        let summary = checker::check(&calls).unwrap_or_else(|violation| {
+            self.keep(&calls);
+            panic!("not linearizable: {violation}")
+        });
         self.check_stores();
         let status = self.status(self.leader().expect("a leader, as writes succeed")).unwrap();
         println!("    {summary:?}; term {}, {} entries", status.view().term, status.view().last);
