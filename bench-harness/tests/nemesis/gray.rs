@@ -11,6 +11,7 @@ use quorate_client::NodeStatus;
 use super::clients::Load;
 use super::machine;
 use super::scene::{Scene, Setup, wait_for};
+use quorate_protocol::Quorums;
 
 /// Writes that are timed, one after the other, beside the load.
 const WRITES: usize = 500;
@@ -27,7 +28,7 @@ const STUCK: Duration = Duration::from_millis(300);
 
 fn start() -> Scene {
     let load = Load { connections: 6, callers: 2, keys: 8, pause: Duration::from_millis(1), seed: 2026 };
-    Scene::start(Setup::new(3, 2, load))
+    Scene::start(Setup { quorums: Quorums::new(3, 2).unwrap(), load, checkpoint_mib: 1 })
 }
 
 /// The leader, and a follower.
@@ -112,7 +113,6 @@ fn a_follower_that_is_slow_in_any_way_holds_nobody_up() {
 }
 
 #[test]
-#[ignore = "the leader is configured"]
 fn a_leader_whose_disk_hangs_gives_way_while_its_process_goes_on() {
     let _machine = machine();
     let mut scene = start();

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use checker::Summary;
 use clients::Load;
 use faults::{Nemesis, Tally};
+use quorate_protocol::Quorums;
 use scene::{Scene, Setup};
 
 /// Of all clusters together, unless `QUORATE_NEMESIS_SECONDS` says otherwise.
@@ -62,7 +63,8 @@ fn seed() -> u64 {
 fn torment((replicas, quorum): (u8, u8), seed: u64, time: Duration, calls: u64) -> (Summary, Tally) {
     let load = Load { connections: 8, callers: 4, keys: 12, pause: Duration::ZERO, seed };
     println!("{replicas} replicas, n = {quorum}, seed {seed}:");
-    let mut scene = Scene::start(Setup::new(replicas, quorum, load));
+    let mut scene =
+        Scene::start(Setup { quorums: Quorums::new(replicas, quorum).unwrap(), load, checkpoint_mib: 64 });
     let began = Instant::now();
     let mut nemesis = Nemesis::new(seed);
     while began.elapsed() < time || scene.recorder.acknowledged() < calls {

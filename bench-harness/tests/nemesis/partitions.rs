@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::clients::Load;
 use super::scene::{Scene, Setup, wait_for};
 use super::{machine, seed, setting};
+use quorate_protocol::Quorums;
 
 /// Bit i of a state cuts direction i.
 const DIRECTIONS: [(u8, u8); 6] = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)];
@@ -91,7 +92,7 @@ fn in_all_states_of_the_links_a_node_that_reaches_a_quorum_both_ways_leads() {
     let _machine = machine();
     let mut random = fastrand::Rng::with_seed(seed());
     let load = Load { connections: 6, callers: 2, keys: 8, pause: Duration::from_millis(1), seed: seed() };
-    let mut scene = Scene::start(Setup::new(3, 2, load));
+    let mut scene = Scene::start(Setup { quorums: Quorums::new(3, 2).unwrap(), load, checkpoint_mib: 1 });
     let mut states: Vec<u8> = (0..STATES).collect();
     random.shuffle(&mut states);
     states.truncate(setting("QUORATE_PARTITIONS").unwrap_or(SAMPLE) as usize);

@@ -26,20 +26,9 @@ const ANSWER: Duration = Duration::from_millis(300);
 /// A disk that hangs does so for longer than any test lasts.
 const HUNG: Duration = Duration::from_secs(3600);
 
-/// Small segments and checkpoints, so that some are always under way, and a disk that is soon found silent but does
-/// not end its node.
-const OPTIONS: [&str; 10] = [
-    "--segment-mib",
-    "1",
-    "--checkpoint-mib",
-    "1",
-    "--checkpoint-mib-per-second",
-    "8",
-    "--disk-stall-ms",
-    "500",
-    "--disk-timeout-ms",
-    "600000",
-];
+/// Small segments, and a disk that is soon found silent but does not end its node.
+const OPTIONS: &str =
+    "--segment-mib 1 --checkpoint-mib-per-second 8 --disk-stall-ms 500 --disk-timeout-ms 600000";
 
 /// What is broken.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -77,20 +66,26 @@ impl Broken {
         let is_enough = |node| self.is_sound(node) && self.heard_both_ways(node, replicas) >= need;
         leads_alone || (1..=replicas).any(is_enough)
     }
+
+    /// Whether somebody may lead who hears enough to lead, and too few for a write: such a leader may hand over to one
+    /// that hears more, but need not (R10).
+    pub(crate) fn leaves_a_leader_short(&self, quorums: Quorums, leader: Option<u8>) -> bool {
+        let (election, need) = (quorums.election_quorum(), quorums.quorum());
+        let heard = |node| self.heard_both_ways(node, quorums.replicas());
+        let gives_up_below = quorums.replicas() - election + 1;
+        match leader.filter(|leader| self.is_sound(*leader) && heard(*leader) >= gives_up_below) {
+            Some(leader) => heard(leader) < need,
+            None => (1..=quorums.replicas()).any(|node| (election..need).contains(&heard(node))),
+        }
+    }
 }
 
 /// What a scene is set up with.
 pub(crate) struct Setup {
     pub(crate) quorums: Quorums,
     pub(crate) load: Load,
-    pub(crate) options: Vec<String>,
-}
-
-impl Setup {
-    pub(crate) fn new(replicas: u8, quorum: u8, load: Load) -> Self {
-        let options = OPTIONS.map(str::to_owned).to_vec();
-        Self { quorums: Quorums::new(replicas, quorum).unwrap(), load, options }
-    }
+    /// MiB of entries between two checkpoints.
+    pub(crate) checkpoint_mib: u64,
 }
 
 /// The cluster and everything around it.
@@ -119,10 +114,11 @@ impl Drop for Scene {
 impl Scene {
     /// Starts the nodes, waits until they serve, and has the clients begin.
     pub(crate) fn start(setup: Setup) -> Self {
-        let Setup { quorums, load, options } = setup;
+        let Setup { quorums, load, checkpoint_mib } = setup;
+        let options = format!("{OPTIONS} --checkpoint-mib {checkpoint_mib}");
         let directory = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster::start(Settings {
-            program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")).with_options(options),
+        let cluster = Cluster::start(Settings {
+            program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")).with_options(options.split(' ')),
             quorums,
             durability: Durability::Fsync,
             leader: 1,
@@ -131,7 +127,9 @@ impl Scene {
             links: Links::Proxied { seed: load.seed },
         })
         .unwrap();
-        smol::block_on(cluster.wait_ready(6 * PATIENCE)).unwrap();
+        wait_for("a leader that reaches all others", || {
+            (1..=quorums.replicas()).find(|node| leads_all(&cluster, *node))
+        });
         let servers: Vec<_> = cluster.addresses().iter().map(ToString::to_string).collect();
         let probe =
             Client::builder().servers(&servers).deadline(CALL).connect_timeout(ANSWER).connect().unwrap();
@@ -243,10 +241,8 @@ impl Scene {
 
     /// Whether writes must succeed as things are, if this node led before.
     pub(crate) fn must_go_on(&self, leader: Option<u8>) -> bool {
-        // TEMPORARY: configured leader
-        let _ = leader;
-        self.broken.is_sound(1)
-            && self.broken.heard_both_ways(1, self.quorums.replicas()) >= self.quorums.quorum()
+        self.broken.leaves_a_quorum(self.quorums, leader)
+            && !self.broken.leaves_a_leader_short(self.quorums, leader)
     }
 
     /// Waits until a write that was called after this has been acknowledged, and says how long that took.
@@ -387,6 +383,16 @@ impl Scene {
     }
 }
 
+/// Whether a node leads, has committed something, and reaches all others.
+fn leads_all(cluster: &Cluster, node: u8) -> bool {
+    let status = smol::block_on(cluster.client(node).unwrap().with_deadline(ANSWER).status(false));
+    status.is_ok_and(|status| {
+        let status = status.view();
+        let reaches_all = status.followers.iter().all(|follower| follower.reachable);
+        status.role == Role::Leader && status.commit > 0 && reaches_all
+    })
+}
+
 /// Asks again until the answer is there.
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -414,6 +420,12 @@ fn a_quorum_is_a_node_that_hears_enough_both_ways() {
     // A leader at n = 1 needs nobody, but no other can follow it.
     assert!(broken.leaves_a_quorum(quorums(3, 1), Some(1)));
     assert!(!broken.leaves_a_quorum(quorums(3, 1), None));
+    let cut = Broken { cut: BTreeSet::from([(2, 3)]), ..Broken::default() };
+    assert!(
+        cut.leaves_a_leader_short(quorums(3, 3), Some(2))
+            && !cut.leaves_a_leader_short(quorums(3, 3), Some(1))
+    );
+    assert!(!cut.leaves_a_leader_short(quorums(3, 2), Some(2)));
     let hung = Broken { hung: BTreeSet::from([1]), ..Broken::default() };
     assert!(!hung.leaves_a_quorum(quorums(3, 1), Some(1)));
     assert!(hung.leaves_a_quorum(quorums(3, 2), Some(1)));
