@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::limits;
 use quorate_protocol::request::{
     Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, Write, WriteOptions, check_key,
 };
 use quorate_protocol::response::Refusal;
+use quorate_protocol::{NodeId, Term, limits};
 
 use crate::backoff::Backoff;
 use crate::error::passes;
@@ -123,6 +123,15 @@ impl Client {
         }
     }
 
+    /// Has the leader hand over to another replica, or to the one that has most of the log, and returns the term
+    /// that began with it. Writes are refused meanwhile.
+    pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Term, Error> {
+        match self.call(Operation::HandOver { to }).await? {
+            Reply::HandedOver(term) => Ok(term),
+            _ => Err(Error::BadAnswer),
+        }
+    }
+
     /// Shows that the connection is alive.
     pub async fn ping(&self) -> Result<(), Error> {
         match self.call(Operation::Ping).await? {
@@ -148,7 +157,7 @@ impl Client {
 
     /// Sends a request until it is answered, its deadline passes, or trying again could do harm.
     async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {
-        let is_write = matches!(operation, Operation::Write { .. });
+        let is_write = matches!(operation, Operation::Write { .. } | Operation::HandOver { .. });
         let mut request = Request { id: 0, deadline_ms: 0, operation };
         let mut deadline = Deadline::after(self.deadline);
         let mut retry = Retry::default();

@@ -1,8 +1,8 @@
 //! What calls return: the protocol's answers, owned.
 
-use quorate_protocol::Index;
 use quorate_protocol::request::Token;
 use quorate_protocol::response::{Item, Outcome, Receipt, Refusal, Response, Status, Versioned, WriteResult};
+use quorate_protocol::{Index, Term};
 
 /// A committed write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +97,7 @@ pub(crate) enum Reply {
     Pong,
     Refused(Refusal),
     Unknown { index: Index, copies: u8 },
+    HandedOver(Term),
 }
 
 impl Reply {
@@ -112,6 +113,7 @@ impl Reply {
             Outcome::Pong => Self::Pong,
             Outcome::Refused(refusal) => Self::Refused(refusal),
             Outcome::Unknown { index, copies } => Self::Unknown { index, copies },
+            Outcome::HandedOver { term } => Self::HandedOver(term),
         }
     }
 }

@@ -73,6 +73,9 @@ pub struct ReplicaIdentity {
     pub leadership: Leadership,
     /// What it calls durable.
     pub durability: Durability,
+    /// Milliseconds for which it keeps to a leader that it has heard, so that this one may read without asking
+    /// again (R22); 0 if there are no leases.
+    pub lease_ms: u32,
     /// The backup that its directory was restored from; none if it began empty.
     pub origin: Option<Origin>,
     /// The cluster that it has stored, once it has met all replicas.

@@ -36,4 +36,4 @@ pub use message::{MessageError, parse, parse_prefix};
 pub use settings::{Durability, Leadership, QuorumError, Quorums};
 
 /// The version of everything in this crate, exchanged in the handshake.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;

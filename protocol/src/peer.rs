@@ -24,6 +24,8 @@ pub enum PeerMessage<'a> {
     RequestVote(RequestVote),
     /// The answer to a request for a vote.
     Vote(Vote),
+    /// The leader wants the receiver to lead, at once.
+    TimeoutNow(TimeoutNow),
 }
 
 /// Entries that follow (previous_index, previous_term); none, as heartbeat and to probe.
@@ -72,6 +74,9 @@ pub struct Reject {
     pub term: Term,
     /// The append's previous_index; with [`RejectReason::Blocked`] the last index that is known to match.
     pub previous_index: Index,
+    /// The append's round, as in an [`Ack`]: whoever refuses entries of its own term's leader still takes it for the
+    /// leader.
+    pub round: u64,
     /// Why.
     pub reason: RejectReason,
 }
@@ -99,10 +104,19 @@ pub struct RequestVote {
     pub term: Term,
     /// Whether it only asks if it would get the vote (R9).
     pub pre_vote: bool,
+    /// Whether the leader has asked it to stand: a voter that still hears the leader may give its vote (R9).
+    pub hand_over: bool,
     /// Its last entry's index.
     pub last_index: Index,
     /// Its last entry's term (R8).
     pub last_term: Term,
+}
+
+/// A leader's request that a follower, which has all its entries, stands at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TimeoutNow {
+    /// The leader's.
+    pub term: Term,
 }
 
 /// The answer to a [`RequestVote`].

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::message::bounded;
-use crate::{Index, SequenceNumber, SessionId, Term, limits};
+use crate::{Index, NodeId, SequenceNumber, SessionId, Term, limits};
 
 /// One request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,6 +57,11 @@ pub enum Operation<'a> {
     },
     /// Nothing: shows that the connection is alive.
     Ping,
+    /// The leader is to hand over to another replica.
+    HandOver {
+        /// To whom; if not said, to the one that has most of the log.
+        to: Option<NodeId>,
+    },
 }
 
 /// How fresh a read must be.

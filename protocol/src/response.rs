@@ -5,8 +5,9 @@ use thiserror::Error;
 
 use crate::handshake::LeaderHint;
 use crate::message::bounded;
+use crate::peer::PeerMessage;
 use crate::request::Token;
-use crate::{Durability, Index, NodeId, NodeSet, Quorums, Term, limits};
+use crate::{Durability, Index, Leadership, NodeId, NodeSet, Quorums, Term, limits};
 
 /// The answer to one request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,6 +60,11 @@ pub enum Outcome<'a> {
         index: Index,
         /// Replicas known to hold it durably.
         copies: u8,
+    },
+    /// This node does not lead any more, as was asked.
+    HandedOver {
+        /// The term that it has promised since.
+        term: Term,
     },
 }
 
@@ -216,10 +222,20 @@ pub struct Status<'a> {
     pub role: Role,
     /// The highest term that it promised.
     pub term: Term,
+    /// Who got its vote in that term.
+    pub voted_for: Option<NodeId>,
     /// Who leads, if known.
     pub leader: Option<LeaderHint>,
+    /// What it has seen of elections.
+    pub elections: ElectionStatus,
+    /// Messages that it sent to other replicas.
+    pub sent: MessageCounts,
+    /// Messages that it got from other replicas.
+    pub received: MessageCounts,
     /// m and n.
     pub quorums: Quorums,
+    /// How the leader is found.
+    pub leadership: Leadership,
     /// What it calls durable.
     pub durability: Durability,
     /// Its last entry.
@@ -254,6 +270,60 @@ pub struct Status<'a> {
     /// What a leader knows of its followers.
     #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::REPLICAS_MAX as usize }>")]
     pub followers: Vec<FollowerStatus<'a>>,
+}
+
+/// What a node has seen of elections since it started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ElectionStatus {
+    /// Times that it heard no leader for an election timeout, and asked whether others would vote for it.
+    pub pre_votes: u64,
+    /// Elections that it stood in.
+    pub stood: u64,
+    /// Of these, those that it won.
+    pub won: u64,
+    /// Votes that it gave to others.
+    pub votes_given: u64,
+    /// Votes, and promises of votes, that it refused.
+    pub votes_refused: u64,
+    /// Times that it stopped leading.
+    pub stepped_down: u64,
+    /// Leaders that it began to follow.
+    pub followed: u64,
+    /// Times that it removed entries which a later leader did not have.
+    pub truncations: u64,
+    /// Rounds of heartbeats in which it was confirmed to lead.
+    pub confirmations: u64,
+}
+
+/// Messages between replicas, by their kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MessageCounts {
+    /// Entries, or a heartbeat.
+    pub append: u64,
+    /// What a follower holds.
+    pub ack: u64,
+    /// Appends refused.
+    pub reject: u64,
+    /// Requests for votes.
+    pub request_vote: u64,
+    /// Answers to these.
+    pub vote: u64,
+    /// Everything else.
+    pub other: u64,
+}
+
+impl MessageCounts {
+    /// Counts a message.
+    pub fn count(&mut self, message: &PeerMessage<'_>) {
+        *match message {
+            PeerMessage::Append(_) => &mut self.append,
+            PeerMessage::Ack(_) => &mut self.ack,
+            PeerMessage::Reject(_) => &mut self.reject,
+            PeerMessage::RequestVote(_) => &mut self.request_vote,
+            PeerMessage::Vote(_) => &mut self.vote,
+            PeerMessage::Stored(_) | PeerMessage::TimeoutNow(_) => &mut self.other,
+        } += 1;
+    }
 }
 
 /// What a node's log thread has done since the node started.

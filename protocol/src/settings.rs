@@ -30,12 +30,15 @@ impl fmt::Display for Durability {
 pub enum Leadership {
     /// One node leads by configuration; no elections.
     Configured(NodeId),
+    /// Whoever has e votes (R2).
+    Elected,
 }
 
 impl fmt::Display for Leadership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configured(node) => write!(f, "configured leader {node}"),
+            Self::Elected => f.write_str("elected leader"),
         }
     }
 }
@@ -92,6 +95,12 @@ impl Quorums {
         majority.max(self.replicas - self.quorum + 1)
     }
 
+    /// r: the replicas, the leader included, that confirm that nobody else has been elected (R21): every election
+    /// needs the vote of one of them.
+    pub fn read_quorum(self) -> u8 {
+        self.replicas - self.election_quorum() + 1
+    }
+
     /// How many of its holders may be lost before an acknowledged write with `copies` durable copies is lost
     /// or out of reach.
     pub fn survivable_losses(self, copies: u8) -> u8 {
@@ -141,6 +150,7 @@ mod tests {
             for n in 1..=m {
                 let e = Quorums::new(m, n).unwrap().election_quorum();
                 assert!(e + n > m && 2 * e > m && e <= m, "m={m} n={n} e={e}"); // R1, R2
+                assert!(e + Quorums::new(m, n).unwrap().read_quorum() > m, "m={m} n={n} e={e}"); // R21
             }
         }
     }

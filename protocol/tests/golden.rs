@@ -20,14 +20,14 @@ use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::handshake::{
     Hello, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, Vote};
+use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, TimeoutNow, Vote};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
-    WriteResult,
+    DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome, Receipt, Refusal,
+    Response, Role, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, frame, parse};
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,7 @@ every!(durabilities: Durability {
 
 every!(leaderships: Leadership {
     Configured = Leadership::Configured(node(1)),
+    Elected = Leadership::Elected,
 });
 
 every!(hello_roles: HelloRole {
@@ -156,6 +157,7 @@ every!(operations: Operation<'static> {
         write: Write::One(SET),
     },
     Status = Operation::Status { histograms: true },
+    HandOver = Operation::HandOver { to: Some(node(2)) },
     Ping = Operation::Ping,
 });
 
@@ -210,6 +212,7 @@ every!(outcomes: Outcome<'static> {
     },
     Status = Outcome::Status(Box::new(status())),
     Pong = Outcome::Pong,
+    HandedOver = Outcome::HandedOver { term: 8 },
     Refused = Outcome::Refused(Refusal::TokenLost),
     Unknown = Outcome::Unknown { index: 300, copies: 1 },
 });
@@ -240,14 +243,21 @@ every!(peer_messages: PeerMessage<'static> {
         disk_us: 250,
         sync_us: 120,
     }),
-    Reject = PeerMessage::Reject(Reject { term: 7, previous_index: 300, reason: RejectReason::NotLeader }),
+    Reject = PeerMessage::Reject(Reject {
+        term: 7,
+        previous_index: 300,
+        round: 4,
+        reason: RejectReason::NotLeader,
+    }),
     RequestVote = PeerMessage::RequestVote(RequestVote {
         term: 8,
         pre_vote: true,
+        hand_over: false,
         last_index: 301,
         last_term: 7,
     }),
     Vote = PeerMessage::Vote(Vote { term: 8, pre_vote: true, granted: true }),
+    TimeoutNow = PeerMessage::TimeoutNow(TimeoutNow { term: 7 }),
 });
 
 every!(payloads: Payload<'static> {
@@ -272,6 +282,7 @@ fn identity() -> ReplicaIdentity {
         quorums: Quorums::new(3, 2).unwrap(),
         leadership: Leadership::Configured(node(1)),
         durability: Durability::Os,
+        lease_ms: 300,
         origin: Some(Origin { index: 130, hash: [7; 32] }),
         stored: Some(CLUSTER),
         advertise: "127.0.0.1:7402".into(),
@@ -285,8 +296,23 @@ fn status() -> Status<'static> {
         formed: true,
         role: Role::Leader,
         term: 7,
+        voted_for: Some(node(1)),
         leader: Some(hint()),
+        elections: ElectionStatus {
+            pre_votes: 1,
+            stood: 2,
+            won: 3,
+            votes_given: 4,
+            votes_refused: 5,
+            stepped_down: 6,
+            followed: 7,
+            truncations: 8,
+            confirmations: 9,
+        },
+        sent: MessageCounts { append: 1, ack: 2, reject: 3, request_vote: 4, vote: 5, other: 6 },
+        received: MessageCounts { append: 6, ack: 5, reject: 4, request_vote: 3, vote: 2, other: 1 },
         quorums: Quorums::new(3, 2).unwrap(),
+        leadership: Leadership::Elected,
         durability: Durability::Fsync,
         last: 301,
         durable: 300,

@@ -16,14 +16,14 @@ use quorate_protocol::handshake::{
     Hello, HelloError, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole,
     Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, Vote};
+use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, TimeoutNow, Vote};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
-    WriteResult,
+    DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome, Receipt, Refusal,
+    Response, Role, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{
     ClusterId, Durability, Incarnation, Leadership, MessageError, NodeId, NodeSet, Quorums, limits, parse,
@@ -82,15 +82,31 @@ fn any_identity() -> impl Strategy<Value = ReplicaIdentity> {
         any_node(),
         any::<u64>().prop_map(Incarnation),
         any_quorums(),
-        any_node().prop_map(Leadership::Configured),
-        any_durability(),
+        any_leadership(),
+        (any_durability(), any::<u32>()),
         option::of(any_origin()),
         option::of(any_cluster_id()),
         any_text(),
     )
-        .prop_map(|(node, incarnation, quorums, leadership, durability, origin, stored, advertise)| {
-            ReplicaIdentity { node, incarnation, quorums, leadership, durability, origin, stored, advertise }
-        })
+        .prop_map(
+            |(node, incarnation, quorums, leadership, (durability, lease_ms), origin, stored, advertise)| {
+                ReplicaIdentity {
+                    node,
+                    incarnation,
+                    quorums,
+                    leadership,
+                    durability,
+                    lease_ms,
+                    origin,
+                    stored,
+                    advertise,
+                }
+            },
+        )
+}
+
+fn any_leadership() -> impl Strategy<Value = Leadership> {
+    prop_oneof![any_node().prop_map(Leadership::Configured), Just(Leadership::Elected)]
 }
 
 fn any_origin() -> impl Strategy<Value = Origin> {
@@ -206,6 +222,7 @@ fn any_request() -> impl Strategy<Value = Request<'static>> {
         (any_options(), any_write()).prop_map(|(options, write)| Operation::Write { options, write }),
         any::<bool>().prop_map(|histograms| Operation::Status { histograms }),
         Just(Operation::Ping),
+        option::of(any_node()).prop_map(|to| Operation::HandOver { to }),
     ];
     (any::<u64>(), any::<u32>(), operation).prop_map(|(id, deadline_ms, operation)| Request {
         id,
@@ -291,16 +308,47 @@ fn any_follower() -> impl Strategy<Value = FollowerStatus<'static>> {
     )
 }
 
+fn election_status(counts: [u64; 9]) -> ElectionStatus {
+    let [
+        pre_votes,
+        stood,
+        won,
+        votes_given,
+        votes_refused,
+        stepped_down,
+        followed,
+        truncations,
+        confirmations,
+    ] = counts;
+    ElectionStatus {
+        pre_votes,
+        stood,
+        won,
+        votes_given,
+        votes_refused,
+        stepped_down,
+        followed,
+        truncations,
+        confirmations,
+    }
+}
+
+fn message_counts([append, ack, reject, request_vote, vote, other]: [u64; 6]) -> MessageCounts {
+    MessageCounts { append, ack, reject, request_vote, vote, other }
+}
+
 fn any_status() -> impl Strategy<Value = Status<'static>> {
     let role = prop_oneof![Just(Role::Leader), Just(Role::Follower), Just(Role::Candidate)];
     let who = (any_node(), any_str(), any::<bool>(), role, option::of(any_hint()));
-    let settings = (any_quorums(), any_durability());
+    let settings = (any_quorums(), any_durability(), any_leadership());
+    let votes = (option::of(any_node()), any::<[u64; 9]>(), any::<[u64; 6]>(), any::<[u64; 6]>());
     let followers = vec(any_follower(), 0..=limits::REPLICAS_MAX as usize);
     let obstacle = option::of(any_obstacle());
-    let parts = (who, settings, any::<[u64; 17]>(), obstacle, array::uniform3(any_bytes()), followers);
-    parts.prop_map(|(who, settings, numbers, obstacle, histograms, followers)| {
+    let parts = (who, settings, votes, any::<[u64; 17]>(), obstacle, array::uniform3(any_bytes()), followers);
+    parts.prop_map(|(who, settings, votes, numbers, obstacle, histograms, followers)| {
+        let (voted_for, elections, sent, received) = votes;
         let (node, cluster, formed, role, leader) = who;
-        let (quorums, durability) = settings;
+        let (quorums, durability, leadership) = settings;
         let [term, last, durable, commit, applied, checkpoint, log_first, log_bytes, log_bytes_held, ..] =
             numbers;
         let [.., keys, store_bytes, memory_bytes, memory_bytes_max, syncs, entries, bytes, busy_us] = numbers;
@@ -311,8 +359,13 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
             formed,
             role,
             term,
+            voted_for,
             leader,
+            elections: election_status(elections),
+            sent: message_counts(sent),
+            received: message_counts(received),
             quorums,
+            leadership,
             durability,
             last,
             durable,
@@ -346,6 +399,7 @@ fn any_response() -> impl Strategy<Value = Response<'static>> {
             Just(Outcome::Pong),
             any_refusal().prop_map(Outcome::Refused),
             any::<(u64, u8)>().prop_map(|(index, copies)| Outcome::Unknown { index, copies }),
+            any::<u64>().prop_map(|term| Outcome::HandedOver { term }),
         ];
     (any::<u64>(), outcome).prop_map(|(id, outcome)| Response { id, outcome })
 }
@@ -366,14 +420,16 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         any::<u64>().prop_map(|hint| RejectReason::Mismatch { hint }),
         any_obstacle().prop_map(RejectReason::Blocked),
     ];
-    let reject = (any::<[u64; 2]>(), reason).prop_map(|([term, previous_index], reason)| Reject {
+    let reject = (any::<[u64; 3]>(), reason).prop_map(|([term, previous_index, round], reason)| Reject {
+        round,
         term,
         previous_index,
         reason,
     });
-    let request_vote = any::<([u64; 3], bool)>().prop_map(|([term, last_index, last_term], pre_vote)| {
-        RequestVote { term, pre_vote, last_index, last_term }
-    });
+    let request_vote =
+        any::<([u64; 3], bool, bool)>().prop_map(|([term, last_index, last_term], pre_vote, hand_over)| {
+            RequestVote { term, pre_vote, hand_over, last_index, last_term }
+        });
     let vote =
         any::<(u64, bool, bool)>().prop_map(|(term, pre_vote, granted)| Vote { term, pre_vote, granted });
     prop_oneof![
@@ -383,6 +439,7 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         reject.prop_map(PeerMessage::Reject),
         request_vote.prop_map(PeerMessage::RequestVote),
         vote.prop_map(PeerMessage::Vote),
+        any::<u64>().prop_map(|term| PeerMessage::TimeoutNow(TimeoutNow { term })),
     ]
 }
 
@@ -754,11 +811,11 @@ fn bytes_that_claim_to_be_longer_than_their_message_are_refused() {
 
 #[test]
 fn a_variant_that_this_version_does_not_know_is_refused() {
-    let unknown_operation = [1, 0, 5];
+    let unknown_operation = [1, 0, 100];
     assert_eq!(parse::<Request<'_>>(&unknown_operation), Err(MessageError::Unknown));
-    let unknown_outcome = [1, 7];
+    let unknown_outcome = [1, 100];
     assert_eq!(parse::<Response<'_>>(&unknown_outcome), Err(MessageError::Unknown));
-    let unknown_peer_message = [6];
+    let unknown_peer_message = [100];
     assert_eq!(parse::<PeerMessage<'_>>(&unknown_peer_message), Err(MessageError::Unknown));
 }
 

@@ -332,10 +332,7 @@ impl Settings {
     }
 
     fn leadership(&self, nodes: NodeSet) -> Result<Leadership, WrongSetting> {
-        let Some(leader) = self.leader else {
-            let lowest = nodes.iter().next().expect("this node is one of them");
-            return Ok(Leadership::Configured(lowest));
-        };
+        let Some(leader) = self.leader else { return Ok(Leadership::Elected) };
         let leader = node_id("--leader", leader)?;
         if !nodes.contains(leader) {
             return wrong(format!("--leader is {leader}, which is none of the replicas {nodes:?}"));
@@ -471,22 +468,44 @@ fn serve(plan: Plan) -> ExitCode {
 
 /// Says in one line what the settings mean.
 fn announce(server: &ServerSettings, address: &str) {
-    let DirectorySettings { cluster, node, quorums, leadership: Leadership::Configured(leader), durability } =
-        &server.identity;
+    let DirectorySettings { cluster, node, quorums, leadership, durability } = &server.identity;
     let (m, n) = (quorums.replicas(), quorums.quorum());
-    let stop = match m - n {
-        0 if m == 1 => "there is no other copy".into(),
-        0 => "any replica that is out of reach stops writes".into(),
-        spare => format!("writes go on while at most {spare} of the followers are out of reach"),
-    };
     tracing::info!(
         "node {node} of cluster {cluster}, clients at {address}, data in {}: a write is acknowledged when {n} of {m} \
-         replicas hold it ({durability}), the leader {leader} among them; {stop}; without the leader there are no writes",
+         replicas hold it ({durability}); {}; {}",
         server.data.display(),
+        writes_stop(*quorums),
+        leader_lost(*quorums, *leadership),
     );
     match server.node.memory_bytes_max {
         u64::MAX => tracing::warn!("this system does not say how much memory there is: set --memory-mib"),
         bytes => tracing::info!("the store may take {} MiB of memory", bytes >> 20),
+    }
+}
+
+/// What it takes to stop writes.
+fn writes_stop(quorums: Quorums) -> String {
+    match quorums.replicas() - quorums.quorum() {
+        0 if quorums.replicas() == 1 => "there is no other copy".into(),
+        0 => "any replica that is out of reach stops writes".into(),
+        spare => format!("writes go on while at most {spare} of the followers are out of reach"),
+    }
+}
+
+/// What a dead leader means.
+fn leader_lost(quorums: Quorums, leadership: Leadership) -> String {
+    let (m, n, e) = (quorums.replicas(), quorums.quorum(), quorums.election_quorum());
+    match leadership {
+        Leadership::Configured(leader) => {
+            format!("node {leader} is the configured leader: without it there are no writes")
+        }
+        Leadership::Elected if m == 1 => "it leads alone".into(),
+        Leadership::Elected if e == m => {
+            format!("n={n} of {m}: a dead leader has no successor until it is back")
+        }
+        Leadership::Elected => {
+            format!("a leader is elected by {e} of {m}, so {} may be dead", m - e)
+        }
     }
 }
 

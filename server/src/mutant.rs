@@ -18,10 +18,26 @@ pub(crate) enum Mutant {
     ReplayFromCheckpoint,
     /// 7: a promise counts before it is synced.
     VoteNotSynced,
+    /// 8: a vote is forgotten when the leader changes within a term.
+    VoteClearedOnLeaderChange,
+    /// 9: an entry of an older term is committed by counting.
+    OldTermCommitted,
+    /// 10: m − n + 1 votes are enough, although they are no majority.
+    ElectionWithoutMajority,
+    /// 11: one replica too few confirms a read.
+    ReadConfirmedByTooFew,
+    /// 12: a read is answered before the leader's no-op is committed.
+    ReadBeforeNoop,
     /// 14: damage in the middle of the log is cut as if it were a torn tail.
     DamageCutAsTorn,
+    /// 18: an acknowledgement of another term counts.
+    AckWithoutTerm,
     /// 19: what a restart finds counts without being written and synced again.
     TailNotWrittenAgain,
+    /// 20: a follower applies what it has, committed or not.
+    FollowerAppliesAboveCommit,
+    /// 21: what is durable is acknowledged, although it is not known to be the leader's.
+    OldTailAcknowledged,
     /// 22: a sync counts that a truncation has overtaken.
     StaleSyncCounted,
     /// 23: a configured leader commits without its own disk.

@@ -161,7 +161,10 @@ async fn serve(
         None
     };
     let Some(opened) = future::or(opening, stopped).await else { return Ok(()) };
-    let shell = open(&settings, opened?, reactor)?;
+    let (opened, election_seed) = opened?;
+    let mut settings = settings;
+    settings.node.election_seed = election_seed;
+    let shell = open(&settings, opened, reactor)?;
     let spawn_listener =
         |listener, accepts| executor.spawn(accept(executor.clone(), shell.clone(), listener, accepts));
     let mut tasks = vec![spawn_listener(listeners.clients, Accepts::Clients)];
@@ -197,15 +200,16 @@ async fn serve(
     }
 }
 
-/// Recovers the node from its directory, in another thread.
-async fn recover(settings: &ServerSettings) -> Result<Opened, ServerError> {
+/// Recovers the node from its directory, in another thread; and takes a seed for its election timeouts.
+async fn recover(settings: &ServerSettings) -> Result<(Opened, u64), ServerError> {
     let fresh = directory::random_incarnation().map_err(ServerError::Random)?;
+    let seed = directory::random_incarnation().map_err(ServerError::Random)?;
     let ServerSettings { identity, data, boot, disk, segment_bytes, node, .. } = settings.clone();
     let log = LogSettings { segment_bytes, ..LogSettings::default() };
     let interval = node.checkpoint_interval_bytes;
     let opened =
         smol::unblock(move || node::open(&disk, &data, &identity, fresh, log, interval, boot)).await?;
-    Ok(opened)
+    Ok((opened, seed.0))
 }
 
 /// Starts the log thread of a node that is recovered.

@@ -242,8 +242,9 @@ impl Shell {
     /// Takes no more requests, and waits until those appended are answered, or long enough.
     pub(crate) async fn drain(&self) {
         let deadline = self.now() + DRAIN_DEADLINE;
-        self.node.borrow_mut().stop();
-        while self.node.borrow().has_waiting() && self.now() < deadline {
+        self.node.borrow_mut().stop(self.now());
+        self.wake();
+        while self.node.borrow().is_busy() && self.now() < deadline {
             self.reactor.sleep(TICK).await;
         }
     }

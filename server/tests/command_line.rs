@@ -127,7 +127,7 @@ fn a_directory_made_with_other_settings_is_refused_with_both_values() {
         ("--id 2 --quorum 2", ["node \"1\"", "not \"2\""]),
         ("--id 1 --quorum 3", ["quorum \"2\"", "not \"3\""]),
         ("--id 1 --quorum 2 --cluster other", ["quorate", "other"]),
-        ("--id 1 --quorum 2 --leader 3", ["leader 1\"", "leader 3\""]),
+        ("--id 1 --quorum 2 --leader 3", ["elected leader\"", "leader 3\""]),
         ("--id 1 --quorum 2 --durability os", ["fsync", "os"]),
     ] {
         let output = run(&format!("{changed} {replicas}"), directory.path());

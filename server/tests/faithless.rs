@@ -31,6 +31,7 @@ fn identity(id: u8, incarnation: u64) -> ReplicaIdentity {
         quorums: Quorums::new(3, 2).unwrap(),
         leadership: Leadership::Configured(node(1)),
         durability: Durability::Fsync,
+        lease_ms: 0,
         origin: None,
         stored: None,
         advertise: "127.0.0.1:1".into(),
@@ -81,7 +82,10 @@ fn hear(socket: TcpStream, own: ReplicaIdentity, heard: &Sender<Heard>) -> Optio
             PeerMessage::Stored(cluster) => heard.send(Heard::Stored(cluster)).ok()?,
             PeerMessage::Reject(reject) => heard.send(Heard::Reject(peer.node, reject)).ok()?,
             PeerMessage::Vote(vote) => heard.send(Heard::Vote(peer.node, vote)).ok()?,
-            PeerMessage::Append(_) | PeerMessage::Ack(_) | PeerMessage::RequestVote(_) => {}
+            PeerMessage::Append(_)
+            | PeerMessage::Ack(_)
+            | PeerMessage::RequestVote(_)
+            | PeerMessage::TimeoutNow(_) => {}
         }
     }
 }
@@ -178,7 +182,7 @@ fn entries_of_a_replica_that_is_not_the_leader_are_refused_and_stored_nowhere() 
                     Heard::Stored(_) | Heard::Vote(..) => {}
                 }
             };
-            let expected = Reject { term, previous_index: last, reason: RejectReason::NotLeader };
+            let expected = Reject { term, previous_index: last, round: 1, reason: RejectReason::NotLeader };
             assert_eq!((from, reject), (node(to), expected));
         }
     }
@@ -194,7 +198,8 @@ fn a_request_for_a_vote_is_denied_and_raises_no_term() {
     let mut scene = scene();
     let before = scene.settle();
     for to in [1, 2] {
-        let request = RequestVote { term: 99, pre_vote: false, last_index: 1 << 40, last_term: 98 };
+        let request =
+            RequestVote { term: 99, pre_vote: false, hand_over: false, last_index: 1 << 40, last_term: 98 };
         say(scene.link(to), &PeerMessage::RequestVote(request));
         let (from, vote) = loop {
             match scene.heard.recv_timeout(AT_ONCE).unwrap() {

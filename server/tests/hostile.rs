@@ -34,6 +34,7 @@ fn impostor(id: u8) -> ReplicaIdentity {
         quorums: Quorums::new(3, 2).unwrap(),
         leadership: Leadership::Configured(node(1)),
         durability: Durability::Fsync,
+        lease_ms: 0,
         origin: None,
         stored: None,
         advertise: "127.0.0.1:1".into(),

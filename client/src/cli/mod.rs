@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::arguments::{Arguments, Command, Format, ReadConsistency};
-use crate::{Client, Consistency, Error, Expected, Refusal, Token, WriteResult, Written, prefix};
+use crate::{Client, Consistency, Error, Expected, NodeId, Refusal, Token, WriteResult, Written, prefix};
 
 /// Items of one page of a scan.
 const SCAN_PAGE_ITEMS: usize = 1000;
@@ -117,8 +117,18 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             let client = client.with_consistency(consistency(*read, *token));
             scan(&client, prefix.as_bytes(), *limit, format, out).await
         }
+        Command::HandOver { to } => {
+            let term = client.hand_over(node(*to)?).await?;
+            Ok(output::handed_over(out, format, term)?)
+        }
         Command::Status => unreachable!("done above"),
     }
+}
+
+fn node(id: Option<u8>) -> Result<Option<NodeId>, Failure> {
+    id.map(NodeId::try_from)
+        .transpose()
+        .map_err(|error| Failure { exit: Exit::WrongUse, message: format!("--to: {error}") })
 }
 
 /// A value of the command line; `-` is all of standard input.

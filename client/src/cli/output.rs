@@ -32,6 +32,14 @@ pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -
     }
 }
 
+/// A hand-over that is done.
+pub(super) fn handed_over(out: &mut impl Write, format: Format, term: u64) -> io::Result<()> {
+    match format {
+        Format::Text => writeln!(out, "handed over: term {term} has begun"),
+        Format::Json => writeln!(out, "{}", json!({ "term": term })),
+    }
+}
+
 fn written_json(written: &Written) -> Json {
     let receipt = &written.receipt;
     let mut json = json!({

@@ -14,10 +14,10 @@ use std::time::Duration;
 use quorate_protocol::handshake::{Hello, HelloRefusal, LeaderHint, Limits, Reply, Welcome};
 use quorate_protocol::request::{Expected, Mutation, Operation, Request, Token, Write as Change};
 use quorate_protocol::response::{
-    DiskStatus, FollowerStatus, Item, Outcome, Receipt, Refusal, Response, Role, Status, Versioned,
-    WriteResult,
+    DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Outcome, Receipt, Refusal, Response,
+    Role, Status, Versioned, WriteResult,
 };
-use quorate_protocol::{Durability, NodeId, Quorums, VERSION, frame, limits, parse};
+use quorate_protocol::{Durability, Leadership, NodeId, Quorums, VERSION, frame, limits, parse};
 
 /// One accepted connection, after the handshake.
 pub(crate) struct Peer {
@@ -230,6 +230,7 @@ fn carry_out<'a>(operation: &Operation<'_>, last: &mut u64, data: &'a mut Data) 
         }
         Operation::Status { .. } => status(),
         Operation::Ping => Outcome::Pong,
+        Operation::HandOver { .. } => Outcome::HandedOver { term: 4 },
     }
 }
 
@@ -311,8 +312,13 @@ pub(crate) fn status() -> Outcome<'static> {
         formed: true,
         role: Role::Leader,
         term: 3,
+        voted_for: Some(node(1)),
         leader: Some(LeaderHint { node: node(1), address: "127.0.0.1:7401".into() }),
+        elections: ElectionStatus::default(),
+        sent: MessageCounts::default(),
+        received: MessageCounts::default(),
         quorums: Quorums::new(3, 2).unwrap(),
+        leadership: Leadership::Elected,
         durability: Durability::Fsync,
         last: 9,
         durable: 9,

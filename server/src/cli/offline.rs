@@ -251,13 +251,14 @@ fn describe_check(checked: &Checked) -> String {
         let id = identity.cluster_id.as_deref().unwrap_or("not known yet");
         line(&mut text, "cluster", format_args!("{} (id {id})", identity.cluster));
         let formed = if identity.formed { "formed" } else { "not formed yet" };
-        let (node, m, n, leader) = (identity.node, identity.replicas, identity.quorum, identity.leader);
+        let (node, m, n) = (identity.node, identity.replicas, identity.quorum);
+        let leader = identity.leader.map_or("elected leader".into(), |leader| format!("leader {leader}"));
         let durability = &identity.durability;
         line(&mut text, "node", format_args!("{node} (incarnation {})", identity.incarnation));
         line(
             &mut text,
             "settings",
-            format_args!("{m} replicas, quorum {n}, leader {leader}, {durability}; {formed}"),
+            format_args!("{m} replicas, quorum {n}, {leader}, {durability}; {formed}"),
         );
         if !identity.members.is_empty() {
             let members: Vec<String> = identity

@@ -8,7 +8,7 @@
 //! node          u8
 //! incarnation   u64 varint                 made with the directory
 //! replicas, quorum      u8, u8             m and n
-//! leadership    variant varint, u8         0 configured: the leader's id
+//! leadership    variant varint, u8         0 configured: the leader's id; 1 elected, without it
 //! durability    variant varint             0 fsync, 1 os
 //! origin        u8 0, or 1 and: index u64 varint, 32 bytes BLAKE3 of the checkpoint
 //! members       count varint, each: node u8, incarnation u64 varint
@@ -140,6 +140,7 @@ impl Identity {
         hasher.update(&[self.quorums.replicas(), self.quorums.quorum()]);
         hasher.update(&match self.leadership {
             Leadership::Configured(node) => [1, node.get()],
+            Leadership::Elected => [2, 0],
         });
         hasher.update(&match self.durability {
             Durability::Fsync => [1],

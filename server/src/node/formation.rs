@@ -18,6 +18,8 @@ pub(super) struct Formation {
     nodes: NodeSet,
     identity: Identity,
     advertise: String,
+    /// Milliseconds; 0 for no leases.
+    lease_ms: u32,
     met: BTreeMap<NodeId, Incarnation>,
     /// Who has stored the same cluster, this node included.
     stored: NodeSet,
@@ -27,7 +29,7 @@ pub(super) struct Formation {
 
 impl Formation {
     /// Goes on from what the data directory says.
-    pub(super) fn new(identity: Identity, nodes: NodeSet, advertise: String) -> Self {
+    pub(super) fn new(identity: Identity, nodes: NodeSet, advertise: String, lease_ms: u32) -> Self {
         let own = identity.node;
         let mut formation = Self {
             met: [(own, identity.incarnation)].into(),
@@ -36,6 +38,7 @@ impl Formation {
             nodes,
             identity,
             advertise,
+            lease_ms,
         };
         formation.conclude();
         formation
@@ -73,6 +76,7 @@ impl Formation {
             quorums: self.identity.quorums,
             leadership: self.identity.leadership,
             durability: self.identity.durability,
+            lease_ms: self.lease_ms,
             origin: self.identity.origin,
             stored: self.identity.cluster_id(),
             advertise: self.advertise.clone(),
@@ -113,6 +117,7 @@ impl Formation {
             ("quorum", own.quorums.quorum().to_string(), peer.quorums.quorum().to_string()),
             ("leadership", own.leadership.to_string(), peer.leadership.to_string()),
             ("durability", own.durability.to_string(), peer.durability.to_string()),
+            ("lease", format!("{} ms", self.lease_ms), format!("{} ms", peer.lease_ms)),
             ("origin", describe_origin(own.origin), describe_origin(peer.origin)),
         ];
         for (name, ours, theirs) in settings {
@@ -176,7 +181,7 @@ mod tests {
             members: Vec::new(),
             formed: false,
         };
-        Formation::new(identity, (1..=3).map(node).collect(), format!("host:{id}"))
+        Formation::new(identity, (1..=3).map(node).collect(), format!("host:{id}"), 0)
     }
 
     /// Everybody meets everybody, in both directions, until nothing changes.

@@ -60,6 +60,13 @@ impl MemoryLimit {
         }
     }
 
+    /// Everything above `after` is gone.
+    pub(super) fn truncated(&mut self, after: Index) {
+        while let Some((_, growth)) = self.pending.pop_back_if(|(pending, _)| *pending > after) {
+            self.growth = self.growth.without(growth);
+        }
+    }
+
     /// Whether a leader would refuse even the smallest new key.
     fn is_reached(&self, store: &Store) -> bool {
         !self.has_room(store, Growth::of(&[0], &[]))

@@ -18,6 +18,7 @@ mod histograms;
 mod lag;
 mod memory;
 mod outside;
+mod reads;
 mod recovery;
 mod requests;
 mod retention;
@@ -32,8 +33,8 @@ use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
-use quorate_protocol::response::{Obstacle, Outcome, Receipt, Response, WriteResult};
-use quorate_protocol::{Index, NodeId, NodeSet, VERSION, limits};
+use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Receipt, Refusal, Response, WriteResult};
+use quorate_protocol::{Index, NodeId, NodeSet, Term, VERSION, limits};
 use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
@@ -49,6 +50,7 @@ use disk_watch::DiskWatch;
 use formation::Formation;
 use lag::Lag;
 use memory::MemoryLimit;
+use reads::WaitingRead;
 
 pub use outside::{ClientId, LogRead, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
@@ -62,8 +64,14 @@ pub struct NodeSettings {
     pub advertise: String,
     /// How often a leader is heard when it has nothing to say.
     pub heartbeat: Duration,
-    /// A follower that has not answered for so long does not count as reachable.
+    /// A node that has heard no leader for so long, and up to twice as long at random, stands for election; a
+    /// follower that has not answered for so long does not count as reachable.
     pub election_timeout: Duration,
+    /// What the random part of its election timeouts follows from.
+    pub election_seed: u64,
+    /// For how long voters keep to the leader that they have heard; none: no leases, every linearizable read is
+    /// confirmed by a round of heartbeats (R22). The same on all replicas.
+    pub lease: Option<Duration>,
     /// Bytes of uncommitted entries beyond which writes are refused.
     pub uncommitted_bytes_max: usize,
     /// Bytes sent to one follower and not acknowledged, beyond which it has to answer first.
@@ -92,6 +100,8 @@ impl NodeSettings {
             advertise: String::new(),
             heartbeat: Duration::from_millis(50),
             election_timeout: Duration::from_millis(300),
+            election_seed: 0,
+            lease: None,
             uncommitted_bytes_max: 64 << 20,
             window_bytes_max: 8 << 20,
             tail_bytes_max: 16 << 20,
@@ -181,6 +191,13 @@ struct Waiting {
     deadline: Option<Time>,
 }
 
+/// A client that has asked for a hand-over.
+#[derive(Debug)]
+struct HandingOver {
+    client: ClientId,
+    request: u64,
+}
+
 /// One node.
 pub struct Node {
     settings: NodeSettings,
@@ -196,7 +213,14 @@ pub struct Node {
     disk_watch: DiskWatch,
     batches: Batches,
     lag: Lag,
+    /// By their indexes; every one of them is in the replica's log.
     waiting: VecDeque<Waiting>,
+    reads: Vec<WaitingRead>,
+    handing_over: Vec<HandingOver>,
+    /// The term that it led in at the end of the last turn; none if it did not.
+    led: Option<Term>,
+    sent: MessageCounts,
+    received: MessageCounts,
     connected: NodeSet,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
@@ -214,7 +238,12 @@ impl Node {
     pub fn new(settings: NodeSettings, state: State, counters: Arc<LogCounters>) -> Self {
         let State { identity, recovered, store, checkpoints, reader } = state;
         let mut node = Self {
-            formation: Formation::new(identity, settings.nodes, settings.advertise.clone()),
+            formation: Formation::new(
+                identity,
+                settings.nodes,
+                settings.advertise.clone(),
+                settings.lease.map_or(0, |lease| lease.as_millis() as u32),
+            ),
             replica: None,
             store,
             memory: MemoryLimit::new(settings.memory_bytes_max),
@@ -225,6 +254,11 @@ impl Node {
             batches: Batches::new(),
             lag: Lag::new(std::iter::empty(), 0),
             waiting: VecDeque::new(),
+            reads: Vec::new(),
+            handing_over: Vec::new(),
+            led: None,
+            sent: MessageCounts::default(),
+            received: MessageCounts::default(),
             connected: NodeSet::default(),
             dropped_before: 0,
             stranded: NodeSet::default(),
@@ -256,6 +290,7 @@ impl Node {
                 }
             }
             Event::Message { from, message } => {
+                self.received.count(&message);
                 self.step(now, Input::Message { from, message: &message });
                 if let PeerMessage::Ack(ack) = &message {
                     self.measure(now, from, ack);
@@ -277,6 +312,9 @@ impl Node {
         replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        self.notice_office();
+        self.answer_reads(now, outside);
+        self.answer_hand_overs(outside);
         let obstacle = self.obstacle();
         if let Some(replica) = &mut self.replica {
             replica.set_obstacle(obstacle);
@@ -284,9 +322,12 @@ impl Node {
         result
     }
 
-    /// Refuses every request from now on: the node is about to stop.
-    pub fn stop(&mut self) {
+    /// Refuses every request from now on: the node is about to stop. A leader hands over if it can.
+    pub fn stop(&mut self, now: Time) {
         self.is_stopping = true;
+        if let Some(replica) = &mut self.replica {
+            let _ = replica.hand_over(now, None); // Who cannot hand over just stops.
+        }
     }
 
     /// Whether requests are refused because the node is about to stop.
@@ -294,9 +335,11 @@ impl Node {
         self.is_stopping
     }
 
-    /// Whether a write has been appended and not been answered.
-    pub fn has_waiting(&self) -> bool {
+    /// Whether a request has been taken and not been answered, or leadership is being handed over.
+    pub fn is_busy(&self) -> bool {
         !self.waiting.is_empty()
+            || !self.reads.is_empty()
+            || self.replica.as_ref().is_some_and(Replica::is_handing_over)
     }
 
     /// Checks another replica's introduction, and learns from it.
@@ -336,7 +379,7 @@ impl Node {
     }
 
     fn leader_hint(&self) -> Option<LeaderHint> {
-        let node = self.replica.as_ref()?.leader();
+        let node = self.replica.as_ref()?.leader()?;
         Some(LeaderHint { node, address: self.formation.address(node)?.to_owned() })
     }
 
@@ -354,18 +397,45 @@ impl Node {
                 leadership: identity.leadership,
                 heartbeat: self.settings.heartbeat,
                 election_timeout: self.settings.election_timeout,
+                election_seed: self.settings.election_seed,
+                lease: self.settings.lease,
                 uncommitted_bytes_max: self.settings.uncommitted_bytes_max,
                 window_bytes_max: self.settings.window_bytes_max,
                 tail_bytes_max: self.settings.tail_bytes_max,
             },
             recovered,
         );
-        self.lag = Lag::new(replica.followers().map(|(node, _)| node), replica.last());
         tracing::info!(
             node = %identity.node, role = if replica.is_leader() { "leader" } else { "follower" },
             term = replica.term(), last = replica.last(), "the cluster is formed"
         );
         self.replica = Some(replica);
+        self.notice_office();
+    }
+
+    /// What a leader measures begins with its office, and ends with it.
+    fn notice_office(&mut self) {
+        let Some(replica) = &self.replica else { return };
+        let leads = replica.is_leader().then(|| replica.term());
+        if leads != self.led {
+            self.led = leads;
+            self.lag = Lag::new(replica.followers().map(|(node, _)| node), replica.last());
+            self.stranded = NodeSet::default();
+        }
+    }
+
+    /// Tells those who have asked for a hand-over how it went.
+    fn answer_hand_overs(&mut self, outside: &mut impl Outside) {
+        let Some(replica) = self.replica.as_ref().filter(|replica| !replica.is_handing_over()) else {
+            return;
+        };
+        for HandingOver { client, request } in self.handing_over.drain(..) {
+            let outcome = match replica.is_leader() {
+                false => Outcome::HandedOver { term: replica.term() },
+                true => Outcome::Refused(Refusal::NotReady("no other replica has taken over".into())),
+            };
+            outside.respond(client, &Response { id: request, outcome });
+        }
     }
 
     fn identity_changed(&mut self, outside: &mut impl Outside) {
@@ -478,7 +548,9 @@ impl Node {
                 outside.log(command);
             }
             Output::Truncate { generation, after } => {
-                tracing::info!(after, "removing entries that were never committed");
+                tracing::info!(after, "removing entries that a later leader does not have");
+                self.memory.truncated(after);
+                self.answer_truncated(after, outside);
                 let command = LogCommand::Truncate { generation, after };
                 self.disk_watch.asked(&command);
                 outside.log(command);
@@ -487,11 +559,14 @@ impl Node {
                 if let Some(first) = message.first_entry() {
                     self.lag.sent(to, first, now);
                 }
-                outside.send(to, &message.to_wire());
+                let message = message.to_wire();
+                self.sent.count(&message);
+                outside.send(to, &message);
             }
             Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
+            Output::Note(note) => tracing::info!("{note}"),
             Output::Stop(reason) => return Err(NodeError::Rule(reason)),
         }
         Ok(())
@@ -534,7 +609,18 @@ impl Node {
             holders,
             durability: identity.durability,
             survives_failover: true, // Committed: every election quorum meets n (R1).
-            survivable_losses: identity.quorums.survivable_losses(holders.len() as u8),
+            // Of what was committed before this node led, it may not know who has it.
+            survivable_losses: identity
+                .quorums
+                .survivable_losses((holders.len() as u8).max(identity.quorums.quorum())),
+        }
+    }
+
+    /// Tells the clients whose entries are removed what is known: another replica may have them, and lead (R20).
+    fn answer_truncated(&mut self, after: Index, outside: &mut impl Outside) {
+        while let Some(waiting) = self.waiting.pop_back_if(|waiting| waiting.index > after) {
+            let outcome = Outcome::Unknown { index: waiting.index, copies: 0 };
+            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
         }
     }
 

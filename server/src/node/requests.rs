@@ -1,11 +1,7 @@
 //! Answering clients.
 
-use std::time::Duration;
-
 use quorate_protocol::entry::Payload;
-use quorate_protocol::request::{
-    self, Acks, Consistency, Operation, Range, Request, Token, Write, WriteOptions,
-};
+use quorate_protocol::request::{self, Acks, Operation, Request, Write, WriteOptions};
 use quorate_protocol::response::{
     DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Refusal, Response, Role, Status,
 };
@@ -14,8 +10,9 @@ use quorate_protocol::{Index, NodeId, limits};
 use super::batches::BatchesSerialised;
 use super::histograms::Serialiser;
 use super::lag::LagSerialised;
-use super::{ClientId, Node, Outside, Waiting};
-use crate::replica::{ProposeError, Replica, Time};
+use super::reads::deadline;
+use super::{ClientId, HandingOver, Node, Outside, Waiting};
+use crate::replica::{HandOverError, ProposeError, Replica, Time};
 
 impl Node {
     pub(super) fn request(
@@ -38,12 +35,21 @@ impl Node {
                 }
                 Err(refusal) => respond(Outcome::Refused(refusal)),
             },
-            Operation::Get { consistency, key } => {
-                respond(self.get(consistency, key).unwrap_or_else(Outcome::Refused))
+            Operation::Get { key, .. } => match request::check_key(key) {
+                Ok(()) => {
+                    let deadline = deadline(now, request.deadline_ms);
+                    self.read(now, client, id, deadline, &request.operation, outside);
+                }
+                Err(error) => respond(Outcome::Refused(Refusal::BadRequest(error.to_string()))),
+            },
+            Operation::Scan { .. } => {
+                let deadline = deadline(now, request.deadline_ms);
+                self.read(now, client, id, deadline, &request.operation, outside);
             }
-            Operation::Scan { consistency, range, items_max } => {
-                respond(self.scan(consistency, range, *items_max).unwrap_or_else(Outcome::Refused));
-            }
+            Operation::HandOver { to } => match self.begin_hand_over(now, *to) {
+                Ok(()) => self.handing_over.push(HandingOver { client, request: id }),
+                Err(refusal) => respond(Outcome::Refused(refusal)),
+            },
             Operation::Status { histograms } => {
                 self.status(now, *histograms, |status| respond(Outcome::Status(Box::new(status))))
             }
@@ -69,52 +75,22 @@ impl Node {
             ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
+            ProposeError::HandingOver => Refusal::NotReady(error.to_string()),
         })?;
         self.memory.appended(index, write);
         Ok(index)
     }
 
-    fn get(&self, consistency: &Consistency, key: &[u8]) -> Result<Outcome<'_>, Refusal> {
-        request::check_key(key).map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        let token = self.may_read(consistency)?;
-        Ok(Outcome::Value { token, value: self.store.get(key) })
+    fn begin_hand_over(&mut self, now: Time, to: Option<NodeId>) -> Result<(), Refusal> {
+        let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
+        replica.hand_over(now, to).map_err(|error| match error {
+            HandOverError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
+            HandOverError::Unreachable => Refusal::NotReady(error.to_string()),
+            HandOverError::Configured | HandOverError::Unknown(_) => Refusal::BadRequest(error.to_string()),
+        })
     }
 
-    fn scan<'a>(
-        &'a self,
-        consistency: &Consistency,
-        range: &Range<'a>,
-        items_max: u32,
-    ) -> Result<Outcome<'a>, Refusal> {
-        let token = self.may_read(consistency)?;
-        let items_max = (items_max as usize).clamp(1, limits::SCAN_ITEMS_MAX);
-        let mut found = self.store.scan(range);
-        let items = page(&mut found, items_max);
-        Ok(Outcome::Page { token, items, more: found.next().is_some() })
-    }
-
-    /// Whether a read may be answered now; with what it sees.
-    fn may_read(&self, consistency: &Consistency) -> Result<Token, Refusal> {
-        let Some(replica) = &self.replica else { return Err(self.not_formed()) };
-        let applied = replica.applied();
-        match consistency {
-            Consistency::Local => {}
-            Consistency::Linearizable if replica.may_read() => {}
-            Consistency::Linearizable if replica.is_leader() => {
-                return Err(Refusal::NotReady(
-                    "the leader has not committed the first entry of its term".into(),
-                ));
-            }
-            Consistency::Linearizable => return Err(Refusal::NotLeader { leader: self.leader_hint() }),
-            // R23
-            Consistency::Session(token) if token.index > applied => return Err(Refusal::Behind { applied }),
-            Consistency::Session(token) if replica.terms().term(token.index) == Some(token.term) => {}
-            Consistency::Session(_) => return Err(Refusal::TokenLost),
-        }
-        Ok(Token { term: replica.terms().term(applied).unwrap_or(0), index: applied })
-    }
-
-    fn not_formed(&self) -> Refusal {
+    pub(super) fn not_formed(&self) -> Refusal {
         let missing: Vec<_> = self.formation.missing().iter().map(|node| node.to_string()).collect();
         Refusal::NotReady(format!("the cluster has not formed, it waits for node {}", missing.join(", ")))
     }
@@ -150,10 +126,15 @@ impl Node {
             node: identity.node,
             cluster: &identity.cluster,
             formed: self.formation.is_formed(),
-            role: if replica.is_some_and(Replica::is_leader) { Role::Leader } else { Role::Follower },
+            role: replica.map_or(Role::Follower, role),
             term: replica.map_or(0, Replica::term),
+            voted_for: replica.and_then(|replica| replica.promised().voted_for),
             leader: self.leader_hint(),
+            elections: replica.map(Replica::elections).unwrap_or_default(),
+            sent: self.sent,
+            received: self.received,
             quorums: identity.quorums,
+            leadership: identity.leadership,
             durability: identity.durability,
             last: index(Replica::last),
             durable: index(Replica::durable),
@@ -222,6 +203,14 @@ impl Node {
     }
 }
 
+fn role(replica: &Replica) -> Role {
+    match replica {
+        replica if replica.is_leader() => Role::Leader,
+        replica if replica.is_candidate() => Role::Candidate,
+        _ => Role::Follower,
+    }
+}
+
 /// The histograms of a status; empty unless asked for.
 #[derive(Default)]
 struct Measured {
@@ -243,12 +232,8 @@ fn check_options(options: &WriteOptions) -> Result<(), Refusal> {
     }
 }
 
-fn deadline(now: Time, deadline_ms: u32) -> Option<Time> {
-    (deadline_ms > 0).then(|| now + Duration::from_millis(deadline_ms.into()))
-}
-
 /// Items up to a count and a size, at least one.
-fn page<'a>(found: &mut impl Iterator<Item = Item<'a>>, items_max: usize) -> Vec<Item<'a>> {
+pub(super) fn page<'a>(found: &mut impl Iterator<Item = Item<'a>>, items_max: usize) -> Vec<Item<'a>> {
     let mut bytes = 0;
     let mut items = Vec::new();
     while items.len() < items_max && bytes < limits::SCAN_PAGE_BYTES_MAX {

@@ -64,8 +64,8 @@ pub struct IdentitySummary {
     pub replicas: u8,
     /// n.
     pub quorum: u8,
-    /// The configured leader.
-    pub leader: NodeId,
+    /// The configured leader; none if leaders are elected.
+    pub leader: Option<NodeId>,
     /// `fsync` or `os`.
     pub durability: String,
     /// The state that the cluster began with, if it was restored.
@@ -601,7 +601,10 @@ fn summary(identity: Identity) -> IdentitySummary {
     let cluster_id = identity.cluster_id().map(|id| id.to_string());
     let Identity { cluster, node, incarnation, quorums, leadership, durability, origin, members, formed } =
         identity;
-    let Leadership::Configured(leader) = leadership;
+    let leader = match leadership {
+        Leadership::Configured(leader) => Some(leader),
+        Leadership::Elected => None,
+    };
     let named = |incarnation: Incarnation| incarnation.to_string();
     IdentitySummary {
         cluster,

@@ -5,9 +5,10 @@ use std::time::Duration;
 use quorate_protocol::entry::{self, Entry};
 use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
 use quorate_protocol::response::Obstacle;
-use quorate_protocol::{Index, NodeId};
+use quorate_protocol::{Index, NodeId, Term};
 
-use super::{Output, Promise, Replica, Role, Time};
+use super::{Output, Replica, Role, Time};
+use crate::mutant::{Mutant, is_on};
 
 #[derive(Debug, Default)]
 pub(super) struct Follower {
@@ -36,18 +37,18 @@ impl Follower {
 }
 
 impl Replica {
-    pub(super) fn receive_append(&mut self, from: NodeId, append: &Append<'_>) {
+    pub(super) fn receive_append(&mut self, now: Time, from: NodeId, append: &Append<'_>) {
         if let Err(reason) = self.check_sender(from, append) {
-            self.report(format!("refused an append of node {from} in term {}: {reason:?}", append.term));
-            return self.reject(from, append.previous_index, reason);
+            if reason == RejectReason::NotLeader || !self.is_elected() {
+                self.report(format!("refused an append of node {from} in term {}: {reason:?}", append.term));
+            }
+            return self.reject(from, append.previous_index, append.round, reason);
         }
-        if append.term > self.promise.term {
-            self.promise(Promise { term: append.term, voted_for: None });
-            self.role = Role::Follower(Follower::default());
-        }
+        self.hear_leader(now, from, append.term);
         if self.terms.term(append.previous_index) != Some(append.previous_term) {
             let hint = self.last_possible_match(append.previous_index);
-            return self.reject(from, append.previous_index, RejectReason::Mismatch { hint });
+            let reason = RejectReason::Mismatch { hint };
+            return self.reject(from, append.previous_index, append.round, reason);
         }
         let Some(matched) = self.take_entries(from, append) else { return };
         let Role::Follower(follower) = &mut self.role else { return };
@@ -59,15 +60,35 @@ impl Replica {
         }
     }
 
-    /// Only the leader of the cluster, in its own term, may append (R7).
+    /// Only the leader of the promised term, or of a later one, may append (R7).
     fn check_sender(&self, from: NodeId, append: &Append<'_>) -> Result<(), RejectReason> {
-        if self.is_leader() || from != self.leader() {
+        let is_other = self.leader.is_some_and(|leader| leader != from);
+        if !self.is_elected() && (is_other || self.is_leader()) {
             return Err(RejectReason::NotLeader);
         }
         if append.term < self.promise.term {
             return Err(RejectReason::StaleTerm);
         }
+        if append.term == self.promise.term && (is_other || self.is_leader()) {
+            return Err(RejectReason::NotLeader);
+        }
         Ok(())
+    }
+
+    /// The leader of a term has spoken.
+    fn hear_leader(&mut self, now: Time, from: NodeId, term: Term) {
+        if term > self.promise.term {
+            self.enter_term(now, term, None);
+        }
+        if self.leader != Some(from) || !matches!(self.role, Role::Follower(_)) {
+            self.follow(Some(from));
+            self.elections.followed += 1;
+            self.note(format!("follows node {from} in term {term}"));
+        }
+        self.heard_leader = Some(now);
+        if self.is_elected() {
+            self.restart_election_timer(now);
+        }
     }
 
     /// After a mismatch at `previous`: the last index that can match. A whole term is skipped at once.
@@ -151,6 +172,7 @@ impl Replica {
         if let Role::Follower(follower) = &mut self.role {
             follower.matched = follower.matched.min(after);
         }
+        self.elections.truncations += 1;
         self.outputs.push(Output::Truncate { generation: self.generation, after });
     }
 
@@ -159,14 +181,14 @@ impl Replica {
     pub(super) fn acknowledge(&mut self, now: Time) {
         let (term, durable, applied) = (self.promise.term, self.durable, self.applied);
         let applied_ago = now.saturating_sub(self.applied_at);
-        let leader = self.leader();
+        let Some(leader) = self.leader else { return };
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(round) = follower.ack_round.take() else { return };
         follower.has_synced = false;
         let (blocked, matched) = (follower.blocked.take(), follower.matched);
         let ack = Ack {
             term,
-            durable: durable.min(matched), // R12
+            durable: if is_on(Mutant::OldTailAcknowledged) { durable } else { durable.min(matched) }, // R12
             applied,
             applied_ago_us: micros(applied_ago),
             round: if blocked.is_some() { 0 } else { round },
@@ -175,7 +197,7 @@ impl Replica {
         };
         self.send_small(leader, PeerMessage::Ack(ack));
         if let Some(obstacle) = blocked {
-            self.reject(leader, matched, RejectReason::Blocked(obstacle));
+            self.reject(leader, matched, round, RejectReason::Blocked(obstacle));
         }
     }
 }

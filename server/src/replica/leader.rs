@@ -10,8 +10,10 @@ use quorate_protocol::{Index, NodeId, Term, limits};
 
 use crate::mutant::{Mutant, is_on};
 
+use super::hand_over::HandOver;
+use super::reads::Confirmations;
 use super::tail::longest_prefix;
-use super::{Flow, Message, Output, Progress, Promise, Replica, Role, Tail, Terms, Time, nth_highest};
+use super::{Flow, Message, Output, Progress, Replica, Role, Tail, Terms, Time, nth_highest};
 
 /// Rounds after which what could not be read from the log is tried again: about a second of heartbeats.
 const READ_AGAIN_ROUNDS: u64 = 20;
@@ -22,17 +24,27 @@ pub(super) struct Leader {
     pub(super) first_of_term: Index,
     pub(super) followers: BTreeMap<NodeId, Progress>,
     /// Counts heartbeats, from 1.
-    round: u64,
+    pub(super) round: u64,
     round_began: Option<Time>,
+    /// The first tick in office.
+    since: Option<Time>,
+    pub(super) confirmations: Confirmations,
+    pub(super) hand_over: Option<HandOver>,
 }
 
 impl Leader {
     /// Begins a round of heartbeats if the last one is long enough ago.
     pub(super) fn begin_round_if_due(&mut self, now: Time, heartbeat: Duration) {
         if self.round_began.is_none_or(|began| now.saturating_sub(began) >= heartbeat) {
-            self.round += 1;
+            self.begin_round(now);
             self.round_began = Some(now);
         }
+    }
+
+    /// Begins a round out of turn.
+    pub(super) fn begin_round(&mut self, now: Time) {
+        self.round += 1;
+        self.confirmations.begun(self.round, now);
     }
 }
 
@@ -45,13 +57,46 @@ struct Head {
 }
 
 impl Replica {
-    /// Takes office in a new term: what the last term sent it may never have stored (R11).
+    /// Takes office in the promised term, which is new: what the last term sent it may never have stored (R11).
     pub(super) fn lead(&mut self) {
-        self.promise(Promise { term: self.promise.term + 1, voted_for: Some(self.settings.node) });
         let others = self.settings.nodes.iter().filter(|node| *node != self.settings.node);
-        let followers = others.map(|node| (node, Progress::new(self.last + 1))).collect();
+        let followers = others.map(|node| {
+            let mut progress = Progress::new(self.last + 1);
+            progress.connected = self.connected.contains(node);
+            (node, progress)
+        });
+        let followers = followers.collect();
         let first_of_term = self.append(&Payload::Noop); // R15
-        self.role = Role::Leader(Leader { first_of_term, followers, round: 1, round_began: None });
+        self.leader = Some(self.settings.node);
+        self.role = Role::Leader(Leader {
+            first_of_term,
+            followers,
+            round: 1,
+            round_began: None,
+            since: None,
+            confirmations: Confirmations::default(),
+            hand_over: None,
+        });
+        self.note(format!("leads in term {} from entry {first_of_term} on", self.promise.term));
+    }
+
+    /// A leader that has heard fewer than r replicas for an election timeout gives up: another may have been elected
+    /// meanwhile, and its clients should look for that one (R10).
+    pub(super) fn step_down_if_alone(&mut self, now: Time) {
+        let (timeout, needed) = (self.settings.election_timeout, self.settings.quorums.read_quorum());
+        let is_elected = self.is_elected();
+        let Role::Leader(leader) = &mut self.role else { return };
+        let since = *leader.since.get_or_insert(now);
+        if !is_elected || now.saturating_sub(since) < timeout {
+            return;
+        }
+        let heard = 1 + leader.followers.values().filter(|progress| progress.was_heard(now, timeout)).count();
+        if heard < usize::from(needed) {
+            self.step_down(
+                now,
+                &format!("it has heard {heard} of the {needed} replicas that confirm a leader"),
+            );
+        }
     }
 
     pub(super) fn with_progress(&mut self, node: NodeId, change: impl FnOnce(&mut Progress)) {
@@ -62,25 +107,29 @@ impl Replica {
         }
     }
 
-    /// The highest index of the leader's own term that n replicas hold, the leader among them (R13, R14).
+    /// The highest index of the leader's own term that n replicas hold (R13, R14).
     pub(super) fn committed_by_counting(&self, leader: &Leader) -> Index {
         let others = leader.followers.values().map(|progress| progress.durable);
         let held = nth_highest(others.chain([self.durable]), self.settings.quorums.quorum());
-        let held = if is_on(Mutant::CommitWithoutOwnDisk) { held } else { held.min(self.durable) };
-        if held >= leader.first_of_term { held } else { 0 }
+        let needs_own_disk = !self.is_elected() || self.settings.quorums.quorum() == 1;
+        let held = match needs_own_disk && !is_on(Mutant::CommitWithoutOwnDisk) {
+            true => held.min(self.durable),
+            false => held,
+        };
+        if held >= leader.first_of_term || is_on(Mutant::OldTermCommitted) { held } else { 0 }
     }
 
     pub(super) fn receive_ack(&mut self, now: Time, from: NodeId, ack: &Ack) {
         let last = self.last;
         let first_in_memory = self.tail.first().unwrap_or(self.batch_first);
-        let Some(progress) = self.current_follower(from, ack.term) else { return };
+        let Some(progress) = self.current_follower(now, from, ack.term) else { return };
         if ack.durable > last {
             return self.report(format!(
                 "node {from} acknowledged entry {}, but the last one is {last}",
                 ack.durable
             ));
         }
-        progress.heard = Some(now);
+        progress.answered(now, ack.round);
         progress.applied = progress.applied.max(ack.applied);
         progress.acknowledged(ack.durable);
         if let Flow::Probing { round } = progress.flow
@@ -95,8 +144,8 @@ impl Replica {
 
     pub(super) fn receive_reject(&mut self, now: Time, from: NodeId, reject: &Reject) {
         let next_round = self.next_round();
-        let Some(progress) = self.current_follower(from, reject.term) else { return };
-        progress.heard = Some(now);
+        let Some(progress) = self.current_follower(now, from, reject.term) else { return };
+        progress.answered(now, reject.round);
         match reject.reason {
             RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
                 progress.next = hint.min(reject.previous_index.saturating_sub(1)) + 1;
@@ -122,14 +171,19 @@ impl Replica {
     fn next_round(&self) -> u64 {
         match &self.role {
             Role::Leader(leader) => leader.round + 1,
-            Role::Follower(_) => 0,
+            Role::Follower(_) | Role::Candidate(_) => 0,
         }
     }
 
     /// The follower that a message of this term comes from. A message of an older term says nothing about
-    /// what is held in this one (R12); one of a newer term cannot be, as only this node raises it.
-    fn current_follower(&mut self, from: NodeId, term: Term) -> Option<&mut Progress> {
+    /// what is held in this one (R12). One of a newer term ends this one; with a configured leader it cannot be, as
+    /// only that one raises it.
+    fn current_follower(&mut self, now: Time, from: NodeId, term: Term) -> Option<&mut Progress> {
         if term > self.promise.term {
+            if self.is_elected() {
+                self.enter_term(now, term, None);
+                return None;
+            }
             let own = self.promise.term;
             self.report(format!(
                 "node {from} has promised term {term}, but its configured leader is in term {own}"
@@ -137,7 +191,9 @@ impl Replica {
             return None;
         }
         match &mut self.role {
-            Role::Leader(leader) if term == self.promise.term => leader.followers.get_mut(&from),
+            Role::Leader(leader) if term == self.promise.term || is_on(Mutant::AckWithoutTerm) => {
+                leader.followers.get_mut(&from)
+            }
             _ => None,
         }
     }
@@ -165,11 +221,13 @@ impl Replica {
     }
 
     /// Sends every follower what it has not been sent yet, as far as its window goes.
-    pub(super) fn feed_followers(&mut self) {
+    pub(super) fn feed_followers(&mut self, now: Time) {
         let head = self.head();
         let Role::Leader(leader) = &mut self.role else { return };
         // A probe is answered in a round of its own, so that no earlier answer is taken for it.
-        leader.round += u64::from(leader.followers.values().any(Progress::wants_probe));
+        if leader.followers.values().any(Progress::wants_probe) {
+            leader.begin_round(now);
+        }
         for (to, progress) in leader.followers.iter_mut().filter(|(_, progress)| progress.connected) {
             head.feed(*to, progress, leader.round, &self.terms, &self.tail, &mut self.outputs);
         }

@@ -1,4 +1,4 @@
-//! The replication core: every decision about terms, appends, acknowledgements and commit.
+//! The replication core: every decision about terms, votes, appends, acknowledgements, commit and reads.
 //!
 //! A plain state machine. Inputs come in with [`Replica::step`] and [`Replica::propose`]; what must happen
 //! comes out of [`Replica::finish_turn`] as [`Output`]s, to be carried out in order. Time is an argument.
@@ -13,20 +13,23 @@
 //!   `min(durable, matched)` and nothing else (R12).
 //! - A sync's completion counts only in the generation that it was submitted in; truncation begins a new
 //!   one (R12).
-//! - The leader's own disk is always among the n (R13, configured leader).
+//! - A leader counts itself only to its own durable index; with a configured leader and at n=1 its own disk is always
+//!   among the n (R13).
 //! - A follower with an obstacle takes nothing that would change its log, and says so; its leader does not count
 //!   it, and asks again once in a round of heartbeats.
 //!
 //! # Omissions
 //!
-//! The leader is configured: no elections, so a vote is asked of nobody and given to nobody. A follower
-//! that lacks entries which the leader's log no longer holds cannot be served; how much log is kept for
-//! followers is the node's business.
+//! With a configured leader there are no elections: a vote is asked of nobody and given to nobody. How much log is
+//! kept for followers is the node's business.
 
+mod election;
 mod follower;
+mod hand_over;
 mod leader;
 mod progress;
 mod quorum;
+mod reads;
 mod tail;
 mod terms;
 
@@ -38,18 +41,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::entry;
 use quorate_protocol::entry::Payload;
-use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason, Vote};
-use quorate_protocol::response::Obstacle;
+use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason};
+use quorate_protocol::response::{ElectionStatus, Obstacle};
 use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
 
 use crate::mutant::{Mutant, is_on};
 
+pub use hand_over::HandOverError;
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
+pub use reads::{ReadError, ReadState, ReadTicket};
 pub use tail::Tail;
 pub use terms::Terms;
 
+use election::{Candidate, Timeouts};
 use follower::Follower;
 use leader::Leader;
 
@@ -69,8 +75,14 @@ pub struct Settings {
     pub leadership: Leadership,
     /// How often a leader is heard when it has nothing to say.
     pub heartbeat: Duration,
-    /// A follower that has not answered for so long is not reachable.
+    /// A node that has heard no leader for so long, and up to twice as long at random, stands for election; a
+    /// follower that has not answered for so long is not reachable.
     pub election_timeout: Duration,
+    /// What the random part of its timeouts follows from. Nodes with the same seed have different ones.
+    pub election_seed: u64,
+    /// For so long after it has heard a leader, and after its start, this node votes for nobody else; and for nine
+    /// tenths of that a confirmed leader answers reads without asking again (R22). None: every read is confirmed.
+    pub lease: Option<Duration>,
     /// Bytes of entries that are appended but not committed, beyond which writes are refused.
     pub uncommitted_bytes_max: usize,
     /// Bytes sent to one follower and not acknowledged, beyond which it gets no more until it answers.
@@ -191,6 +203,8 @@ pub enum Output {
     Apply(Bytes),
     /// Another replica has broken a rule: tell the operator.
     Report(String),
+    /// An office has changed hands, or an attempt at it begins: for whoever follows an election.
+    Note(String),
     /// Going on would break a rule: stop the node, its files untouched.
     Stop(String),
 }
@@ -244,6 +258,9 @@ pub enum ProposeError {
     /// As much is uncommitted as may be.
     #[error("too many bytes are not committed yet")]
     Overloaded,
+    /// Another replica is about to lead.
+    #[error("leadership is being handed over")]
+    HandingOver,
 }
 
 /// One replica's state.
@@ -252,6 +269,18 @@ pub struct Replica {
     settings: Settings,
     promise: Promise,
     role: Role,
+    /// Who leads in the promised term, if known.
+    leader: Option<NodeId>,
+    /// When the leader of this term was last heard.
+    heard_leader: Option<Time>,
+    /// When to stand for election if no leader is heard until then.
+    election_due: Option<Time>,
+    timeouts: Timeouts,
+    /// The first tick.
+    started: Option<Time>,
+    /// Links on which this node sends.
+    connected: NodeSet,
+    elections: ElectionStatus,
     terms: Terms,
     tail: Tail,
     last: Index,
@@ -275,16 +304,24 @@ pub struct Replica {
 enum Role {
     Leader(Leader),
     Follower(Follower),
+    Candidate(Candidate),
 }
 
 impl Replica {
-    /// Starts a replica. A configured leader begins a new term at once (R11); the outputs are due at the
-    /// end of the first turn.
+    /// Starts a replica. A configured leader begins a new term at once (R11), and so does whoever goes on alone; the
+    /// outputs are due at the end of the first turn.
     pub fn new(settings: Settings, recovered: Recovered) -> Self {
         let last = recovered.tail.last().unwrap_or(recovered.applied);
         let mut replica = Self {
             promise: recovered.promise,
             role: Role::Follower(Follower::default()),
+            leader: None,
+            heard_leader: None,
+            election_due: None,
+            timeouts: Timeouts::new(settings.election_seed, settings.node),
+            started: None,
+            connected: NodeSet::default(),
+            elections: ElectionStatus::default(),
             terms: recovered.terms,
             tail: recovered.tail,
             last,
@@ -300,7 +337,16 @@ impl Replica {
             outputs: Vec::new(),
             settings,
         };
-        if replica.settings.leadership == Leadership::Configured(replica.settings.node) {
+        let leads = match replica.settings.leadership {
+            Leadership::Configured(node) => {
+                replica.leader = Some(node);
+                node == replica.settings.node
+            }
+            Leadership::Elected => replica.goes_on_alone(),
+        };
+        if leads {
+            let term = replica.promise.term + 1;
+            replica.promise(Promise { term, voted_for: Some(replica.settings.node) });
             replica.lead();
         }
         replica
@@ -310,8 +356,14 @@ impl Replica {
     pub fn step(&mut self, now: Time, input: Input<'_>) {
         match input {
             Input::Tick => self.tick(now),
-            Input::Connected(node) => self.with_progress(node, |progress| progress.connect()),
-            Input::Disconnected(node) => self.with_progress(node, |progress| progress.disconnect()),
+            Input::Connected(node) => {
+                self.connected.insert(node);
+                self.with_progress(node, |progress| progress.connect());
+            }
+            Input::Disconnected(node) => {
+                self.connected.remove(node);
+                self.with_progress(node, |progress| progress.disconnect());
+            }
             Input::Message { from, message } => self.receive(now, from, message),
             Input::Durable { generation, index, disk, sync } => self.synced(generation, index, disk, sync),
             Input::LogRead { to, entries } => self.log_read(to, entries),
@@ -330,6 +382,9 @@ impl Replica {
         if !self.is_leader() {
             return Err(ProposeError::NotLeader);
         }
+        if self.is_handing_over() {
+            return Err(ProposeError::HandingOver);
+        }
         let (have, need) = (self.reachable(now), self.settings.quorums.quorum());
         if have < need {
             return Err(ProposeError::NoQuorum { have, need });
@@ -346,8 +401,13 @@ impl Replica {
         self.cut_batch();
         self.advance(now);
         match self.role {
-            Role::Leader(_) => self.feed_followers(),
+            Role::Leader(_) => {
+                self.advance_hand_over(now);
+                self.advance_reads(now);
+                self.feed_followers(now);
+            }
             Role::Follower(_) => self.acknowledge(now),
+            Role::Candidate(_) => {}
         }
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);
@@ -360,15 +420,29 @@ impl Replica {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// Who leads, as far as this node knows.
-    pub fn leader(&self) -> NodeId {
-        let Leadership::Configured(node) = self.settings.leadership;
-        node
+    /// Whether this node asks for votes.
+    pub fn is_candidate(&self) -> bool {
+        matches!(self.role, Role::Candidate(_))
+    }
+
+    /// Who leads in the promised term, if this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
     }
 
     /// The promised term.
     pub fn term(&self) -> Term {
         self.promise.term
+    }
+
+    /// The promised term, and this node's vote in it.
+    pub fn promised(&self) -> Promise {
+        self.promise
+    }
+
+    /// What it has seen of elections since it started.
+    pub fn elections(&self) -> ElectionStatus {
+        self.elections
     }
 
     /// The last entry, durable or not.
@@ -396,15 +470,6 @@ impl Replica {
         &self.terms
     }
 
-    /// Whether a linearizable read may be answered from memory: this node leads, and the first entry of its
-    /// term is applied (R15). With a configured leader nobody else can lead, so there is nothing to confirm.
-    pub fn may_read(&self) -> bool {
-        match &self.role {
-            Role::Leader(leader) => self.applied >= leader.first_of_term,
-            Role::Follower(_) => false,
-        }
-    }
-
     /// The replicas known to hold an entry durably, this node among them.
     pub fn holders(&self, index: Index) -> NodeSet {
         let own = (self.durable >= index).then_some(self.settings.node);
@@ -416,7 +481,7 @@ impl Replica {
     pub fn followers(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
         match &self.role {
             Role::Leader(leader) => Some(leader.followers.iter().map(|(node, progress)| (*node, progress))),
-            Role::Follower(_) => None,
+            Role::Follower(_) | Role::Candidate(_) => None,
         }
         .into_iter()
         .flatten()
@@ -426,7 +491,7 @@ impl Replica {
     pub fn follower(&self, node: NodeId) -> Option<&Progress> {
         match &self.role {
             Role::Leader(leader) => leader.followers.get(&node),
-            Role::Follower(_) => None,
+            Role::Follower(_) | Role::Candidate(_) => None,
         }
     }
 
@@ -448,26 +513,31 @@ impl Replica {
     }
 
     fn tick(&mut self, now: Time) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.begin_round_if_due(now, self.settings.heartbeat);
+        self.started.get_or_insert(now);
+        match &mut self.role {
+            Role::Leader(leader) => {
+                leader.begin_round_if_due(now, self.settings.heartbeat);
+                self.step_down_if_alone(now);
+            }
+            Role::Follower(_) | Role::Candidate(_) => self.stand_if_due(now),
+        }
+        if self.is_leader() {
+            self.give_way_if_stalled(now);
         }
     }
 
     fn receive(&mut self, now: Time, from: NodeId, message: &PeerMessage<'_>) {
+        if self.obstacle == Some(Obstacle::DiskStalled) && term_of(message) > self.promise.term {
+            return; // It could not store the promise (R5): as long as the disk does not answer this node is deaf.
+        }
         match message {
-            PeerMessage::Append(append) => self.receive_append(from, append),
+            PeerMessage::Append(append) => self.receive_append(now, from, append),
             PeerMessage::Ack(ack) => self.receive_ack(now, from, ack),
             PeerMessage::Reject(reject) => self.receive_reject(now, from, reject),
-            PeerMessage::RequestVote(request) => self.send_small(
-                from,
-                PeerMessage::Vote(Vote {
-                    term: self.promise.term,
-                    pre_vote: request.pre_vote,
-                    granted: false,
-                }),
-            ),
-            // Nobody asks for votes, and how a cluster forms is the node's business.
-            PeerMessage::Vote(_) | PeerMessage::Stored(_) => {}
+            PeerMessage::RequestVote(request) => self.receive_request_vote(now, from, request),
+            PeerMessage::Vote(vote) => self.receive_vote(now, from, vote),
+            PeerMessage::TimeoutNow(message) => self.receive_timeout_now(now, from, message),
+            PeerMessage::Stored(_) => {} // How a cluster forms is the node's business.
         }
     }
 
@@ -514,7 +584,9 @@ impl Replica {
     fn advance(&mut self, now: Time) {
         let committed = match &self.role {
             Role::Leader(leader) => self.committed_by_counting(leader),
+            Role::Follower(_) if is_on(Mutant::FollowerAppliesAboveCommit) => self.last,
             Role::Follower(follower) => follower.commit.min(self.last),
+            Role::Candidate(_) => 0,
         };
         self.commit = self.commit.max(committed);
         for entries in self.tail.range(self.applied, self.commit) {
@@ -530,9 +602,10 @@ impl Replica {
         self.tail.forget(self.applied.min(self.durable), keep_bytes);
     }
 
-    /// Promises a higher term. Only a promise that is durable counts, so it is the first output that matters.
+    /// Promises a higher term, or gives this term's vote. Only a promise that is durable counts: it is an output before
+    /// all that depend on it.
     fn promise(&mut self, promise: Promise) {
-        debug_assert!(promise.term > self.promise.term);
+        assert!(promise.may_follow(&self.promise) || is_on(Mutant::VoteClearedOnLeaderChange));
         self.promise = promise;
         self.outputs.push(Output::Promise(promise));
     }
@@ -541,11 +614,30 @@ impl Replica {
         self.outputs.push(Output::Send { to, message: Message::Small(message) });
     }
 
-    fn reject(&mut self, to: NodeId, previous_index: Index, reason: RejectReason) {
-        self.send_small(to, PeerMessage::Reject(Reject { term: self.promise.term, previous_index, reason }));
+    fn reject(&mut self, to: NodeId, previous_index: Index, round: u64, reason: RejectReason) {
+        let reject = Reject { term: self.promise.term, previous_index, round, reason };
+        self.send_small(to, PeerMessage::Reject(reject));
     }
 
     fn report(&mut self, report: String) {
         self.outputs.push(Output::Report(report));
+    }
+
+    fn note(&mut self, note: String) {
+        self.outputs.push(Output::Note(note));
+    }
+}
+
+/// The term that whoever obeys a message has to promise; 0 if it asks for no promise.
+fn term_of(message: &PeerMessage<'_>) -> Term {
+    match message {
+        PeerMessage::Append(append) => append.term,
+        PeerMessage::Ack(ack) => ack.term,
+        PeerMessage::Reject(reject) => reject.term,
+        PeerMessage::RequestVote(request) if request.pre_vote => 0,
+        PeerMessage::RequestVote(request) => request.term,
+        PeerMessage::Vote(vote) => vote.term,
+        PeerMessage::TimeoutNow(message) => message.term,
+        PeerMessage::Stored(_) => 0,
     }
 }

@@ -20,6 +20,8 @@ pub struct Progress {
     pub applied: Index,
     /// When it last answered in this term.
     pub heard: Option<Time>,
+    /// The last round that it has answered in this term.
+    pub(super) answered: u64,
     /// What it last said keeps it from taking entries; until it answers a probe without saying so.
     pub obstacle: Option<Obstacle>,
     /// The next entry to send.
@@ -63,6 +65,7 @@ impl Progress {
             durable: 0,
             applied: 0,
             heard: None,
+            answered: 0,
             obstacle: None,
             next,
             commit_sent: 0,
@@ -77,9 +80,20 @@ impl Progress {
         self.is_heard(now, timeout) && self.flow == Flow::Streaming
     }
 
-    /// Whether it has answered lately.
+    /// Whether it has answered lately, and the link to it is up.
     pub fn is_heard(&self, now: Time, timeout: Time) -> bool {
-        self.connected && self.heard.is_some_and(|heard| now.saturating_sub(heard) < timeout)
+        self.connected && self.was_heard(now, timeout)
+    }
+
+    /// Whether it has answered lately.
+    pub(super) fn was_heard(&self, now: Time, timeout: Time) -> bool {
+        self.heard.is_some_and(|heard| now.saturating_sub(heard) < timeout)
+    }
+
+    /// It has answered in this term, a round if it is not 0.
+    pub(super) fn answered(&mut self, now: Time, round: u64) {
+        self.heard = Some(now);
+        self.answered = self.answered.max(round);
     }
 
     pub(super) fn connect(&mut self) {
@@ -89,7 +103,6 @@ impl Progress {
 
     pub(super) fn disconnect(&mut self) {
         self.connected = false;
-        self.heard = None;
         self.obstacle = None;
         self.probe();
     }

@@ -193,7 +193,8 @@ impl Cluster {
     pub(crate) fn arguments(&self, node: u8) -> Vec<String> {
         let data = self.directory.path().join(format!("node-{node}")).display().to_string();
         let listen = self.addresses.client(node).to_string();
-        let mut arguments: Vec<String> = ["--quorum", "2", "--cluster", "hostile"].map(str::to_owned).into();
+        let mut arguments: Vec<String> =
+            ["--quorum", "2", "--leader", "1", "--cluster", "hostile"].map(str::to_owned).into();
         arguments.extend(["--id".into(), node.to_string(), "--data".into(), data, "--listen".into(), listen]);
         for replica in 1..=3 {
             arguments.push("--replica".into());

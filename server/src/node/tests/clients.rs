@@ -120,8 +120,9 @@ fn requests_that_make_no_sense_or_are_not_supported_are_refused() {
 fn a_node_that_is_stopping_refuses_everything_but_answers_what_waits() {
     let mut world = World::formed(3, 2);
     world.request(1, 1, 1, set("a", "1"));
-    world.machine(1).node.stop();
-    assert!(world.machine(1).node.has_waiting());
+    let now = world.now;
+    world.machine(1).node.stop(now);
+    assert!(world.machine(1).node.is_busy());
     world.request(1, 1, 2, set("a", "2"));
     world.request(1, 1, 3, Operation::Ping);
     world.settle();
@@ -131,7 +132,7 @@ fn a_node_that_is_stopping_refuses_everything_but_answers_what_waits() {
         [Refusal::Stopping, Refusal::Stopping]
     );
     assert_eq!((answers[2].id(), answers[2].receipt().index), (1, 2));
-    assert!(!world.machine(1).node.has_waiting());
+    assert!(!world.machine(1).node.is_busy());
 }
 
 #[test]
@@ -166,9 +167,27 @@ fn a_session_read_is_served_or_told_that_the_replica_is_behind_or_its_token_lost
     let session = |term, index| get(Consistency::Session(Token { term, index }), "a");
     assert_eq!(value(&world.ask(2, session(1, 2))).1, Some((2, "1".into())));
     assert_eq!(value(&world.ask(2, session(0, 0))).1, Some((2, "1".into())), "a session that saw nothing");
-    assert_eq!(world.ask(3, session(1, 2)).refusal(), Refusal::Behind { applied: 1 });
     assert_eq!(world.ask(2, session(7, 2)).refusal(), Refusal::TokenLost); // R23
-    assert_eq!(world.ask(2, session(7, 3)).refusal(), Refusal::Behind { applied: 2 });
+    world.request(3, 1, 1, session(1, 2));
+    world.request(2, 1, 1, session(7, 3));
+    world.settle();
+    assert!(world.answers(3).is_empty() && world.answers(2).is_empty(), "they wait");
+    world.advance(Duration::from_millis(1000));
+    let refusals = |answers: Vec<Answer>| answers.iter().map(Answer::refusal).collect::<Vec<_>>();
+    assert_eq!(refusals(world.answers(3)), [Refusal::Behind { applied: 1 }]);
+    assert_eq!(refusals(world.answers(2)), [Refusal::Behind { applied: 2 }]);
+}
+
+#[test]
+fn a_session_read_waits_for_its_entry() {
+    let mut world = World::formed(3, 2);
+    world.isolate(3);
+    world.ask(1, set("a", "1"));
+    world.request(3, 1, 1, get(Consistency::Session(Token { term: 1, index: 2 }), "a"));
+    world.meet_all();
+    world.settle();
+    let answers = world.answers(3);
+    assert_eq!(answers.iter().map(|answer| value(answer).1).collect::<Vec<_>>(), [Some((2, "1".into()))]);
 }
 
 #[test]

@@ -247,6 +247,7 @@ impl Cluster {
                     }
                 }
                 Output::Report(report) => member.reports.push(report),
+                Output::Note(_) => {}
                 Output::Stop(reason) => {
                     member.stopped = Some(reason);
                     return;
@@ -255,8 +256,19 @@ impl Cluster {
         }
     }
 
+    /// Of those that lead, the one with the highest term.
+    pub(super) fn leader(&self) -> Option<u8> {
+        let leaders = self.ids().filter(|id| self.replica(*id).is_leader());
+        leaders.max_by_key(|id| self.replica(*id).term())
+    }
+
+    /// A write for the leader, or for node 1 if there is none.
     pub(super) fn propose(&mut self, value: &[u8]) -> Result<Index, ProposeError> {
-        self.turn(1, |replica, now| replica.propose(now, &set(value)))
+        self.propose_to(self.leader().unwrap_or(1), value)
+    }
+
+    pub(super) fn propose_to(&mut self, id: u8, value: &[u8]) -> Result<Index, ProposeError> {
+        self.turn(id, |replica, now| replica.propose(now, &set(value)))
     }
 
     pub(super) fn set_obstacle(&mut self, id: u8, obstacle: Option<Obstacle>) {
@@ -342,9 +354,12 @@ impl Cluster {
     /// Time passes, for everybody.
     pub(super) fn advance(&mut self, by: Duration) {
         self.now += by;
-        for id in self.ids() {
-            self.turn(id, |replica, now| replica.step(now, Input::Tick));
-        }
+        self.ids().for_each(|id| self.tick(id));
+    }
+
+    /// A node notices the time.
+    pub(super) fn tick(&mut self, id: u8) {
+        self.turn(id, |replica, now| replica.step(now, Input::Tick));
     }
 
     pub(super) fn connect(&mut self, from: u8, to: u8) {

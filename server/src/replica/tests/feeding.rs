@@ -253,7 +253,7 @@ fn a_follower_that_was_emptied_below_what_it_acknowledged_is_reported() {
     cluster.settle();
     cluster.advance(HEARTBEAT);
     let reason = RejectReason::Mismatch { hint: 1 };
-    let reject = Reject { term: 1, previous_index: 2, reason };
+    let reject = Reject { term: 1, previous_index: 2, round: 0, reason };
     cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
     assert_eq!(cluster.member(1).reports.len(), 1);
     assert_eq!(cluster.replica(1).commit(), 2);
@@ -271,7 +271,8 @@ fn refusals_that_make_no_sense_change_nothing() {
                 cluster.connect(1, 2);
                 cluster.connect(2, 1);
             }
-            let reject = Reject { term: 1, previous_index, reason: RejectReason::Mismatch { hint } };
+            let reject =
+                Reject { term: 1, previous_index, round: 0, reason: RejectReason::Mismatch { hint } };
             cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
         }
     }
@@ -285,7 +286,7 @@ fn refusals_that_make_no_sense_change_nothing() {
 fn a_refusal_of_this_leader_is_reported() {
     let mut cluster = Cluster::settled(3, 2);
     for (reports, reason) in [(1, RejectReason::NotLeader), (2, RejectReason::StaleTerm)] {
-        let reject = Reject { term: 1, previous_index: 1, reason };
+        let reject = Reject { term: 1, previous_index: 1, round: 0, reason };
         cluster.receive(2, 1, &Message::Small(PeerMessage::Reject(reject)));
         assert_eq!(cluster.member(1).reports.len(), reports);
     }

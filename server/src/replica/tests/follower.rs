@@ -174,7 +174,7 @@ fn an_append_of_a_node_that_does_not_lead_is_refused_reported_and_changes_nothin
         let before = state(&replica);
         let outputs = receive(&mut replica, 3, &append(term, (0, 0), 2, &entries(term, 1..=3)));
         let own = log.last().copied().unwrap_or(0);
-        let reject = Reject { term: own, previous_index: 0, reason: RejectReason::NotLeader };
+        let reject = Reject { term: own, previous_index: 0, round: 1, reason: RejectReason::NotLeader };
         assert_eq!(rejected(&outputs), Some(reject), "R7");
         assert_eq!(reports(&outputs), 1);
         assert!(stores_nothing(&outputs));
@@ -198,7 +198,7 @@ fn an_append_of_a_lower_term_is_refused_with_the_own_term() {
     let mut replica = follower(&[1, 3], 1);
     let before = state(&replica);
     let outputs = receive(&mut replica, 1, &append(2, (1, 1), 2, &entries(2, 2..=3)));
-    let reject = Reject { term: 3, previous_index: 1, reason: RejectReason::StaleTerm };
+    let reject = Reject { term: 3, previous_index: 1, round: 1, reason: RejectReason::StaleTerm };
     assert_eq!(rejected(&outputs), Some(reject), "R7");
     assert_eq!((reports(&outputs), stores_nothing(&outputs)), (1, true));
     assert_eq!(state(&replica), before);
@@ -229,7 +229,11 @@ fn a_gap_is_refused_with_the_last_index_that_can_match() {
     let before = state(&replica);
     let outputs = receive(&mut replica, 1, &append(1, (5, 1), 5, &entries(1, 6..=7)));
     let reason = RejectReason::Mismatch { hint: 2 };
-    assert_eq!(rejected(&outputs), Some(Reject { term: 1, previous_index: 5, reason }), "FAULTS 18");
+    assert_eq!(
+        rejected(&outputs),
+        Some(Reject { term: 1, previous_index: 5, round: 1, reason }),
+        "FAULTS 18"
+    );
     assert!(stores_nothing(&outputs));
     assert_eq!(state(&replica), before);
 }
@@ -299,7 +303,7 @@ fn a_vote_is_given_to_nobody() {
     for pre_vote in [false, true] {
         let mut replica = follower(&[1], 1);
         let before = state(&replica);
-        let request = RequestVote { term: 9, pre_vote, last_index: 99, last_term: 9 };
+        let request = RequestVote { term: 9, pre_vote, hand_over: false, last_index: 99, last_term: 9 };
         let message = PeerMessage::RequestVote(request);
         let outputs = turn(&mut replica, NOW, Input::Message { from: node(3), message: &message });
         assert_eq!(sent(&outputs), [PeerMessage::Vote(Vote { term: 1, pre_vote, granted: false })]);

@@ -46,7 +46,7 @@ fn a_follower_with_an_obstacle_takes_no_entries_and_says_why() {
         panic!("{answers:?}")
     };
     let reason = RejectReason::Blocked(Obstacle::DiskFull);
-    assert_eq!(reject, Reject { term: 1, previous_index: 1, reason });
+    assert_eq!(reject, Reject { term: 1, previous_index: 1, round: 0, reason });
     let follower = cluster.member(3);
     assert_eq!((follower.replica.last(), follower.disk.submitted.len()), (1, 0));
 }

@@ -7,23 +7,34 @@
 //!
 //! - what was applied anywhere is the same everywhere, index by index, byte by byte;
 //! - no commit index has gone back, and nothing above it is applied;
-//! - the last committed entry is durable on n disks, the leader's among them (R3, R13);
+//! - the last committed entry is durable on n disks, a configured leader's among them (R3, R13);
 //! - a leader has committed only entries of its own term by counting (R14);
+//! - no term has had two leaders, and every leader has all committed entries (R1, R2, R8);
+//! - a linearizable read sees everything that was committed when it was asked (R21);
 //! - no node has stopped, and none has reported a broken rule.
 //!
 //! At the end, with all links up, all replicas hold the same log, with every committed entry in it.
 
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
 use quorate_protocol::response::Obstacle;
 
+use super::super::{ReadState, ReadTicket};
 use super::cluster::{Cluster, Member};
 use super::*;
+use crate::mutant::{Mutant, with};
 
+/// Of configured leaders, and as many of elected ones.
 const SEEDS: u64 = 3000;
 const STEPS: usize = 500;
 
 /// Heartbeats in which a healed cluster is whole again; a log read that had failed is tried again after 20.
 const HEAL_ROUNDS_MAX: usize = 30;
+
+/// The same where a leader has to be elected first, maybe after split votes.
+const HEAL_ELECTION_ROUNDS_MAX: usize = 200;
 
 /// A small deterministic generator (xorshift).
 struct Random(u64);
@@ -55,7 +66,28 @@ fn quorums(seed: u64) -> (u8, u8) {
     pairs[seed as usize % pairs.len()]
 }
 
+/// How the leader is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Configured,
+    Elected,
+}
+
+/// A linearizable read that waits.
+struct Read {
+    id: u8,
+    ticket: ReadTicket,
+    /// What was committed when it was asked.
+    floor: Index,
+}
+
 struct Run {
+    mode: Mode,
+    /// Who has led in which term.
+    leaders: BTreeMap<Term, u8>,
+    /// What is sent and not confirmed.
+    reads: Vec<Read>,
+    reads_answered: u64,
     seed: u64,
     random: Random,
     cluster: Cluster,
@@ -70,14 +102,23 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, prints: bool) -> Self {
+    fn new(seed: u64, mode: Mode, prints: bool) -> Self {
         let (m, n) = quorums(seed);
         let cluster = Cluster::with(m, n, |settings| {
+            if mode == Mode::Elected {
+                settings.leadership = Leadership::Elected;
+                settings.election_seed = seed;
+                settings.lease = seed.is_multiple_of(3).then_some(ELECTION_TIMEOUT);
+            }
             settings.uncommitted_bytes_max = 2000;
             settings.window_bytes_max = 400;
             settings.tail_bytes_max = if seed.is_multiple_of(2) { 200 } else { 1 << 20 };
         });
         Self {
+            mode,
+            leaders: BTreeMap::new(),
+            reads: Vec::new(),
+            reads_answered: 0,
             seed,
             random: Random::new(seed),
             cluster,
@@ -90,19 +131,26 @@ impl Run {
         }
     }
 
-    /// Returns what was committed.
-    fn go(mut self) -> Vec<Bytes> {
+    /// Returns what was committed, and how many reads were answered and leaders there were.
+    fn go(mut self) -> Outcome {
+        if self.mode == Mode::Elected {
+            self.elect();
+        }
         while self.step < STEPS {
             self.step += 1;
             self.act();
             self.check();
         }
         self.heal();
-        std::mem::take(&mut self.committed)
+        let committed = std::mem::take(&mut self.committed);
+        Outcome { committed, reads: self.reads_answered, leaders: self.leaders.len() }
     }
 
     fn act(&mut self) {
         match self.random.below(100) {
+            0..4 if self.mode == Mode::Elected => self.ask_to_read(),
+            4 if self.mode == Mode::Elected => self.hand_over(),
+            5 if self.mode == Mode::Elected => self.depose(),
             0..22 => self.propose(),
             22..60 => self.deliver(),
             60..80 => self.sync(),
@@ -130,8 +178,113 @@ impl Run {
             self.proposed += 1;
             let mut value = self.proposed.to_le_bytes().to_vec();
             value.resize(8 + self.random.below(60), 0);
-            let proposed = self.cluster.propose(&value);
-            self.note(format_args!("propose: {proposed:?}"));
+            let leaders: Vec<u8> =
+                self.cluster.ids().filter(|id| self.cluster.replica(*id).is_leader()).collect();
+            if leaders.is_empty() {
+                return;
+            }
+            let id = self.random.pick(&leaders);
+            let proposed = self.cluster.propose_to(id, &value);
+            self.note(format_args!("propose to {id}: {proposed:?}"));
+        }
+    }
+
+    fn ask_to_read(&mut self) {
+        let id = self.any_node();
+        let floor = self.committed.len() as Index;
+        if let Ok(ticket) = self.cluster.turn(id, |replica, now| replica.request_read(now)) {
+            self.note(format_args!("a read of {id}: {ticket:?}, {floor} committed"));
+            self.reads.push(Read { id, ticket, floor });
+        }
+    }
+
+    /// A leader hands over, or one that is not is asked to.
+    fn hand_over(&mut self) {
+        let id = self.any_node();
+        let done = self.cluster.turn(id, |replica, now| replica.hand_over(now, None));
+        self.note(format_args!("node {id} is to hand over: {done:?}"));
+    }
+
+    /// The first leader, without faults: they are worth more once there is something to lose.
+    fn elect(&mut self) {
+        self.cluster.connect_all();
+        for _ in 0..HEAL_ELECTION_ROUNDS_MAX {
+            self.cluster.advance(HEARTBEAT);
+            self.cluster.settle();
+        }
+        assert!(self.cluster.leader().is_some());
+    }
+
+    /// Cuts a leader off, which does not notice, until the others have elected another and written to it.
+    fn depose(&mut self) {
+        let Some(leader) = self.cluster.leader() else { return };
+        let term = self.cluster.replica(leader).term();
+        self.note(format_args!("node {leader} is cut off until another leads"));
+        let (touching, others): (Vec<_>, Vec<_>) =
+            self.cluster.pairs().into_iter().partition(|(from, to)| *from == leader || *to == leader);
+        for (from, to) in touching {
+            self.cluster.disconnect(from, to);
+            self.maybe_clear(from, to);
+        }
+        for _ in 0..HEAL_ROUNDS_MAX {
+            self.cluster.now += HEARTBEAT;
+            for id in self.cluster.ids().filter(|id| *id != leader) {
+                self.cluster.tick(id);
+                self.cluster.sync(id);
+            }
+            for (from, to) in &others {
+                if !self.cluster.link(*from, *to).is_up {
+                    self.cluster.connect(*from, *to);
+                }
+                self.cluster.deliver(*from, *to);
+            }
+            self.check();
+            let value = self.random.next().to_le_bytes();
+            if let Some(new) = self.cluster.leader().filter(|new| self.cluster.replica(*new).term() > term) {
+                let _ = self.cluster.propose_to(new, &value);
+                if self.random.below(3) == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn check_reads(&mut self) {
+        let mut reads = std::mem::take(&mut self.reads);
+        reads.retain(|read| {
+            let replica = self.cluster.replica(read.id);
+            match replica.read_state(&read.ticket) {
+                ReadState::Ready => {
+                    assert!(
+                        replica.applied() >= read.floor,
+                        "a stale read: {} of {}",
+                        replica.applied(),
+                        read.floor
+                    );
+                    self.reads_answered += 1;
+                    false
+                }
+                ReadState::Waiting => true,
+                ReadState::Lost => false,
+            }
+        });
+        self.reads = reads;
+    }
+
+    fn check_leaders(&mut self) {
+        for id in self.cluster.ids() {
+            let replica = self.cluster.replica(id);
+            if !replica.is_leader() {
+                continue;
+            }
+            let holder = *self.leaders.entry(replica.term()).or_insert(id);
+            assert_eq!(holder, id, "two leaders in term {}", replica.term());
+            // A late one may lack what a later one has committed.
+            let is_latest = self.leaders.keys().next_back() == Some(&replica.term());
+            assert!(
+                !is_latest || replica.last() >= self.committed.len() as Index,
+                "node {id} leads without all"
+            );
         }
     }
 
@@ -179,20 +332,33 @@ impl Run {
 
     fn read(&mut self) {
         let count = 1 + self.random.below(10);
-        if self.random.below(5) == 0
-            && let Some((to, _)) = self.cluster.member(1).reads.pop_front()
-        {
-            self.note(format_args!("a read for {to} fails"));
-            self.cluster.turn(1, |replica, now| replica.step(now, Input::LogRead { to, entries: None }));
+        for id in self.cluster.ids() {
+            if self.random.below(5) == 0
+                && let Some((to, _)) = self.cluster.member(id).reads.pop_front()
+            {
+                self.note(format_args!("a read for {to} fails"));
+                self.cluster.turn(id, |replica, now| replica.step(now, Input::LogRead { to, entries: None }));
+            }
+            self.note(format_args!("node {id} reads up to {count} entries"));
+            self.cluster.answer_read(id, count);
         }
-        self.note(format_args!("read up to {count} entries"));
-        self.cluster.answer_read(1, count);
     }
 
     fn pass_time(&mut self) {
         let by = HEARTBEAT * self.random.below(4) as u32 / 2;
-        self.note(format_args!("{by:?} pass"));
-        self.cluster.advance(by);
+        if self.mode == Mode::Configured || self.random.below(3) > 0 {
+            self.note(format_args!("{by:?} pass"));
+            return self.cluster.advance(by);
+        }
+        // Some do not notice: their turns come late.
+        let by = by * self.random.below(8) as u32;
+        self.cluster.now += by;
+        for id in self.cluster.ids() {
+            if self.random.below(2) == 0 {
+                self.note(format_args!("{by:?} pass for {id}"));
+                self.cluster.tick(id);
+            }
+        }
     }
 
     /// A follower cannot take entries, or can again.
@@ -256,16 +422,19 @@ impl Run {
     /// What followers may have and the leader does not is worth a visit.
     fn restart_leader_soon_after_a_write(&mut self) {
         self.propose();
-        self.cluster.deliver_appends();
-        for id in self.cluster.followers() {
+        let leader = self.cluster.leader().unwrap_or(1);
+        for id in self.cluster.ids().filter(|id| *id != leader) {
+            self.cluster.deliver(leader, id);
             let disk = &mut self.cluster.member(id).disk;
             disk.sync(disk.submitted.len());
         }
-        self.restart_node(1);
+        self.restart_node(leader);
     }
 
     fn check(&mut self) {
         self.check_term_of_commit();
+        self.check_leaders();
+        self.check_reads();
         for id in self.cluster.ids() {
             self.check_node(id);
         }
@@ -296,10 +465,12 @@ impl Run {
     /// What a leader commits by counting is of its own term (R14). While it alone can lead, breaking that loses
     /// nothing, so no other check would find it.
     fn check_term_of_commit(&mut self) {
-        let leader = self.cluster.replica(1);
-        let commit = leader.commit();
-        let is_own = leader.terms().term(commit) == Some(leader.term());
-        assert!(commit == self.commits[0] || is_own, "entry {commit} was committed by counting");
+        for (leader, before) in self.cluster.members().map(|member| &member.replica).zip(&self.commits) {
+            let commit = leader.commit();
+            let is_own = leader.terms().term(commit) == Some(leader.term());
+            let counts = leader.is_leader() && commit != *before;
+            assert!(!counts || is_own, "entry {commit} was committed by counting");
+        }
     }
 
     fn check_holders(&mut self) {
@@ -308,7 +479,7 @@ impl Run {
         let holds = |member: &Member| member.disk.entries.get(at) == Some(last);
         let holders: Vec<bool> = self.cluster.members().map(holds).collect();
         let count = holders.iter().filter(|holds| **holds).count();
-        if count < usize::from(self.n) || !holders[0] {
+        if count < usize::from(self.n) || !holders[0] && self.mode == Mode::Configured {
             panic!("entry {} is committed, but held only by {holders:?}", at + 1);
         }
     }
@@ -318,7 +489,11 @@ impl Run {
         self.cluster.connect_all();
         self.cluster.ids().for_each(|id| self.cluster.set_obstacle(id, None));
         let mut takes_writes = false;
-        for _ in 0..HEAL_ROUNDS_MAX {
+        let rounds = match self.mode {
+            Mode::Configured => HEAL_ROUNDS_MAX,
+            Mode::Elected => HEAL_ELECTION_ROUNDS_MAX,
+        };
+        for _ in 0..rounds {
             self.cluster.settle();
             self.check();
             if takes_writes && self.is_whole() {
@@ -327,15 +502,27 @@ impl Run {
             self.cluster.advance(HEARTBEAT);
             takes_writes = takes_writes || self.cluster.propose(b"the last").is_ok();
         }
-        let (commits, last) = (self.cluster.commits(), self.cluster.replica(1).last());
+        let (commits, last) = (self.cluster.commits(), self.last());
         panic!("the healed cluster is not whole: {commits:?} of {last}, takes writes: {takes_writes}");
     }
 
+    fn last(&self) -> Index {
+        self.cluster.replica(self.cluster.leader().unwrap_or(1)).last()
+    }
+
     fn is_whole(&self) -> bool {
-        let last = self.cluster.replica(1).last();
+        let last = self.last();
         self.cluster.commits().iter().all(|commit| *commit == last)
             && self.cluster.members().all(|member| member.disk.entries == self.committed)
     }
+}
+
+/// What came of a run.
+#[derive(PartialEq, Eq, Debug)]
+struct Outcome {
+    committed: Vec<Bytes>,
+    reads: u64,
+    leaders: usize,
 }
 
 impl Drop for Run {
@@ -343,8 +530,9 @@ impl Drop for Run {
         if std::thread::panicking() {
             let (seed, step, (m, n)) = (self.seed, self.step, quorums(self.seed));
             eprintln!(
-                "seed {seed} (m={m} n={n}) failed at step {step}; to see every step: QUORATE_SEED={seed} \
-                 cargo test -p quorate-server --lib replica::tests::random -- --nocapture"
+                "seed {seed} (m={m} n={n}, {:?}) failed at step {step}; to see every step: QUORATE_SEED={seed} \
+                 cargo test -p quorate-server --lib replica::tests::random -- --nocapture",
+                self.mode
             );
         }
     }
@@ -361,17 +549,90 @@ fn is_expected(report: &str) -> bool {
     late.iter().any(|words| report.contains(words))
 }
 
+/// (entries committed, reads answered, terms led).
+fn search(mode: Mode) -> (u64, u64, u64) {
+    if let Ok(seed) = std::env::var("QUORATE_SEED") {
+        Run::new(seed.parse().expect("a seed is a number"), mode, true).go();
+        return (u64::MAX, u64::MAX, u64::MAX);
+    }
+    (0..SEEDS).fold((0, 0, 0), |(entries, reads, leaders), seed| {
+        let outcome = Run::new(seed, mode, false).go();
+        (entries + outcome.committed.len() as u64, reads + outcome.reads, leaders + outcome.leaders as u64)
+    })
+}
+
 #[test]
 fn no_rule_breaks_under_random_loss_disorder_and_crashes() {
-    if let Ok(seed) = std::env::var("QUORATE_SEED") {
-        Run::new(seed.parse().expect("a seed is a number"), true).go();
-        return;
-    }
-    let committed: usize = (0..SEEDS).map(|seed| Run::new(seed, false).go().len()).sum();
-    assert!(committed as u64 > 20 * SEEDS, "the search is worth something: {committed} entries committed");
+    let (committed, ..) = search(Mode::Configured);
+    assert!(committed > 20 * SEEDS, "the search is worth something: {committed} entries committed");
+}
+
+#[test]
+fn no_rule_breaks_when_leaders_are_elected() {
+    let found = search(Mode::Elected);
+    println!("entries committed, reads answered, terms led: {found:?}");
+    let (committed, reads, leaders) = found;
+    assert!(committed > 5 * SEEDS && reads > SEEDS && leaders > 2 * SEEDS, "{found:?}");
 }
 
 #[test]
 fn a_run_follows_from_its_seed_alone() {
-    assert_eq!(Run::new(7, false).go(), Run::new(7, false).go());
+    for mode in [Mode::Configured, Mode::Elected] {
+        assert_eq!(Run::new(7, mode, false).go(), Run::new(7, mode, false).go());
+    }
+}
+
+/// Runs with a bug in the core until a check fails, and says how soon.
+fn finds(mutant: Mutant) {
+    let fails = |seed| {
+        let run = || drop(with(mutant, || Run::new(seed, Mode::Elected, false).go()));
+        catch_unwind(AssertUnwindSafe(run)).is_err()
+    };
+    let Some(seed) = (0..SEEDS).find(|seed| fails(*seed)) else { panic!("{mutant:?} is not found") };
+    println!("{mutant:?}: found with seed {seed}");
+}
+
+#[test]
+fn the_search_finds_a_vote_that_is_forgotten_within_its_term() {
+    finds(Mutant::VoteClearedOnLeaderChange);
+}
+
+#[test]
+fn the_search_finds_an_entry_of_an_older_term_that_is_committed_by_counting() {
+    finds(Mutant::OldTermCommitted);
+}
+
+#[test]
+fn the_search_finds_elections_without_a_majority() {
+    finds(Mutant::ElectionWithoutMajority);
+}
+
+#[test]
+fn the_search_finds_reads_confirmed_by_too_few() {
+    finds(Mutant::ReadConfirmedByTooFew);
+}
+
+#[test]
+fn the_search_finds_reads_before_the_leaders_own_entry() {
+    finds(Mutant::ReadBeforeNoop);
+}
+
+#[test]
+fn the_search_finds_acknowledgements_of_another_term() {
+    finds(Mutant::AckWithoutTerm);
+}
+
+#[test]
+fn the_search_finds_a_follower_that_applies_what_is_not_committed() {
+    finds(Mutant::FollowerAppliesAboveCommit);
+}
+
+#[test]
+fn the_search_finds_an_old_tail_that_is_acknowledged() {
+    finds(Mutant::OldTailAcknowledged);
+}
+
+#[test]
+fn the_search_finds_a_stale_sync_that_counts() {
+    finds(Mutant::StaleSyncCounted);
 }

@@ -1,0 +1,128 @@
+//! Giving the office to another replica, on purpose (Ongaro's thesis, §3.10).
+//!
+//! The leader takes no more writes, waits until one follower holds its whole log, and asks that one to stand at once.
+//! If it has not been replaced by then it goes on leading.
+
+use std::time::Duration;
+
+use quorate_protocol::NodeId;
+use quorate_protocol::peer::{PeerMessage, TimeoutNow};
+use quorate_protocol::response::Obstacle;
+use thiserror::Error;
+
+use super::{Replica, Role, Time};
+
+/// Election timeouts after which a hand-over has failed.
+const TIMEOUTS: u32 = 3;
+
+/// Why leadership is not handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum HandOverError {
+    /// This node does not lead.
+    #[error("not the leader")]
+    NotLeader,
+    /// The leader is a setting.
+    #[error("the leader is configured: it cannot be another")]
+    Configured,
+    /// Not a replica of this cluster, or this node itself.
+    #[error("node {0} is no other replica of this cluster")]
+    Unknown(NodeId),
+    /// Nobody can be reached, or not the one asked for.
+    #[error("no replica that could lead can be reached")]
+    Unreachable,
+}
+
+/// A hand-over under way.
+#[derive(Debug)]
+pub(super) struct HandOver {
+    to: Option<NodeId>,
+    deadline: Time,
+    /// Whom it has asked.
+    asked: Option<NodeId>,
+}
+
+impl Replica {
+    /// Begins to hand over, to the one named or to the one that has most. Writes are refused until this node leads
+    /// no more, or the attempt is given up: see [`is_handing_over`](Self::is_handing_over).
+    pub fn hand_over(&mut self, now: Time, to: Option<NodeId>) -> Result<(), HandOverError> {
+        if !self.is_elected() {
+            return Err(HandOverError::Configured);
+        }
+        if let Some(node) = to
+            && (node == self.settings.node || !self.settings.nodes.contains(node))
+        {
+            return Err(HandOverError::Unknown(node));
+        }
+        let deadline = now + TIMEOUTS * self.settings.election_timeout;
+        let target = self.successor(now, to);
+        let Role::Leader(leader) = &mut self.role else { return Err(HandOverError::NotLeader) };
+        if target.is_none() {
+            return Err(HandOverError::Unreachable);
+        }
+        leader.hand_over = Some(HandOver { to, deadline, asked: None });
+        self.note(match to {
+            Some(node) => format!("hands over to node {node}"),
+            None => "hands over".into(),
+        });
+        Ok(())
+    }
+
+    /// Whether leadership is being handed over.
+    pub fn is_handing_over(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.hand_over.is_some())
+    }
+
+    /// Asks the successor to stand as soon as it holds everything; gives up when that takes too long.
+    pub(super) fn advance_hand_over(&mut self, now: Time) {
+        let Role::Leader(leader) = &self.role else { return };
+        let Some(HandOver { to, deadline, asked }) = leader.hand_over else { return };
+        if now >= deadline {
+            if let Role::Leader(leader) = &mut self.role {
+                leader.hand_over = None;
+            }
+            return self.note("nobody has taken over: goes on leading".into());
+        }
+        let Some(to) = self.successor(now, to).filter(|to| asked != Some(*to)) else { return };
+        let holds_all = self.follower(to).is_some_and(|progress| progress.durable == self.last);
+        if holds_all {
+            self.ask_to_stand(to);
+        }
+    }
+
+    /// A leader whose disk does not answer gives way, if others can elect another without it (R10).
+    pub(super) fn give_way_if_stalled(&mut self, now: Time) {
+        let quorums = self.settings.quorums;
+        let can_be_replaced = quorums.election_quorum() < quorums.replicas();
+        if self.obstacle != Some(Obstacle::DiskStalled) || !self.is_elected() || !can_be_replaced {
+            return;
+        }
+        if let Some(to) = self.successor(now, None) {
+            self.ask_to_stand(to);
+        }
+        self.step_down(now, "its disk does not answer");
+    }
+
+    fn ask_to_stand(&mut self, to: NodeId) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.confirmations.lease_has_ended = true; // R22
+            if let Some(hand_over) = &mut leader.hand_over {
+                hand_over.asked = Some(to);
+            }
+        }
+        let term = self.promise.term;
+        self.send_small(to, PeerMessage::TimeoutNow(TimeoutNow { term }));
+    }
+
+    /// The one that is asked for, or of those that can be reached the one that holds most.
+    fn successor(&self, now: Time, wanted: Option<NodeId>) -> Option<NodeId> {
+        let timeout: Duration = self.settings.election_timeout;
+        let fit = self.followers().filter(|(node, progress)| {
+            wanted.is_none_or(|wanted| wanted == *node)
+                && progress.is_reachable(now, timeout)
+                && progress.obstacle.is_none()
+        });
+        // Of equals the lowest number.
+        fit.max_by_key(|(node, progress)| (progress.durable, std::cmp::Reverse(node.get())))
+            .map(|(node, _)| node)
+    }
+}
