@@ -1,5 +1,5 @@
-//! How long writes stop when the leader goes: real processes with default settings, whose leader is killed, or told to
-//! stop.
+//! How long writes stop when the leader goes: real processes with default settings, whose leader is killed, told to stop,
+//! or told to hand over.
 //!
 //! The time is from the signal to the first write that a client has acknowledged in a later term; the client writes one
 //! after the other, and tries again whatever it is told. Between two times the cluster is whole again. Criterion has the
@@ -45,6 +45,8 @@ enum End {
     Restarted,
     /// SIGTERM.
     Stopped,
+    /// A client's command.
+    HandedOver,
 }
 
 /// A cluster and its client.
@@ -61,7 +63,7 @@ impl Running {
             program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")),
             quorums: Quorums::new(REPLICAS, quorum).unwrap(),
             durability: Durability::Fsync,
-            leader: 1,
+            leader: None,
             name: "failover".to_owned(),
             directory: directory.path().to_owned(),
             links: Links::Direct,
@@ -102,6 +104,7 @@ impl Running {
                 self.cluster.restart(leader).unwrap();
             }
             End::Stopped => self.request_stop(leader),
+            End::HandedOver => drop(block_on(self.client.hand_over(None)).unwrap()),
         }
         while !block_on(self.client.set("key", "after")).is_ok_and(|written| written.receipt.term > term) {
             assert!(began.elapsed() < PATIENCE, "no write succeeds after node {leader} is gone");
@@ -118,7 +121,7 @@ impl Running {
 
     fn bring_back(&mut self, node: u8, end: End) {
         match end {
-            End::Restarted => return,
+            End::Restarted | End::HandedOver => return,
             End::Killed => {}
             // It is waited for, and it must say that it stopped as it was told.
             End::Stopped => self.cluster.stop(node).unwrap(),
@@ -170,7 +173,9 @@ fn failover(criterion: &mut Criterion) {
         ("n1-killed-and-restarted", 1, End::Restarted),
         ("n2-killed", 2, End::Killed),
         ("n2-stopped", 2, End::Stopped),
+        ("n2-handed-over", 2, End::HandedOver),
         ("n3-killed-and-restarted", 3, End::Restarted),
+        ("n3-handed-over", 3, End::HandedOver),
     ];
     let lines: Vec<_> =
         cases.into_iter().filter_map(|(name, quorum, end)| bench(&mut group, name, quorum, end)).collect();

@@ -117,19 +117,17 @@ impl Scene {
         let Setup { quorums, load, checkpoint_mib } = setup;
         let options = format!("{OPTIONS} --checkpoint-mib {checkpoint_mib}");
         let directory = tempfile::tempdir().unwrap();
-        let cluster = Cluster::start(Settings {
+        let mut cluster = Cluster::start(Settings {
             program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")).with_options(options.split(' ')),
             quorums,
             durability: Durability::Fsync,
-            leader: 1,
+            leader: None,
             name: "nemesis".to_owned(),
             directory: directory.path().to_owned(),
             links: Links::Proxied { seed: load.seed },
         })
         .unwrap();
-        wait_for("a leader that reaches all others", || {
-            (1..=quorums.replicas()).find(|node| leads_all(&cluster, *node))
-        });
+        smol::block_on(cluster.wait_ready(6 * PATIENCE)).unwrap();
         let servers: Vec<_> = cluster.addresses().iter().map(ToString::to_string).collect();
         let probe =
             Client::builder().servers(&servers).deadline(CALL).connect_timeout(ANSWER).connect().unwrap();
@@ -381,16 +379,6 @@ impl Scene {
             self.cluster.stop(node).unwrap_or_else(|error| panic!("{error:#}"));
         }
     }
-}
-
-/// Whether a node leads, has committed something, and reaches all others.
-fn leads_all(cluster: &Cluster, node: u8) -> bool {
-    let status = smol::block_on(cluster.client(node).unwrap().with_deadline(ANSWER).status(false));
-    status.is_ok_and(|status| {
-        let status = status.view();
-        let reaches_all = status.followers.iter().all(|follower| follower.reachable);
-        status.role == Role::Leader && status.commit > 0 && reaches_all
-    })
 }
 
 /// Asks again until the answer is there.
