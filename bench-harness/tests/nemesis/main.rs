@@ -42,6 +42,9 @@ const CALLS_LONG: u64 = 1_000_000;
 /// m and n.
 const CLUSTERS: [(u8, u8); 5] = [(3, 2), (3, 1), (3, 3), (5, 3), (4, 3)];
 
+/// Between two checkpoints: a node that was away must find what it lacks in the log of whoever leads then.
+const CHECKPOINT_MIB: u64 = 16;
+
 /// Real processes need the machine for themselves: these tests run one after the other.
 static MACHINE: Mutex<()> = Mutex::new(());
 
@@ -63,8 +66,11 @@ fn seed() -> u64 {
 fn torment((replicas, quorum): (u8, u8), seed: u64, time: Duration, calls: u64) -> (Summary, Tally) {
     let load = Load { connections: 8, callers: 4, keys: 12, pause: Duration::ZERO, seed };
     println!("{replicas} replicas, n = {quorum}, seed {seed}:");
-    let mut scene =
-        Scene::start(Setup { quorums: Quorums::new(replicas, quorum).unwrap(), load, checkpoint_mib: 64 });
+    let mut scene = Scene::start(Setup {
+        quorums: Quorums::new(replicas, quorum).unwrap(),
+        load,
+        checkpoint_mib: CHECKPOINT_MIB,
+    });
     let began = Instant::now();
     let mut nemesis = Nemesis::new(seed);
     while began.elapsed() < time || scene.recorder.acknowledged() < calls {

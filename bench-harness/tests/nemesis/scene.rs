@@ -49,22 +49,35 @@ impl Broken {
         ![&self.down, &self.paused, &self.hung].iter().any(|broken| broken.contains(&node))
     }
 
-    /// Replicas that a node can ask and be answered by, itself included.
-    fn heard_both_ways(&self, node: u8, replicas: u8) -> u8 {
-        let is_heard = |other: &u8| {
-            *other == node || !(self.cut.contains(&(node, *other)) || self.cut.contains(&(*other, node)))
-        };
-        (1..=replicas).filter(|other| self.is_sound(*other) && is_heard(other)).count() as u8
+    /// Whether two nodes are sound and hear each other.
+    fn hear_each_other(&self, one: u8, other: u8) -> bool {
+        let is_cut = |direction| one != other && self.cut.contains(&direction);
+        self.is_sound(one) && self.is_sound(other) && !is_cut((one, other)) && !is_cut((other, one))
     }
 
-    /// Whether writes must succeed, if `leader` led when this broke: some node can become the leader and reach n,
-    /// or the old one needs nobody.
+    /// Replicas that a node can ask and be answered by, itself included.
+    fn heard_both_ways(&self, node: u8, replicas: u8) -> u8 {
+        (1..=replicas).filter(|other| self.hear_each_other(node, *other)).count() as u8
+    }
+
+    /// Whether so many nodes all hear each other.
+    fn has_circle(&self, count: u8, replicas: u8) -> bool {
+        (0..1_u32 << replicas).filter(|set| set.count_ones() == u32::from(count)).any(|set| {
+            let members = || (1..=replicas).filter(move |node| set & 1 << (node - 1) != 0);
+            members().all(|one| members().all(|other| self.hear_each_other(one, other)))
+        })
+    }
+
+    /// Whether writes must succeed, if `leader` led when this broke: it goes on, or e and n nodes hear each other, of
+    /// which one has the best log. One node that hears e others is not enough for an election, as they may refuse it
+    /// their votes for what it lacks (R8), unless it is one other.
     pub(crate) fn leaves_a_quorum(&self, quorums: Quorums, leader: Option<u8>) -> bool {
-        let need = quorums.quorum().max(quorums.election_quorum());
-        let replicas = quorums.replicas();
-        let leads_alone = quorums.quorum() == 1 && leader.is_some_and(|leader| self.is_sound(leader));
-        let is_enough = |node| self.is_sound(node) && self.heard_both_ways(node, replicas) >= need;
-        leads_alone || (1..=replicas).any(is_enough)
+        let (replicas, need) = (quorums.replicas(), quorums.quorum().max(quorums.election_quorum()));
+        let goes_on = |leader| match quorums.quorum() {
+            1 => self.is_sound(leader),
+            _ => self.heard_both_ways(leader, replicas) >= need,
+        };
+        leader.is_some_and(goes_on) || self.has_circle(need, replicas)
     }
 
     /// Whether somebody may lead who hears enough to lead, and too few for a write: such a leader may hand over to one
@@ -394,27 +407,31 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_quorum_is_a_node_that_hears_enough_both_ways() {
+fn a_quorum_is_a_leader_that_hears_enough_or_enough_that_hear_each_other() {
     let quorums = |replicas, quorum| Quorums::new(replicas, quorum).unwrap();
-    let mut broken = Broken::default();
-    assert!(broken.leaves_a_quorum(quorums(3, 3), None));
-    broken.cut.insert((2, 3));
-    assert!(broken.leaves_a_quorum(quorums(3, 3), None), "node 1 hears both");
-    broken.cut.insert((3, 1));
-    assert!(!broken.leaves_a_quorum(quorums(3, 3), None));
-    assert!(broken.leaves_a_quorum(quorums(3, 2), None), "nodes 1 and 2 hear each other");
-    broken.cut.insert((1, 2));
-    assert!(!broken.leaves_a_quorum(quorums(3, 2), None));
+    let cut = |cut: &[(u8, u8)]| Broken { cut: cut.iter().copied().collect(), ..Broken::default() };
+    assert!(cut(&[]).leaves_a_quorum(quorums(3, 3), None));
+    assert!(cut(&[(2, 3)]).leaves_a_quorum(quorums(3, 3), Some(1)));
+    assert!(!cut(&[(2, 3)]).leaves_a_quorum(quorums(3, 3), Some(2)));
+    assert!(cut(&[(2, 3), (3, 1)]).leaves_a_quorum(quorums(3, 2), Some(3)), "nodes 1 and 2 hear each other");
+    assert!(!cut(&[(2, 3), (3, 1), (1, 2)]).leaves_a_quorum(quorums(3, 2), Some(1)));
     // A leader at n = 1 needs nobody, but no other can follow it.
-    assert!(broken.leaves_a_quorum(quorums(3, 1), Some(1)));
-    assert!(!broken.leaves_a_quorum(quorums(3, 1), None));
+    let all = cut(&[(1, 2), (1, 3)]);
+    assert!(all.leaves_a_quorum(quorums(3, 1), Some(1)) && !all.leaves_a_quorum(quorums(3, 1), None));
+    // Node 1 hears two that do not hear each other: it may lack what they have.
+    let hub = Broken { down: BTreeSet::from([3]), hung: BTreeSet::from([5]), ..cut(&[(2, 4)]) };
+    assert!(!hub.leaves_a_quorum(quorums(5, 3), Some(3)) && hub.leaves_a_quorum(quorums(5, 3), Some(1)));
+    let hung = Broken { hung: BTreeSet::from([1]), ..Broken::default() };
+    assert!(!hung.leaves_a_quorum(quorums(3, 1), Some(1)) && hung.leaves_a_quorum(quorums(3, 2), Some(1)));
+}
+
+#[test]
+fn a_leader_may_go_on_with_too_few_for_a_write() {
+    let quorums = |replicas, quorum| Quorums::new(replicas, quorum).unwrap();
     let cut = Broken { cut: BTreeSet::from([(2, 3)]), ..Broken::default() };
     assert!(
         cut.leaves_a_leader_short(quorums(3, 3), Some(2))
             && !cut.leaves_a_leader_short(quorums(3, 3), Some(1))
     );
     assert!(!cut.leaves_a_leader_short(quorums(3, 2), Some(2)));
-    let hung = Broken { hung: BTreeSet::from([1]), ..Broken::default() };
-    assert!(!hung.leaves_a_quorum(quorums(3, 1), Some(1)));
-    assert!(hung.leaves_a_quorum(quorums(3, 2), Some(1)));
 }
