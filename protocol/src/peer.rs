@@ -26,6 +26,10 @@ pub enum PeerMessage<'a> {
     Vote(Vote),
     /// The leader wants the receiver to lead, at once.
     TimeoutNow(TimeoutNow),
+    /// A replica whose log is damaged asks how far the others' logs go.
+    Inquire(Inquire),
+    /// The answer to that, of a replica whose own log is whole.
+    Position(Position),
 }
 
 /// Entries that follow (previous_index, previous_term); none, as heartbeat and to probe.
@@ -117,6 +121,28 @@ pub struct RequestVote {
 pub struct TimeoutNow {
     /// The leader's.
     pub term: Term,
+}
+
+/// A question of a replica that has lost entries it once held, and has heard no leader (R19).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Inquire {
+    /// Whoever answers promises this term first, so that it can no longer get what it says it does not have.
+    pub term: Term,
+    /// Whether it only asks if it would be answered: nobody promises anything then (R9).
+    pub pre_vote: bool,
+}
+
+/// Where a replica's log ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Position {
+    /// The term that the replica has promised.
+    pub term: Term,
+    /// The question's.
+    pub pre_vote: bool,
+    /// Its last entry's index.
+    pub last_index: Index,
+    /// Its last entry's term.
+    pub last_term: Term,
 }
 
 /// The answer to a [`RequestVote`].

@@ -321,7 +321,10 @@ impl MessageCounts {
             PeerMessage::Reject(_) => &mut self.reject,
             PeerMessage::RequestVote(_) => &mut self.request_vote,
             PeerMessage::Vote(_) => &mut self.vote,
-            PeerMessage::Stored(_) | PeerMessage::TimeoutNow(_) => &mut self.other,
+            PeerMessage::Stored(_)
+            | PeerMessage::TimeoutNow(_)
+            | PeerMessage::Inquire(_)
+            | PeerMessage::Position(_) => &mut self.other,
         } += 1;
     }
 }

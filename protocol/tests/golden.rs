@@ -20,7 +20,9 @@ use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::handshake::{
     Hello, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, TimeoutNow, Vote};
+use quorate_protocol::peer::{
+    Ack, Append, Inquire, PeerMessage, Position, Reject, RejectReason, RequestVote, TimeoutNow, Vote,
+};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
@@ -29,7 +31,9 @@ use quorate_protocol::response::{
     DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome, Receipt, Refusal,
     Response, Role, Status, Versioned, WriteResult,
 };
-use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, frame, parse};
+use quorate_protocol::{
+    ClusterId, Durability, Incarnation, Leadership, Member, NodeId, Quorums, frame, parse,
+};
 use serde::{Deserialize, Serialize};
 
 const HEADER: &str = "\
@@ -258,11 +262,14 @@ every!(peer_messages: PeerMessage<'static> {
     }),
     Vote = PeerMessage::Vote(Vote { term: 8, pre_vote: true, granted: true }),
     TimeoutNow = PeerMessage::TimeoutNow(TimeoutNow { term: 7 }),
+    Inquire = PeerMessage::Inquire(Inquire { term: 8, pre_vote: true }),
+    Position = PeerMessage::Position(Position { term: 8, pre_vote: true, last_index: 301, last_term: 7 }),
 });
 
 every!(payloads: Payload<'static> {
     Noop = Payload::Noop,
     Write = Payload::Write { session: Some(SEQUENCE), write: Write::One(SET) },
+    Admit = Payload::Admit(Member { node: node(2), incarnation: Incarnation(0x1122) }),
 });
 
 const VERSIONED: Versioned<'static> = Versioned { revision: 300, value: b"value" };

@@ -16,7 +16,9 @@ use quorate_protocol::handshake::{
     Hello, HelloError, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole,
     Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, TimeoutNow, Vote};
+use quorate_protocol::peer::{
+    Ack, Append, Inquire, PeerMessage, Position, Reject, RejectReason, RequestVote, TimeoutNow, Vote,
+};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
@@ -26,7 +28,8 @@ use quorate_protocol::response::{
     Response, Role, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{
-    ClusterId, Durability, Incarnation, Leadership, MessageError, NodeId, NodeSet, Quorums, limits, parse,
+    ClusterId, Durability, Incarnation, Leadership, Member, MessageError, NodeId, NodeSet, Quorums, limits,
+    parse,
 };
 
 fn config() -> ProptestConfig {
@@ -440,12 +443,19 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         request_vote.prop_map(PeerMessage::RequestVote),
         vote.prop_map(PeerMessage::Vote),
         any::<u64>().prop_map(|term| PeerMessage::TimeoutNow(TimeoutNow { term })),
+        any::<(u64, bool)>().prop_map(|(term, pre_vote)| PeerMessage::Inquire(Inquire { term, pre_vote })),
+        any::<([u64; 3], bool)>().prop_map(|([term, last_index, last_term], pre_vote)| {
+            PeerMessage::Position(Position { term, pre_vote, last_index, last_term })
+        }),
     ]
 }
 
 fn any_payload() -> impl Strategy<Value = Payload<'static>> {
     prop_oneof![
         Just(Payload::Noop),
+        (any_node(), any::<u64>()).prop_map(|(node, incarnation)| {
+            Payload::Admit(Member { node, incarnation: Incarnation(incarnation) })
+        }),
         (any_session(), any_write()).prop_map(|(session, write)| Payload::Write { session, write }),
     ]
 }

@@ -23,7 +23,7 @@ use event_listener::Event as Signal;
 use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Durability, Index, NodeId, frame};
+use quorate_protocol::{Durability, Index, Member, NodeId, Term, frame};
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
 use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
@@ -341,9 +341,9 @@ impl Shell {
         self.world.borrow_mut().touch(client);
     }
 
-    pub(crate) fn add_peer(&self, node: NodeId, stream: Rc<Stream>) {
-        self.world.borrow_mut().peers.insert(node, stream);
-        self.handle(Event::Connected(node));
+    pub(crate) fn add_peer(&self, member: Member, stream: Rc<Stream>) {
+        self.world.borrow_mut().peers.insert(member.node, stream);
+        self.handle(Event::Connected(member));
         self.wake();
     }
 
@@ -454,6 +454,13 @@ impl Outside for World {
         })?;
         self.places.vote = Some(vote);
         stored
+    }
+
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        let Places { disk, directory, .. } = &self.places;
+        let (disk, directory) = (disk.clone(), directory.clone());
+        let store = move || directory::store_held(&*disk, &directory, held);
+        self.places.store("store how far the log went in", store)?
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {

@@ -85,7 +85,9 @@ fn hear(socket: TcpStream, own: ReplicaIdentity, heard: &Sender<Heard>) -> Optio
             PeerMessage::Append(_)
             | PeerMessage::Ack(_)
             | PeerMessage::RequestVote(_)
-            | PeerMessage::TimeoutNow(_) => {}
+            | PeerMessage::TimeoutNow(_)
+            | PeerMessage::Inquire(_)
+            | PeerMessage::Position(_) => {}
         }
     }
 }

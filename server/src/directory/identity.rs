@@ -22,10 +22,13 @@ use std::path::Path;
 use std::{fmt, io};
 
 use quorate_protocol::handshake::Origin;
-use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, limits, parse};
+use quorate_protocol::{
+    ClusterId, Durability, Incarnation, Leadership, Member, NodeId, Quorums, limits, parse,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
+use crate::replica::Membership;
 
 use super::error::{DirectoryError, failed};
 use super::small_file::SmallFile;
@@ -158,6 +161,13 @@ impl Identity {
         }
         let hash = hasher.finalize();
         Some(ClusterId(*hash.as_bytes().first_chunk().expect("a hash of thirty-two bytes")))
+    }
+
+    /// Who votes and counts before the log changes it.
+    pub fn membership(&self) -> Membership {
+        Membership::new(
+            self.members.iter().map(|(node, incarnation)| Member { node: *node, incarnation: *incarnation }),
+        )
     }
 
     /// The same; of a cluster of one, which is formed as soon as its node starts, with its only member.

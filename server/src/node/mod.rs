@@ -25,7 +25,7 @@ mod retention;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,14 +34,14 @@ use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdent
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Receipt, Refusal, Response, WriteResult};
-use quorate_protocol::{Index, NodeId, NodeSet, Term, VERSION, limits};
+use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term, VERSION, limits};
 use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
-use crate::replica::{self, Input, Output, Recovered, Replica, Time};
+use crate::replica::{self, Input, Membership, Output, Recovered, Replica, Time};
 use crate::store::Store;
 
 use batches::Batches;
@@ -127,14 +127,14 @@ pub enum Event<'a> {
         /// What.
         request: Request<'a>,
     },
-    /// The link on which this node sends to another is up.
-    Connected(NodeId),
+    /// The link on which this node sends to another is up; it has introduced itself as this.
+    Connected(Member),
     /// The link on which this node sends to another is down.
     Disconnected(NodeId),
     /// Another replica says something.
     Message {
         /// Who, by its handshake.
-        from: NodeId,
+        from: Member,
         /// What.
         message: PeerMessage<'a>,
     },
@@ -221,7 +221,8 @@ pub struct Node {
     led: Option<Term>,
     sent: MessageCounts,
     received: MessageCounts,
-    connected: NodeSet,
+    /// Whom the links on which this node sends lead to.
+    connected: BTreeMap<NodeId, Incarnation>,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
     /// Followers that lack what the log no longer holds.
@@ -259,7 +260,7 @@ impl Node {
             led: None,
             sent: MessageCounts::default(),
             received: MessageCounts::default(),
-            connected: NodeSet::default(),
+            connected: BTreeMap::new(),
             dropped_before: 0,
             stranded: NodeSet::default(),
             swept: Time::ZERO,
@@ -279,13 +280,13 @@ impl Node {
         match event {
             Event::Tick => self.tick(now, outside),
             Event::Request { client, request } => self.request(now, client, &request, outside),
-            Event::Connected(node) => self.connected(now, node, outside),
+            Event::Connected(member) => self.connected(now, member, outside),
             Event::Disconnected(node) => {
-                self.connected.remove(node);
+                self.connected.remove(&node);
                 self.step(now, Input::Disconnected(node));
             }
             Event::Message { from, message: PeerMessage::Stored(cluster) } => {
-                if self.formation.stored_by(from, cluster) {
+                if self.formation.stored_by(from.node, cluster) {
                     self.identity_changed(outside);
                 }
             }
@@ -293,7 +294,7 @@ impl Node {
                 self.received.count(&message);
                 self.step(now, Input::Message { from, message: &message });
                 if let PeerMessage::Ack(ack) = &message {
-                    self.measure(now, from, ack);
+                    self.measure(now, from.node, ack);
                 }
             }
             Event::Log(event) => self.log_event(now, event),
@@ -387,11 +388,15 @@ impl Node {
         if !self.formation.is_formed() {
             return;
         }
-        let Some(recovered) = self.recovered.take() else { return };
+        let Some(mut recovered) = self.recovered.take() else { return };
         let identity = self.formation.identity();
+        if recovered.members == Membership::default() {
+            recovered.members = identity.membership(); // It was not known before.
+        }
         let replica = Replica::new(
             replica::Settings {
                 node: identity.node,
+                incarnation: identity.incarnation,
                 nodes: self.settings.nodes,
                 quorums: identity.quorums,
                 leadership: identity.leadership,
@@ -443,13 +448,13 @@ impl Node {
             self.error.get_or_insert(error.into());
             return;
         }
-        for node in self.connected.iter() {
-            self.send_stored(node, outside);
+        for node in self.connected.keys() {
+            self.send_stored(*node, outside);
         }
-        if self.formation.is_formed() {
+        if self.formation.is_formed() && self.replica.is_none() {
             self.start_replica_if_formed();
-            for node in self.connected.iter() {
-                self.step(Time::ZERO, Input::Connected(node));
+            for (node, incarnation) in self.connected.clone() {
+                self.step(Time::ZERO, Input::Connected(Member { node, incarnation }));
             }
         }
     }
@@ -463,10 +468,10 @@ impl Node {
         }
     }
 
-    fn connected(&mut self, now: Time, node: NodeId, outside: &mut impl Outside) {
-        self.connected.insert(node);
-        self.send_stored(node, outside);
-        self.step(now, Input::Connected(node));
+    fn connected(&mut self, now: Time, member: Member, outside: &mut impl Outside) {
+        self.connected.insert(member.node, member.incarnation);
+        self.send_stored(member.node, outside);
+        self.step(now, Input::Connected(member));
     }
 
     fn step(&mut self, now: Time, input: Input<'_>) {
@@ -541,6 +546,7 @@ impl Node {
     fn carry_out(&mut self, now: Time, output: Output, outside: &mut impl Outside) -> Result<(), NodeError> {
         match output {
             Output::Promise(promise) => outside.store_promise(promise)?,
+            Output::Held(held) => outside.store_held(held)?,
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
                 let command = LogCommand::Append { generation, first, last, commit, entries };
@@ -580,6 +586,7 @@ impl Node {
             let entry = entry.map_err(|error| damaged(&error))?;
             match entry.payload().map_err(|error| damaged(&error))? {
                 Payload::Noop => {}
+                Payload::Admit(member) => self.admitted(&entry, member, outside),
                 Payload::Write { write, .. } => {
                     let result = self.store.apply(entry.index, &write);
                     self.answer(&entry, result, outside);
@@ -591,6 +598,13 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// A replica has become a voting member.
+    fn admitted(&mut self, entry: &entry::Entry<'_>, member: Member, outside: &mut impl Outside) {
+        let Member { node, incarnation } = member;
+        tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
+        self.answer(entry, WriteResult::Applied { existed: 0 }, outside);
     }
 
     /// Answers the client that waits for an entry, if there is one.

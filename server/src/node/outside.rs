@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Index, NodeId};
+use quorate_protocol::{Index, NodeId, Term};
 
 use crate::checkpoint::CheckpointHeader;
 use crate::directory::{DirectoryError, Identity};
@@ -32,6 +32,9 @@ pub trait Outside {
 
     /// Makes the promise durable before it returns (R5).
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError>;
+
+    /// Makes durable, before it returns, how far the log went before it was damaged; none when it is whole (R8).
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError>;
 
     /// Makes the identity durable before it returns.
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError>;

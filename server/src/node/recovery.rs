@@ -20,7 +20,7 @@ use crate::directory::{
 use crate::disk::Disk;
 use crate::log::{Log, LogError, LogReader, LogSettings, ReadError, Recovery, TornTail};
 use crate::mutant::{Mutant, is_on};
-use crate::replica::{Recovered, Tail, Terms};
+use crate::replica::{Membership, Recovered, Tail, Terms};
 use crate::store::Store;
 
 /// Bytes of log read at a time.
@@ -193,6 +193,7 @@ pub fn open(
     let mut replay = Replay {
         store,
         terms,
+        members: directory.identity.membership(),
         tail: Tail::default(),
         applied: base,
         committed: recovery.committed,
@@ -204,6 +205,10 @@ pub fn open(
     let (promised, last) = (directory.vote.promise().term, replay.terms.last_term());
     if promised < last {
         return Err(RecoveryError::OldVote { promised, last });
+    }
+    let held = directory::load_held(&**disk, path)?;
+    if let Some((term, index)) = held {
+        tracing::warn!(term, index, last = recovery.last, "the log was damaged, and is not whole yet");
     }
     if let Some(TornTail { file, offset, bytes }) = &recovery.torn {
         tracing::warn!(file = %file.display(), offset, bytes, "cut a write that a crash had torn");
@@ -220,9 +225,9 @@ pub fn open(
     if directory.identity.durability == Durability::Os {
         directory::begin_run(&**disk, path, boot)?;
     }
-    let Replay { store, terms, tail, applied, checkpoints, .. } = replay;
+    let Replay { store, terms, members, tail, applied, checkpoints, .. } = replay;
     let DataDirectory { identity, vote, lock, .. } = directory;
-    let recovered = Recovered { promise: vote.promise(), terms, applied, tail };
+    let recovered = Recovered { promise: vote.promise(), terms, members, held, applied, tail };
     let state = State { identity, reader, store, recovered, checkpoints };
     Ok(Opened { lock, vote, log, state })
 }
@@ -231,6 +236,7 @@ pub fn open(
 struct Replay {
     store: Store,
     terms: Terms,
+    members: Membership,
     tail: Tail,
     applied: Index,
     committed: Index,
@@ -264,6 +270,9 @@ impl Replay {
                 )));
             }
             self.terms.push(found.index, found.term);
+            if let Some(member) = found.admission() {
+                self.members.push(found.index, member);
+            }
             if found.index <= self.committed {
                 let payload = found.payload().map_err(|error| wrong(error.to_string()))?;
                 if let Payload::Write { write, .. } = payload {

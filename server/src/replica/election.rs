@@ -8,7 +8,8 @@
 //!
 //! - Nothing depends on a promise before [`Output::Promise`], which is carried out before whatever follows it (R5).
 //! - In one term a node votes once, for itself or one other (R6).
-//! - Whoever gets a vote has at least the voter's log (R8).
+//! - Whoever gets a vote has at least the voter's log, and what it held before that was damaged (R8).
+//! - Only members vote, and only those who know that they are (R26, R27).
 
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ impl Replica {
         let own_vote = self.promise.voted_for == Some(self.settings.node);
         // Only a leader appends in its term.
         let has_led = self.promise.term > 0 && own_vote && self.terms.last_term() == self.promise.term;
-        self.is_elected() && (quorums.replicas() == 1 || needs_everybody && has_led)
+        let is_fit = self.is_elected() && self.is_voting() && self.held.is_none();
+        is_fit && (quorums.replicas() == 1 || needs_everybody && has_led)
     }
 
     /// Whether the leader is elected.
@@ -81,15 +83,19 @@ impl Replica {
             return;
         }
         let Some(due) = self.election_due else { return self.restart_election_timer(now) };
-        if now >= due && self.may_stand() {
-            self.elections.pre_votes += 1;
-            self.ask_for_votes(now, true, Because::NoLeader);
+        if now < due || !self.may_promise() {
+            return;
         }
+        if self.held.is_some() {
+            return self.inquire(now, true);
+        }
+        self.elections.pre_votes += 1;
+        self.ask_for_votes(now, true, Because::NoLeader);
     }
 
-    /// A node whose disk does not answer could store no promise.
-    fn may_stand(&self) -> bool {
-        self.obstacle != Some(Obstacle::DiskStalled)
+    /// A node whose disk does not answer could store no promise, and one that is no member makes none of its own.
+    fn may_promise(&self) -> bool {
+        self.obstacle != Some(Obstacle::DiskStalled) && self.is_voting()
     }
 
     pub(super) fn restart_election_timer(&mut self, now: Time) {
@@ -108,10 +114,7 @@ impl Replica {
             last_index: self.last,
             last_term: self.terms.last_term(),
         };
-        let others = self.settings.nodes.iter().filter(|node| *node != self.settings.node);
-        for to in others.collect::<Vec<_>>() {
-            self.send_small(to, PeerMessage::RequestVote(request));
-        }
+        self.send_to_others(&PeerMessage::RequestVote(request));
         self.count_vote(now, self.settings.node);
     }
 
@@ -149,6 +152,9 @@ impl Replica {
     }
 
     pub(super) fn receive_request_vote(&mut self, now: Time, from: NodeId, request: &RequestVote) {
+        if !self.is_voting() {
+            return; // Its answer would not count (R26).
+        }
         let granted = self.is_elected()
             && match request.pre_vote {
                 true => request.term > self.promise.term && self.would_vote(now, request),
@@ -165,7 +171,7 @@ impl Replica {
 
     /// Whether the candidate's log is good enough, and there is need for another leader.
     fn would_vote(&self, now: Time, request: &RequestVote) -> bool {
-        let has_all = (request.last_term, request.last_index) >= (self.terms.last_term(), self.last); // R8
+        let has_all = (request.last_term, request.last_index) >= self.position(); // R8
         has_all && (request.hand_over || !self.hears_leader(now))
     }
 
@@ -194,7 +200,7 @@ impl Replica {
 
     /// Whether it leads, or has heard the leader so lately that no vote is given to another (R9). While leases are
     /// granted, that holds after a start too: what was granted before it may still run (R22).
-    fn hears_leader(&self, now: Time) -> bool {
+    pub(super) fn hears_leader(&self, now: Time) -> bool {
         let timeout = self.settings.election_timeout.max(self.settings.lease.unwrap_or_default());
         let within = |since: Option<Time>| since.is_some_and(|since| now.saturating_sub(since) < timeout);
         let may_have_granted = self.settings.lease.is_some() && within(Some(self.started.unwrap_or(now)));
@@ -219,7 +225,8 @@ impl Replica {
     /// The leader wants this node to lead.
     pub(super) fn receive_timeout_now(&mut self, now: Time, from: NodeId, message: &TimeoutNow) {
         let is_from_leader = message.term == self.promise.term && self.leader == Some(from);
-        if self.is_elected() && is_from_leader && !self.is_leader() && self.may_stand() {
+        let may_stand = self.may_promise() && self.held.is_none();
+        if self.is_elected() && is_from_leader && !self.is_leader() && may_stand {
             self.stand(now, Because::HandOver);
         }
     }

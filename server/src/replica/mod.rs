@@ -27,15 +27,18 @@ mod election;
 mod follower;
 mod hand_over;
 mod leader;
+mod membership;
 mod progress;
 mod quorum;
 mod reads;
+mod repair;
 mod tail;
 mod terms;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,12 +46,13 @@ use quorate_protocol::entry;
 use quorate_protocol::entry::Payload;
 use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason};
 use quorate_protocol::response::{ElectionStatus, Obstacle};
-use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
+use quorate_protocol::{Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
 
 use crate::mutant::{Mutant, is_on};
 
 pub use hand_over::HandOverError;
+pub use membership::Membership;
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
 pub use reads::{ReadError, ReadState, ReadTicket};
@@ -58,6 +62,7 @@ pub use terms::Terms;
 use election::{Candidate, Timeouts};
 use follower::Follower;
 use leader::Leader;
+use repair::Inquiry;
 
 /// Monotonic time since an origin of the caller's choice.
 pub type Time = Duration;
@@ -67,6 +72,8 @@ pub type Time = Duration;
 pub struct Settings {
     /// Its number.
     pub node: NodeId,
+    /// Of its data directory.
+    pub incarnation: Incarnation,
     /// All m replicas.
     pub nodes: NodeSet,
     /// m and n.
@@ -116,6 +123,10 @@ pub struct Recovered {
     pub promise: Promise,
     /// Where each term of log and checkpoint begins.
     pub terms: Terms,
+    /// Who votes and counts.
+    pub members: Membership,
+    /// Where the log ended before it was found damaged, as (term, index); none if it is whole (R8).
+    pub held: Option<(Term, Index)>,
     /// The store holds the entries up to here; all of them were committed.
     pub applied: Index,
     /// The entries above `applied`, all durable, maybe committed (R17).
@@ -128,13 +139,13 @@ pub enum Input<'a> {
     /// Time has passed.
     Tick,
     /// The link on which this node sends to `0` is up.
-    Connected(NodeId),
+    Connected(Member),
     /// The link on which this node sends to `0` is down; what was sent on it may be lost.
     Disconnected(NodeId),
     /// A message from a replica of this cluster, by its link's identity.
     Message {
         /// Who sent it.
-        from: NodeId,
+        from: Member,
         /// What it says.
         message: &'a PeerMessage<'a>,
     },
@@ -163,6 +174,9 @@ pub enum Input<'a> {
 pub enum Output {
     /// Make the promise durable before anything that comes after.
     Promise(Promise),
+    /// Make durable how far the log went before it was damaged, before anything that comes after; none when that
+    /// no longer matters.
+    Held(Option<(Term, Index)>),
     /// Give entries to the log; answer with [`Input::Durable`].
     Append {
         /// To come back in the answer.
@@ -263,6 +277,23 @@ pub enum ProposeError {
     HandingOver,
 }
 
+/// Why a member was not admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum AdmitError {
+    /// This node does not lead.
+    #[error("not the leader")]
+    NotLeader,
+    /// It is one already.
+    #[error("node {0} is a voting member already")]
+    IsMember(NodeId),
+    /// It is not connected, or lacks entries.
+    #[error("node {0} cannot be reached, or has not caught up yet")]
+    NotCaughtUp(NodeId),
+    /// The admission before it is not committed, or the leader's first entry.
+    #[error("an earlier change is not committed yet")]
+    Busy,
+}
+
 /// One replica's state.
 #[derive(Debug)]
 pub struct Replica {
@@ -278,10 +309,12 @@ pub struct Replica {
     timeouts: Timeouts,
     /// The first tick.
     started: Option<Time>,
-    /// Links on which this node sends.
-    connected: NodeSet,
+    /// Whom the links on which this node sends lead to.
+    connected: BTreeMap<NodeId, Incarnation>,
     elections: ElectionStatus,
     terms: Terms,
+    members: Membership,
+    held: Option<(Term, Index)>,
     tail: Tail,
     last: Index,
     durable: Index,
@@ -305,6 +338,7 @@ enum Role {
     Leader(Leader),
     Follower(Follower),
     Candidate(Candidate),
+    Inquirer(Inquiry),
 }
 
 impl Replica {
@@ -320,7 +354,9 @@ impl Replica {
             election_due: None,
             timeouts: Timeouts::new(settings.election_seed, settings.node),
             started: None,
-            connected: NodeSet::default(),
+            connected: BTreeMap::new(),
+            members: recovered.members,
+            held: recovered.held,
             elections: ElectionStatus::default(),
             terms: recovered.terms,
             tail: recovered.tail,
@@ -356,12 +392,9 @@ impl Replica {
     pub fn step(&mut self, now: Time, input: Input<'_>) {
         match input {
             Input::Tick => self.tick(now),
-            Input::Connected(node) => {
-                self.connected.insert(node);
-                self.with_progress(node, |progress| progress.connect());
-            }
+            Input::Connected(member) => self.connected(member),
             Input::Disconnected(node) => {
-                self.connected.remove(node);
+                self.connected.remove(&node);
                 self.with_progress(node, |progress| progress.disconnect());
             }
             Input::Message { from, message } => self.receive(now, from, message),
@@ -407,8 +440,9 @@ impl Replica {
                 self.feed_followers(now);
             }
             Role::Follower(_) => self.acknowledge(now),
-            Role::Candidate(_) => {}
+            Role::Candidate(_) | Role::Inquirer(_) => {}
         }
+        self.notice_repair();
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);
         assert!(self.applied <= self.commit && self.commit <= self.last && self.durable <= self.last);
@@ -423,6 +457,23 @@ impl Replica {
     /// Whether this node asks for votes.
     pub fn is_candidate(&self) -> bool {
         matches!(self.role, Role::Candidate(_))
+    }
+
+    /// Who votes and counts.
+    pub fn members(&self) -> &Membership {
+        &self.members
+    }
+
+    /// Whether this node votes: it is a member, and knows that to be committed. One that was admitted by an entry
+    /// that is not might vote in a term in which its earlier incarnation has voted (R26, R27).
+    pub fn is_voting(&self) -> bool {
+        let own = Member { node: self.settings.node, incarnation: self.settings.incarnation };
+        self.members.has_at(self.commit, own) || is_on(Mutant::WipedNodeVotes)
+    }
+
+    /// Where the log ended before it was found damaged, until it is whole again.
+    pub fn held(&self) -> Option<(Term, Index)> {
+        self.held
     }
 
     /// Who leads in the promised term, if this node knows.
@@ -473,7 +524,7 @@ impl Replica {
     /// The replicas known to hold an entry durably, this node among them.
     pub fn holders(&self, index: Index) -> NodeSet {
         let own = (self.durable >= index).then_some(self.settings.node);
-        let others = self.followers().filter(|(_, progress)| progress.durable >= index);
+        let others = self.followers().filter(|(_, progress)| progress.voting && progress.durable >= index);
         others.map(|(node, _)| node).chain(own).collect()
     }
 
@@ -481,7 +532,7 @@ impl Replica {
     pub fn followers(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
         match &self.role {
             Role::Leader(leader) => Some(leader.followers.iter().map(|(node, progress)| (*node, progress))),
-            Role::Follower(_) | Role::Candidate(_) => None,
+            _ => None,
         }
         .into_iter()
         .flatten()
@@ -491,7 +542,7 @@ impl Replica {
     pub fn follower(&self, node: NodeId) -> Option<&Progress> {
         match &self.role {
             Role::Leader(leader) => leader.followers.get(&node),
-            Role::Follower(_) | Role::Candidate(_) => None,
+            _ => None,
         }
     }
 
@@ -499,7 +550,8 @@ impl Replica {
     /// timeout, and fed from memory.
     pub fn reachable(&self, now: Time) -> u8 {
         let timeout = self.settings.election_timeout;
-        1 + self.followers().filter(|(_, progress)| progress.is_reachable(now, timeout)).count() as u8
+        let counts = |progress: &Progress| progress.voting && progress.is_reachable(now, timeout);
+        1 + self.followers().filter(|(_, progress)| counts(progress)).count() as u8
     }
 
     /// The first entry that is in memory.
@@ -519,24 +571,29 @@ impl Replica {
                 leader.begin_round_if_due(now, self.settings.heartbeat);
                 self.step_down_if_alone(now);
             }
-            Role::Follower(_) | Role::Candidate(_) => self.stand_if_due(now),
+            Role::Follower(_) | Role::Candidate(_) | Role::Inquirer(_) => self.stand_if_due(now),
         }
         if self.is_leader() {
             self.give_way_if_stalled(now);
         }
     }
 
-    fn receive(&mut self, now: Time, from: NodeId, message: &PeerMessage<'_>) {
+    fn receive(&mut self, now: Time, from: Member, message: &PeerMessage<'_>) {
         if self.obstacle == Some(Obstacle::DiskStalled) && term_of(message) > self.promise.term {
             return; // It could not store the promise (R5): as long as the disk does not answer this node is deaf.
         }
+        // What is said to a candidate or an inquirer counts for members only (R26).
+        let is_member = self.members.has(from) || is_on(Mutant::WipedNodeVotes);
         match message {
-            PeerMessage::Append(append) => self.receive_append(now, from, append),
+            PeerMessage::Append(append) => self.receive_append(now, from.node, append),
             PeerMessage::Ack(ack) => self.receive_ack(now, from, ack),
             PeerMessage::Reject(reject) => self.receive_reject(now, from, reject),
-            PeerMessage::RequestVote(request) => self.receive_request_vote(now, from, request),
-            PeerMessage::Vote(vote) => self.receive_vote(now, from, vote),
-            PeerMessage::TimeoutNow(message) => self.receive_timeout_now(now, from, message),
+            PeerMessage::RequestVote(request) => self.receive_request_vote(now, from.node, request),
+            PeerMessage::Vote(vote) if is_member => self.receive_vote(now, from.node, vote),
+            PeerMessage::TimeoutNow(message) => self.receive_timeout_now(now, from.node, message),
+            PeerMessage::Inquire(inquire) => self.receive_inquire(now, from.node, inquire),
+            PeerMessage::Position(position) if is_member => self.receive_position(now, from.node, position),
+            PeerMessage::Vote(_) | PeerMessage::Position(_) => {}
             PeerMessage::Stored(_) => {} // How a cluster forms is the node's business.
         }
     }
@@ -556,6 +613,9 @@ impl Replica {
     /// Encodes an entry into this turn's batch.
     fn append(&mut self, payload: &Payload<'_>) -> Index {
         self.last += 1;
+        if let Payload::Admit(member) = payload {
+            self.members.push(self.last, *member);
+        }
         entry::encode(self.promise.term, self.last, payload, &mut self.batch);
         self.terms.push(self.last, self.promise.term);
         self.last
@@ -586,7 +646,7 @@ impl Replica {
             Role::Leader(leader) => self.committed_by_counting(leader),
             Role::Follower(_) if is_on(Mutant::FollowerAppliesAboveCommit) => self.last,
             Role::Follower(follower) => follower.commit.min(self.last),
-            Role::Candidate(_) => 0,
+            Role::Candidate(_) | Role::Inquirer(_) => 0,
         };
         self.commit = self.commit.max(committed);
         for entries in self.tail.range(self.applied, self.commit) {
@@ -608,6 +668,13 @@ impl Replica {
         assert!(promise.may_follow(&self.promise) || is_on(Mutant::VoteClearedOnLeaderChange));
         self.promise = promise;
         self.outputs.push(Output::Promise(promise));
+    }
+
+    fn send_to_others(&mut self, message: &PeerMessage<'static>) {
+        let nodes = self.settings.nodes;
+        for to in nodes.iter().filter(|node| *node != self.settings.node) {
+            self.outputs.push(Output::Send { to, message: Message::Small(message.clone()) });
+        }
     }
 
     fn send_small(&mut self, to: NodeId, message: PeerMessage<'static>) {
@@ -638,6 +705,9 @@ fn term_of(message: &PeerMessage<'_>) -> Term {
         PeerMessage::RequestVote(request) => request.term,
         PeerMessage::Vote(vote) => vote.term,
         PeerMessage::TimeoutNow(message) => message.term,
+        PeerMessage::Inquire(inquire) if inquire.pre_vote => 0,
+        PeerMessage::Inquire(inquire) => inquire.term,
+        PeerMessage::Position(position) => position.term,
         PeerMessage::Stored(_) => 0,
     }
 }

@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 
-use quorate_protocol::Index;
 use quorate_protocol::response::Obstacle;
+use quorate_protocol::{Incarnation, Index};
 
 use super::Time;
 
 /// What a leader knows of one follower.
 #[derive(Clone, Debug)]
 pub struct Progress {
+    /// Whom the link leads to, or led to; of whoever is a member before there is a link.
+    pub incarnation: Option<Incarnation>,
+    /// Whether that one is a member, so that it counts (R26, R28).
+    pub voting: bool,
     /// Whether the link to it is up.
     pub connected: bool,
     /// How it is fed.
@@ -60,6 +64,8 @@ pub enum Flow {
 impl Progress {
     pub(super) fn new(next: Index) -> Self {
         Self {
+            incarnation: None,
+            voting: false,
             connected: false,
             flow: Flow::Probing { round: 0 },
             durable: 0,

@@ -9,12 +9,12 @@ use quorate_protocol::entry;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::request::{Range, RangeEnd};
 use quorate_protocol::response::Response;
-use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, NodeSet, Quorums};
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 
 use crate::checkpoint::{
     CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older,
 };
-use crate::directory::{DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
+use crate::directory::{self, DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::disk::simulated::SimDisk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogSettings, LogWorker, ReadError};
@@ -42,6 +42,11 @@ pub(super) struct Shape {
     pub(super) id: u8,
     pub(super) m: u8,
     pub(super) n: u8,
+}
+
+/// Another replica, as it introduces itself.
+pub(super) fn peer(id: u8) -> Member {
+    Member { node: node_id(id), incarnation: Incarnation(u64::from(id) * 100) }
 }
 
 pub(super) fn node_id(id: u8) -> NodeId {
@@ -179,6 +184,10 @@ impl Outside for World {
         Ok(())
     }
 
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        directory::store_held(&self.disk, Path::new(DATA), held)
+    }
+
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
         self.history.identity_begins(self.disk.recorded(), identity);
         identity.store(&self.disk, Path::new(DATA))?;
@@ -259,10 +268,10 @@ impl SimNode {
     /// Meets another replica that has the same settings and has stored the same.
     pub(super) fn meet(&mut self, id: u8) -> Result<(), NodeError> {
         let mut introduction = self.node.introduction();
-        introduction.node = node_id(id);
-        introduction.incarnation = Incarnation(u64::from(id) * 100);
+        let Member { node, incarnation } = peer(id);
+        (introduction.node, introduction.incarnation) = (node, incarnation);
         self.node.meet(&introduction, &mut self.world).unwrap();
-        self.handle(Event::Connected(node_id(id)))
+        self.handle(Event::Connected(peer(id)))
     }
 
     /// Lets time pass.

@@ -30,7 +30,8 @@ fn a_promise_is_stored_before_anything_is_sent() {
     let mut promises = 0;
     world.meet(1, 2).unwrap();
     for (from, bytes) in std::mem::take(&mut world.machine(2).inbox) {
-        let acts = acts(&mut world, 2, Event::Message { from, message: parse(&bytes).unwrap() });
+        let acts =
+            acts(&mut world, 2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
         let promise = acts.iter().position(|act| matches!(act, Act::Promise));
         let send = acts.iter().position(|act| matches!(act, Act::Send(..)));
         promises += usize::from(promise.is_some());
@@ -44,7 +45,7 @@ fn a_promise_is_stored_before_anything_is_sent() {
 fn an_identity_is_stored_before_anybody_is_told() {
     let mut world = World::new(2, 2);
     let introduction = world.machine(2).node.introduction();
-    acts(&mut world, 1, Event::Connected(node_id(2)));
+    acts(&mut world, 1, Event::Connected(member(2)));
     let machine = world.machine(1);
     machine.node.meet(&introduction, &mut machine.outside).unwrap();
     let acts: Vec<Act> = machine.outside.acts.drain(..).collect();
@@ -59,7 +60,7 @@ fn a_node_that_cannot_store_its_promise_stops_and_says_nothing() {
     world.meet(1, 2).unwrap();
     world.machine(1).inbox.clear();
     let (from, bytes) = world.machine(2).inbox.pop_back().unwrap();
-    world.event(2, Event::Message { from, message: parse(&bytes).unwrap() });
+    world.event(2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
     assert!(matches!(world.machine(2).error, Some(NodeError::Directory(_))));
     assert!(world.machine(1).inbox.is_empty() && world.machine(2).commands.is_empty());
 }
@@ -105,7 +106,7 @@ fn a_failed_sync_stops_the_node_before_anything_more_is_answered() {
     for event in [
         Event::Log(LogEvent::Failed(failed_sync())),
         Event::Log(durable),
-        Event::Message { from, message: parse(&bytes).unwrap() },
+        Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() },
     ] {
         machine.node.handle(now, event, &mut machine.outside);
     }

@@ -87,6 +87,11 @@ impl Answer {
     }
 }
 
+/// Who a node of the world is.
+fn member(id: u8) -> Member {
+    Member { node: node_id(id), incarnation: Incarnation(id.into()) }
+}
+
 /// The world of one node: stores really, notes everything else.
 struct Recorder {
     acts: VecDeque<Act>,
@@ -117,6 +122,10 @@ impl Outside for Recorder {
         self.check_storing()?;
         self.acts.push_back(Act::Promise);
         self.vote.store(promise)
+    }
+
+    fn store_held(&mut self, _: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        panic!("no log is damaged here")
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -299,7 +308,7 @@ impl World {
         let introduction = self.machine(other).node.introduction();
         let machine = self.machine(id);
         machine.node.meet(&introduction, &mut machine.outside)?;
-        self.event(id, Event::Connected(node_id(other)));
+        self.event(id, Event::Connected(member(other)));
         Ok(())
     }
 
@@ -333,7 +342,7 @@ impl World {
 
     fn deliver(&mut self, to: u8) {
         while let Some((from, bytes)) = self.machine(to).inbox.pop_front() {
-            self.event(to, Event::Message { from, message: parse(&bytes).unwrap() });
+            self.event(to, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
         }
     }
 

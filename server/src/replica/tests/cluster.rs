@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::entry::Entry;
 use quorate_protocol::response::Obstacle;
-use quorate_protocol::{Index, NodeId, Term};
+use quorate_protocol::{Index, Member as NodeIdentity, NodeId, Term};
 
 use super::super::{
     Input, Message, Output, Promise, ProposeError, Recovered, Replica, Settings, Tail, Terms, Time,
 };
-use super::{entry, node, set, settings};
+use super::{entry, founders, node, set, settings};
 
 /// Rounds after which a cluster that is still busy never comes to rest.
 const ROUNDS_MAX: usize = 10_000;
@@ -39,6 +39,8 @@ pub(super) struct Member {
 #[derive(Default)]
 pub(super) struct Disk {
     promise: Promise,
+    /// As the log was before it was damaged.
+    pub(super) held: Option<(Term, Index)>,
     /// Durable, from entry 1 on.
     pub(super) entries: Vec<Bytes>,
     /// As the log was last told.
@@ -85,18 +87,22 @@ impl Disk {
         self.commit
     }
 
-    fn recover(&self, applied: Index) -> Recovered {
+    fn recover(&self, applied: Index, m: u8) -> Recovered {
         let mut terms = Terms::default();
+        let mut members = founders(m);
         for bytes in &self.entries {
             let entry = Entry::parse(bytes).unwrap();
             terms.push(entry.index, entry.term);
+            if let Some(member) = entry.admission() {
+                members.push(entry.index, member);
+            }
         }
         let mut tail = Tail::default();
         let last = self.entries.len() as Index;
         if last > applied {
             tail.push(applied + 1, last, self.entries[applied as usize..].concat().into());
         }
-        Recovered { promise: self.promise, terms, applied, tail }
+        Recovered { promise: self.promise, terms, members, held: self.held, applied, tail }
     }
 }
 
@@ -108,7 +114,7 @@ fn split(entries: &Bytes) -> impl Iterator<Item = Bytes> {
 impl Member {
     fn start(settings: Settings, disk: Disk, applied: Index) -> Self {
         Self {
-            replica: Replica::new(settings.clone(), disk.recover(applied)),
+            replica: Replica::new(settings.clone(), disk.recover(applied, settings.quorums.replicas())),
             settings,
             applied: disk.entries[..applied as usize].to_vec(),
             disk,
@@ -173,6 +179,12 @@ impl Cluster {
         cluster
     }
 
+    /// Who a node is now.
+    pub(super) fn identity(&self, id: u8) -> NodeIdentity {
+        let Settings { node, incarnation, .. } = self.members[usize::from(id) - 1].settings;
+        NodeIdentity { node, incarnation }
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = u8> + use<> {
         1..=self.members.len() as u8
     }
@@ -224,6 +236,7 @@ impl Cluster {
                     assert!(!has_sent && promise.may_follow(&member.disk.promise), "R5, R6");
                     member.disk.promise = promise;
                 }
+                Output::Held(held) => member.disk.held = held,
                 Output::Append { generation, first, commit, entries, .. } => {
                     let append = Operation::Append { generation, first, commit, entries };
                     member.disk.submitted.push_back(append);
@@ -278,9 +291,8 @@ impl Cluster {
     /// Hands over a message, without taking it off a link.
     pub(super) fn receive(&mut self, from: u8, to: u8, message: &Message) {
         let message = message.to_wire();
-        self.turn(to, |replica, now| {
-            replica.step(now, Input::Message { from: node(from), message: &message });
-        });
+        let from = self.identity(from);
+        self.turn(to, |replica, now| replica.step(now, Input::Message { from, message: &message }));
     }
 
     /// Delivers what waits on a link, each message in a turn of its own.
@@ -364,7 +376,8 @@ impl Cluster {
 
     pub(super) fn connect(&mut self, from: u8, to: u8) {
         self.link(from, to).is_up = true;
-        self.turn(from, |replica, now| replica.step(now, Input::Connected(node(to))));
+        let to = self.identity(to);
+        self.turn(from, |replica, now| replica.step(now, Input::Connected(to)));
     }
 
     /// Messages that were sent may still arrive.
@@ -409,6 +422,29 @@ impl Cluster {
         disk.completed.clear();
         *member = Member::start(member.settings.clone(), disk, applied);
         self.turn(id, |_, _| {});
+    }
+
+    /// Kills a node, whose log is then found damaged behind its first `left` entries. What it had given to its disk is
+    /// gone, and what is on its links.
+    pub(super) fn damage(&mut self, id: u8, left: usize) {
+        self.isolate(id);
+        let disk = &mut self.member(id).disk;
+        let last = disk.entries.last().map(|bytes| Entry::parse(bytes).unwrap());
+        let held = last.map(|entry| (entry.term, entry.index)).max(disk.held);
+        disk.held = held;
+        disk.entries.truncate(left);
+        disk.commit = disk.commit.min(left as Index);
+        let applied = disk.commit;
+        self.restart(id, 0, applied);
+    }
+
+    /// Kills a node and starts it with an empty disk: it is another incarnation.
+    pub(super) fn wipe(&mut self, id: u8) {
+        self.isolate(id);
+        let member = self.member(id);
+        member.disk = Disk::default();
+        member.settings.incarnation.0 += 100;
+        self.restart(id, 0, 0);
     }
 
     /// Kills a node and starts it: what was not durable is gone, and so is what was on its links.

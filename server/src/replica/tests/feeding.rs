@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_protocol::peer::{PeerMessage, Reject, RejectReason};
 
-use super::super::{Flow, Message, ProposeError, Recovered};
+use super::super::{Flow, Message, ProposeError};
 use super::cluster::Cluster;
 use super::*;
 
@@ -294,7 +294,7 @@ fn a_refusal_of_this_leader_is_reported() {
 
 #[test]
 fn nothing_is_sent_to_a_follower_without_a_link() {
-    let mut leader = Replica::new(settings(1, 3, 1), Recovered::default());
+    let mut leader = Replica::new(settings(1, 3, 1), fresh(3));
     let outputs = finish(&mut leader, Time::ZERO);
     let outputs = outputs.into_iter().chain(turn(&mut leader, HEARTBEAT, Input::Tick));
     assert!(!outputs.into_iter().any(|output| matches!(output, Output::Send { .. })));
