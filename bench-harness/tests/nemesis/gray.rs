@@ -1,6 +1,6 @@
 //! Gray failures: a node that is there and slow, or there and stuck, costs the others nothing.
 //!
-//! That the others go on is asserted; how fast is printed, against the same cluster when it was well.
+//! That the others go on is asserted; how fast is printed, against the same cluster a moment before.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,19 +44,21 @@ fn p99(scene: &mut Scene, when: &str) -> Duration {
     times[WRITES * 99 / 100]
 }
 
-/// Times writes while `what` is the case, and prints that against a healthy cluster.
-fn compare(scene: &mut Scene, what: &str, healthy: Duration) {
+/// Times writes before and while `what` is the case, which `begin` brings about; prints both.
+fn compare(scene: &mut Scene, what: &str, begin: impl FnOnce(&mut Scene)) {
+    let healthy = p99(scene, "a healthy cluster");
+    begin(scene);
     let began = Instant::now();
     let slow = p99(scene, what);
     println!(
-        "{what}: p99 of a write {:.2} ms, {:.2} times that of the healthy cluster ({WRITES} writes in {:.1?})",
+        "{what}: p99 of a write {:.2} ms, {:.2} times that before ({WRITES} writes in {:.1?})",
         slow.as_secs_f64() * 1e3,
         slow.as_secs_f64() / healthy.as_secs_f64(),
         began.elapsed(),
     );
 }
 
-/// How much longer than in an average a node's syncs took between two statuses.
+/// How long a node's writes with their syncs took between two statuses, on the average.
 fn mean_sync(from: &NodeStatus, to: &NodeStatus) -> Option<Duration> {
     let (from, to) = (from.view().disk, to.view().disk);
     let syncs = to.syncs.checked_sub(from.syncs).filter(|syncs| *syncs > 0)?;
@@ -87,28 +89,31 @@ fn a_follower_that_is_slow_in_any_way_holds_nobody_up() {
     let _machine = machine();
     let mut scene = start();
     let (_, slow) = leader_and_follower(&scene);
-    let healthy = p99(&mut scene, "a healthy cluster");
 
     let before = scene.status(slow).unwrap();
-    scene.slow_disk(slow, SLOW_SYNC);
-    compare(&mut scene, "a follower whose syncs take 100 ms longer", healthy);
+    compare(&mut scene, "a follower whose syncs take 100 ms longer", |scene| {
+        scene.slow_disk(slow, SLOW_SYNC)
+    });
     wait_for("a slow sync", || (mean_sync(&before, &scene.status(slow)?)? >= SLOW_SYNC / 10).then_some(()));
     scene.heal_disk(slow);
 
-    scene.cluster.set_link(slow, LinkSettings::delay(SLOW_LINK)).unwrap();
-    wait_behind(&scene, slow, SLOW_LINK / 2);
-    compare(&mut scene, "a follower whose links take 100 ms each way", healthy);
+    compare(&mut scene, "a follower whose links take 100 ms each way", |scene| {
+        scene.cluster.set_link(slow, LinkSettings::delay(SLOW_LINK)).unwrap();
+        wait_behind(scene, slow, SLOW_LINK / 2);
+    });
     scene.heal_links();
 
-    let narrow = LinkSettings { bytes_per_second: Some(NARROW_LINK), ..LinkSettings::default() };
-    scene.cluster.set_link(slow, narrow).unwrap();
-    wait_behind(&scene, slow, SLOW_LINK);
-    compare(&mut scene, "a follower whose links carry 50 kB/s", healthy);
+    compare(&mut scene, "a follower whose links carry 50 kB/s", |scene| {
+        let narrow = LinkSettings { bytes_per_second: Some(NARROW_LINK), ..LinkSettings::default() };
+        scene.cluster.set_link(slow, narrow).unwrap();
+        wait_behind(scene, slow, SLOW_LINK);
+    });
     scene.heal_links();
 
-    scene.hang_disk(slow);
-    wait_behind(&scene, slow, SLOW_SYNC);
-    compare(&mut scene, "a follower whose disk hangs", healthy);
+    compare(&mut scene, "a follower whose disk hangs", |scene| {
+        scene.hang_disk(slow);
+        wait_behind(scene, slow, SLOW_SYNC);
+    });
     scene.finish();
 }
 
