@@ -1,4 +1,8 @@
 //! Clients that call all the time, and write down what they were told.
+//!
+//! Most are in a hurry: who gives them no answer is left. Some are patient readers, who now and then ask a node that
+//! does not answer, and wait: a leader that was stopped finds what they asked after it had been followed by another, and
+//! must not answer it from its memory.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,6 +19,15 @@ use super::history::{Action, Key, Outcome, Place, Recorder, Value, value_bytes, 
 
 /// Of one call: long enough for a write without faults, short enough that a client outlives many.
 pub(crate) const CALL: Duration = Duration::from_millis(500);
+
+/// Of one call of a patient reader: longer than a process is stopped.
+const PATIENT_CALL: Duration = Duration::from_secs(4);
+
+/// Up to so long after one call a patient reader makes the next.
+const PATIENT_PAUSE: Duration = Duration::from_millis(1500);
+
+/// Patient readers, on one connection for each server.
+const PATIENT_READERS: usize = 8;
 
 /// A server that accepts no connection is left after this.
 const CONNECT: Duration = Duration::from_millis(200);
@@ -73,11 +86,11 @@ impl Clients {
 }
 
 /// A client of these servers, whose first choice is the one at this place.
-pub(crate) fn connect(servers: &[String], first: usize, executor: &LocalExecutor<'_>) -> Client {
+fn connect(servers: &[String], first: usize, deadline: Duration, executor: &LocalExecutor<'_>) -> Client {
     let mut servers = servers.to_vec();
     let count = servers.len();
     servers.rotate_left(first % count);
-    let builder = Client::builder().servers(servers).deadline(CALL).connect_timeout(CONNECT);
+    let builder = Client::builder().servers(servers).deadline(deadline).connect_timeout(CONNECT);
     let (client, driver) = builder.build().unwrap();
     executor.spawn(driver).detach();
     client
@@ -87,18 +100,24 @@ fn run(servers: &[String], load: &Load, recorder: &Recorder, shared: &Shared) {
     let executor = LocalExecutor::new();
     let known: Rc<[Cell<Option<Index>>]> = (0..load.keys).map(|_| Cell::new(None)).collect();
     let mut callers = Vec::new();
+    let mut start = |client: &Client, patient| {
+        let seed = load.seed.wrapping_add(callers.len() as u64);
+        let caller = Caller {
+            client: client.clone(),
+            random: fastrand::Rng::with_seed(seed),
+            known: Rc::clone(&known),
+            pause: load.pause,
+            patient,
+        };
+        callers.push(executor.spawn(caller.call_until_stopped(recorder, shared)));
+    };
     for connection in 0..load.connections {
-        let client = connect(servers, connection, &executor);
-        for caller in 0..load.callers {
-            let seed = load.seed.wrapping_add((connection * load.callers + caller) as u64);
-            let caller = Caller {
-                client: client.clone(),
-                random: fastrand::Rng::with_seed(seed),
-                known: Rc::clone(&known),
-                pause: load.pause,
-            };
-            callers.push(executor.spawn(caller.call_until_stopped(recorder, shared)));
-        }
+        let client = connect(servers, connection, CALL, &executor);
+        (0..load.callers).for_each(|_| start(&client, false));
+    }
+    for server in 0..servers.len() {
+        let client = connect(servers, server, PATIENT_CALL, &executor);
+        (0..PATIENT_READERS).for_each(|_| start(&client, true));
     }
     smol::block_on(executor.run(async {
         for caller in callers {
@@ -114,6 +133,8 @@ struct Caller {
     /// Revisions of the keys as somebody last saw them, which may be some time ago.
     known: Rc<[Cell<Option<Index>>]>,
     pause: Duration,
+    /// Whether it only reads, seldom, and waits for its answers.
+    patient: bool,
 }
 
 impl Caller {
@@ -124,7 +145,7 @@ impl Caller {
             let pause = match call(&self.client, recorder, key, action).await {
                 Ok(outcome) => {
                     self.learn(key, action, outcome);
-                    self.pause
+                    self.next_pause()
                 }
                 Err(error) if is_of_the_moment(&error) => self.pause.max(PAUSE),
                 Err(error) => {
@@ -138,8 +159,13 @@ impl Caller {
         }
     }
 
+    fn next_pause(&mut self) -> Duration {
+        if self.patient { PATIENT_PAUSE.mul_f64(self.random.f64()) } else { self.pause }
+    }
+
     fn choose(&mut self, key: Key, recorder: &Recorder) -> Action {
         match self.random.u8(..10) {
+            _ if self.patient => Action::Get,
             0..4 => Action::Get,
             4..6 => Action::Set(recorder.new_value()),
             6 => Action::Delete,

@@ -200,9 +200,9 @@ impl Nemesis {
 
     fn fault(&mut self, node: u8, other: u8) -> Fault {
         let (one, two) = if self.random.bool() { (node, other) } else { (other, node) };
-        match self.random.u8(..12) {
+        match self.random.u8(..13) {
             0..3 => Fault::Kill(node),
-            3 => Fault::Pause(node),
+            3 | 12 => Fault::Pause(node),
             4 => Fault::Isolate(node),
             5 => Fault::Mute(node),
             6 => Fault::Deafen(node),
