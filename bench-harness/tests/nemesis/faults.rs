@@ -200,10 +200,10 @@ impl Nemesis {
 
     fn fault(&mut self, node: u8, other: u8) -> Fault {
         let (one, two) = if self.random.bool() { (node, other) } else { (other, node) };
-        match self.random.u8(..13) {
+        match self.random.u8(..15) {
             0..3 => Fault::Kill(node),
             3 | 12 => Fault::Pause(node),
-            4 => Fault::Isolate(node),
+            4 | 13 | 14 => Fault::Isolate(node),
             5 => Fault::Mute(node),
             6 => Fault::Deafen(node),
             7 => Fault::CutOneWay(one, two),

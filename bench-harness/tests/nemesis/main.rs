@@ -43,7 +43,7 @@ const CALLS_LONG: u64 = 1_000_000;
 const CLUSTERS: [(u8, u8); 5] = [(3, 2), (3, 1), (3, 3), (5, 3), (4, 3)];
 
 /// Between two checkpoints: a node that was away must find what it lacks in the log of whoever leads then.
-const CHECKPOINT_MIB: u64 = 16;
+const CHECKPOINT_MIB: u64 = 64;
 
 /// Real processes need the machine for themselves: these tests run one after the other.
 static MACHINE: Mutex<()> = Mutex::new(());
