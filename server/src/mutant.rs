@@ -48,6 +48,8 @@ pub(crate) enum Mutant {
     StaleSyncCounted,
     /// Not in the list: a damaged log is compared as it is, not as it was.
     DamagedLogForgotten,
+    /// What the log holds behind a checkpoint that was installed goes, although the checkpoint leads to it.
+    MatchingLogRestarted,
     /// 23: a configured leader commits without its own disk.
     CommitWithoutOwnDisk,
 }

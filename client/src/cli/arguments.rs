@@ -105,6 +105,12 @@ pub(super) enum Command {
     },
     /// Print how each of the nodes named is, and how far the leader's followers are
     Status,
+    /// Make a replica whose data directory was replaced a voting member again, once it has caught up
+    Admit {
+        /// The number of the replica
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u8).range(1..=63))]
+        node: u8,
+    },
     /// Have the leader hand over to another replica, and print the term that begins with it
     HandOver {
         /// The number of the replica that is to lead; if not said, the one that has most of the log

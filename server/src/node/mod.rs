@@ -24,6 +24,8 @@ mod requests;
 mod retention;
 #[cfg(test)]
 mod tests;
+mod transfer_worker;
+mod transfers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -41,7 +43,7 @@ use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
-use crate::replica::{self, Input, Membership, Output, Recovered, Replica, Time};
+use crate::replica::{self, Input, LogRead, Membership, Output, Recovered, Replica, Time};
 use crate::store::Store;
 
 use batches::Batches;
@@ -52,8 +54,9 @@ use lag::Lag;
 use memory::MemoryLimit;
 use reads::WaitingRead;
 
-pub use outside::{ClientId, LogRead, Outside};
+pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
+pub use transfer_worker::{Installed, TransferCommand, TransferEvent, TransferWorker};
 
 /// What a node is started with, beside its identity.
 #[derive(Clone, Debug)]
@@ -82,8 +85,13 @@ pub struct NodeSettings {
     pub checkpoint_interval_bytes: u64,
     /// Bytes of log kept for followers that lack it, beyond what the two checkpoints need.
     pub log_retention_bytes: u64,
+    /// Bytes of a checkpoint that a follower which is far behind is sent in a second, at most; 0 for no bound.
+    pub transfer_bytes_per_second: u64,
     /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
     pub memory_bytes_max: u64,
+    /// Whether a leader admits a replica with a replaced data directory as soon as it has caught up, not only when it
+    /// is told to (R27).
+    pub admits_replaced: bool,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
     /// A log that has not answered for so long is stalled: no entries are taken.
@@ -107,7 +115,9 @@ impl NodeSettings {
             tail_bytes_max: 16 << 20,
             checkpoint_interval_bytes: 256 << 20,
             log_retention_bytes: 4096 << 20,
+            transfer_bytes_per_second: 64 << 20,
             memory_bytes_max: u64::MAX,
+            admits_replaced: false,
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
             disk_timeout: Duration::from_secs(30),
@@ -145,8 +155,10 @@ pub enum Event<'a> {
         /// For whom.
         to: NodeId,
         /// What was read.
-        entries: LogRead,
+        read: LogRead,
     },
+    /// The disk has done its part in sending or receiving a checkpoint.
+    Transfer(TransferEvent),
     /// A checkpoint goes on.
     Checkpoint(CheckpointEvent),
 }
@@ -225,8 +237,10 @@ pub struct Node {
     connected: BTreeMap<NodeId, Incarnation>,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
-    /// Followers that lack what the log no longer holds.
-    stranded: NodeSet,
+    /// Followers for which a checkpoint's file is open.
+    sending: NodeSet,
+    /// What was loaded in this turn.
+    installed: Option<Installed>,
     swept: Time,
     is_stopping: bool,
     outputs: Vec<Output>,
@@ -262,7 +276,8 @@ impl Node {
             received: MessageCounts::default(),
             connected: BTreeMap::new(),
             dropped_before: 0,
-            stranded: NodeSet::default(),
+            sending: NodeSet::default(),
+            installed: None,
             swept: Time::ZERO,
             is_stopping: false,
             outputs: Vec::new(),
@@ -292,13 +307,17 @@ impl Node {
             }
             Event::Message { from, message } => {
                 self.received.count(&message);
+                if let PeerMessage::CheckpointAck(ack) = &message {
+                    self.note_checkpoint_ack(from.node, ack);
+                }
                 self.step(now, Input::Message { from, message: &message });
                 if let PeerMessage::Ack(ack) = &message {
                     self.measure(now, from.node, ack);
                 }
             }
             Event::Log(event) => self.log_event(now, event),
-            Event::LogRead { to, entries } => self.step(now, Input::LogRead { to, entries }),
+            Event::LogRead { to, read } => self.step(now, Input::LogRead { to, read }),
+            Event::Transfer(event) => self.transfer_event(now, event),
             Event::Checkpoint(event) => self.checkpoint_event(event, outside),
         }
     }
@@ -313,6 +332,9 @@ impl Node {
         replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        if let Some(needless) = self.installed.take() {
+            outside.discard(needless.store);
+        }
         self.notice_office();
         self.answer_reads(now, outside);
         self.answer_hand_overs(outside);
@@ -407,6 +429,7 @@ impl Node {
                 uncommitted_bytes_max: self.settings.uncommitted_bytes_max,
                 window_bytes_max: self.settings.window_bytes_max,
                 tail_bytes_max: self.settings.tail_bytes_max,
+                transfer_bytes_per_second: self.settings.transfer_bytes_per_second,
             },
             recovered,
         );
@@ -425,7 +448,6 @@ impl Node {
         if leads != self.led {
             self.led = leads;
             self.lag = Lag::new(replica.followers().map(|(node, _)| node), replica.last());
-            self.stranded = NodeSet::default();
         }
     }
 
@@ -482,7 +504,7 @@ impl Node {
 
     /// Takes an ack's times for the indexes that the replica has taken from it.
     fn measure(&mut self, now: Time, from: NodeId, ack: &Ack) {
-        if let Some(progress) = self.replica.as_ref().and_then(|replica| replica.follower(from)) {
+        if let Some(progress) = self.follower(from) {
             let ack = Ack { durable: progress.durable, applied: progress.applied, ..*ack };
             self.lag.acknowledged(from, &ack, now);
         }
@@ -495,6 +517,17 @@ impl Node {
             self.swept = now;
             self.answer_overdue(now, outside);
             self.drop_log(outside);
+            self.admit_who_has_caught_up(now);
+            self.sweep_transfers(now, outside);
+        }
+    }
+
+    /// Admits replaced replicas without being asked, if that is wanted.
+    fn admit_who_has_caught_up(&mut self, now: Time) {
+        let Some(replica) = self.replica.as_mut().filter(|_| self.settings.admits_replaced) else { return };
+        let learners = replica.followers().filter(|(_, progress)| progress.connected && !progress.voting);
+        for node in learners.map(|(node, _)| node).collect::<Vec<_>>() {
+            let _ = replica.admit(now, node); // If it is not time yet, it will be.
         }
     }
 
@@ -570,6 +603,23 @@ impl Node {
                 outside.send(to, &message);
             }
             Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
+            Output::OpenCheckpoint { to, verify } => self.open_checkpoint(to, verify, outside),
+            Output::ReadCheckpoint { to, index, offset, bytes_max } => {
+                outside.transfer(TransferCommand::Read { to, index, offset, bytes_max });
+            }
+            Output::OpenPart { index, total_bytes } => {
+                tracing::info!(
+                    index,
+                    total_bytes,
+                    "receiving a checkpoint: the leader's log no longer holds what is lacking"
+                );
+                outside.transfer(TransferCommand::OpenPart { index, total_bytes });
+            }
+            Output::StorePart { index, offset, bytes } => {
+                outside.transfer(TransferCommand::StorePart { index, offset, bytes });
+            }
+            Output::InstallPart { index } => self.install_part(index, outside),
+            Output::Restore { index, generation } => self.restore(index, generation, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
             Output::Note(note) => tracing::info!("{note}"),
@@ -638,6 +688,14 @@ impl Node {
         }
     }
 
+    /// Tells the clients whose entries were committed, or replaced, without being applied here: all up to `index`.
+    fn answer_skipped(&mut self, index: Index, outside: &mut impl Outside) {
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index <= index) {
+            let outcome = Outcome::Unknown { index: waiting.index, copies: 0 };
+            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+        }
+    }
+
     /// Tells the clients whose deadline has passed what is known: the write may still be committed (R20).
     fn answer_overdue(&mut self, now: Time, outside: &mut impl Outside) {
         let Some(replica) = &self.replica else { return };
@@ -661,7 +719,9 @@ impl Node {
         if is_on(Mutant::LogDroppedEarly) {
             outside.log(LogCommand::DropBefore(entry.index + 1));
         }
-        outside.begin_checkpoint(CheckpointHeader { index: entry.index, term: entry.term, cluster, terms });
+        let (index, term) = (entry.index, entry.term);
+        let members = replica.members().at(index);
+        outside.begin_checkpoint(CheckpointHeader { index, term, cluster, terms, members });
     }
 
     fn checkpoint_event(&mut self, event: CheckpointEvent, outside: &mut impl Outside) {

@@ -301,6 +301,15 @@ impl<'a> Check<'a> {
             for name in self.disk.list(&part).unwrap_or_default() {
                 if checkpoint::is_temporary(&name) {
                     self.leftover(&part.join(name), "a checkpoint that was not finished");
+                } else if checkpoint::part::is_part(&name) {
+                    let what = "a checkpoint that was not received in full";
+                    self.find(
+                        Severity::Note,
+                        &part.join(name),
+                        None,
+                        what,
+                        "the node goes on with it, or removes it",
+                    );
                 } else if !is_ours(&name) {
                     self.stranger(&part.join(name));
                 }
@@ -437,7 +446,7 @@ impl<'a> Check<'a> {
 
     fn damaged_checkpoint(&mut self, path: &Path, damage: &Damage) {
         let act = match damage {
-            Damage::Newer(_) => "no node of this version starts on this",
+            Damage::Version(_) => "no node of this version starts on this",
             _ if self.is_backup => BAD_BACKUP,
             _ => {
                 "damage of the disk: a start passes it over if an older one is whole and the log reaches back to that, \
@@ -593,7 +602,7 @@ fn offset_in_checkpoint(disk: &dyn Disk, path: &Path, damage: &Damage) -> Option
         Damage::Unreadable(_) => None,
         Damage::Short(bytes) => Some(*bytes),
         Damage::Header => Some(0),
-        Damage::Newer(_) => Some(8),
+        Damage::Version(_) => Some(8),
         Damage::Name(_) => Some(12),
         Damage::Block { offset, .. } => Some(*offset),
         Damage::Footer | Damage::Counts | Damage::Hash => footer(),

@@ -72,6 +72,17 @@ impl Replica {
         is_fit && (quorums.replicas() == 1 || needs_everybody && has_led)
     }
 
+    /// The term that it would lead in: of those who go on alone odd, of those who are elected even, where both can be.
+    /// Else an entry of a term in which a node has voted for itself would not show that it has led: another one may
+    /// have gone on alone in the term that it stood in.
+    pub(super) fn next_term(&self, alone: bool) -> Term {
+        let quorums = self.settings.quorums;
+        let has_both =
+            self.is_elected() && quorums.replicas() > 1 && quorums.election_quorum() == quorums.replicas();
+        let next = self.promise.term + 1;
+        if has_both && (next % 2 == 1) != alone { next + 1 } else { next }
+    }
+
     /// Whether the leader is elected.
     pub(super) fn is_elected(&self) -> bool {
         self.settings.leadership == Leadership::Elected
@@ -108,7 +119,7 @@ impl Replica {
         self.role = Role::Candidate(Candidate { pre_vote, votes: NodeSet::default() });
         self.restart_election_timer(now);
         let request = RequestVote {
-            term: if pre_vote { self.promise.term + 1 } else { self.promise.term },
+            term: if pre_vote { self.next_term(false) } else { self.promise.term },
             pre_vote,
             hand_over: because == Because::HandOver,
             last_index: self.last,
@@ -120,7 +131,7 @@ impl Replica {
 
     fn stand(&mut self, now: Time, because: Because) {
         self.elections.stood += 1;
-        let term = self.promise.term + 1;
+        let term = self.next_term(false);
         self.promise(Promise { term, voted_for: Some(self.settings.node) });
         self.note(format!("stands for election in term {term}"));
         self.ask_for_votes(now, false, because);

@@ -12,8 +12,11 @@ use crate::mutant::{Mutant, is_on};
 
 use super::hand_over::HandOver;
 use super::reads::Confirmations;
+use super::sending::Sender;
 use super::tail::longest_prefix;
-use super::{AdmitError, Flow, Message, Output, Progress, Replica, Role, Tail, Terms, Time, nth_highest};
+use super::{
+    AdmitError, Flow, LogRead, Message, Output, Progress, Replica, Role, Tail, Terms, Time, nth_highest,
+};
 
 /// Rounds after which what could not be read from the log is tried again: about a second of heartbeats.
 const READ_AGAIN_ROUNDS: u64 = 20;
@@ -242,7 +245,7 @@ impl Replica {
         }
     }
 
-    fn next_round(&self) -> u64 {
+    pub(super) fn next_round(&self) -> u64 {
         match &self.role {
             Role::Leader(leader) => leader.round + 1,
             _ => 0,
@@ -252,7 +255,7 @@ impl Replica {
     /// The follower that a message of this term comes from. A message of an older term says nothing about
     /// what is held in this one (R12). One of a newer term ends this one; with a configured leader it cannot be, as
     /// only that one raises it.
-    fn current_follower(&mut self, now: Time, from: Member, term: Term) -> Option<&mut Progress> {
+    pub(super) fn current_follower(&mut self, now: Time, from: Member, term: Term) -> Option<&mut Progress> {
         if term > self.promise.term {
             if self.is_elected() {
                 self.enter_term(now, term, None);
@@ -275,13 +278,18 @@ impl Replica {
         }
     }
 
-    pub(super) fn log_read(&mut self, to: NodeId, entries: Option<Bytes>) {
+    pub(super) fn log_read(&mut self, to: NodeId, read: LogRead) {
         let head = self.head();
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.followers.get_mut(&to) else { return };
         if progress.flow != (Flow::Reading { pending: true }) {
             return; // The link was lost meanwhile; it is probed anew.
         }
+        let entries = match read {
+            LogRead::Entries(entries) => Some(entries),
+            LogRead::Dropped => return self.send_checkpoint(to),
+            LogRead::Unreadable => None,
+        };
         let first = entries.as_deref().and_then(|entries| Entry::parse(entries).ok());
         let (Some(first), Some(entries)) = (first.map(|entry| entry.index), &entries) else {
             progress.flow = Flow::Unreadable { round: leader.round };
@@ -300,12 +308,17 @@ impl Replica {
     /// Sends every follower what it has not been sent yet, as far as its window goes.
     pub(super) fn feed_followers(&mut self, now: Time) {
         let head = self.head();
+        let bytes_per_second = self.settings.transfer_bytes_per_second;
         let Role::Leader(leader) = &mut self.role else { return };
         // A probe is answered in a round of its own, so that no earlier answer is taken for it.
         if leader.followers.values().any(Progress::wants_probe) {
             leader.begin_round(now);
         }
+        let sender = Sender { now, term: head.term, round: leader.round, bytes_per_second };
         for (to, progress) in leader.followers.iter_mut().filter(|(_, progress)| progress.connected) {
+            if progress.flow == Flow::Checkpoint {
+                sender.feed(*to, progress, &mut self.outputs);
+            }
             head.feed(*to, progress, leader.round, &self.terms, &self.tail, &mut self.outputs);
         }
     }
@@ -333,8 +346,11 @@ impl Head {
         if progress.wants_probe() {
             progress.flow = Flow::Probing { round };
         }
-        if !matches!(progress.flow, Flow::Probing { .. }) {
+        if !matches!(progress.flow, Flow::Probing { .. } | Flow::Checkpoint) {
             self.feed_entries(to, progress, round, terms, tail, outputs);
+        }
+        if progress.flow == Flow::Streaming {
+            progress.transfer = None; // It has got what it lacked in some other way.
         }
         // A new round asks for an answer; and an idle follower learns the commit index at once.
         let new_round = progress.round_sent < round;
@@ -385,7 +401,8 @@ impl Head {
     }
 
     fn append(&self, terms: &Terms, progress: &mut Progress, round: u64, entries: Bytes) -> Message {
-        let previous_index = progress.next - 1;
+        // A heartbeat to a follower that is sent a checkpoint must not depend on what its log has.
+        let previous_index = if progress.flow == Flow::Checkpoint { 0 } else { progress.next - 1 };
         let previous_term = terms.term(previous_index).expect("nothing beyond the last entry is sent");
         progress.commit_sent = self.commit;
         let head = Append {

@@ -15,6 +15,8 @@
 //!   one (R12).
 //! - A leader counts itself only to its own durable index; with a configured leader and at n=1 its own disk is always
 //!   among the n (R13).
+//! - A follower that lacks what its leader's log no longer holds is sent a checkpoint ([`Transfer`]). It goes on behind
+//!   it only when the whole is durable and was checked; what its log holds beyond stays if it matches there.
 //! - A follower with an obstacle takes nothing that would change its log, and says so; its leader does not count
 //!   it, and asks again once in a round of heartbeats.
 //!
@@ -31,7 +33,9 @@ mod membership;
 mod progress;
 mod quorum;
 mod reads;
+mod receiving;
 mod repair;
+mod sending;
 mod tail;
 mod terms;
 
@@ -44,7 +48,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::entry;
 use quorate_protocol::entry::Payload;
-use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason};
+use quorate_protocol::peer::{Append, CheckpointChunk, PeerMessage, Reject, RejectReason};
 use quorate_protocol::response::{ElectionStatus, Obstacle};
 use quorate_protocol::{Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
@@ -56,12 +60,14 @@ pub use membership::Membership;
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
 pub use reads::{ReadError, ReadState, ReadTicket};
+pub use sending::{CHECKPOINT_WINDOW_BYTES, Checkpoint, Transfer};
 pub use tail::Tail;
 pub use terms::Terms;
 
 use election::{Candidate, Timeouts};
 use follower::Follower;
 use leader::Leader;
+use receiving::Receiver;
 use repair::Inquiry;
 
 /// Monotonic time since an origin of the caller's choice.
@@ -96,6 +102,8 @@ pub struct Settings {
     pub window_bytes_max: usize,
     /// Bytes of applied entries that a leader keeps in memory for its followers.
     pub tail_bytes_max: usize,
+    /// Bytes of a checkpoint that one follower is sent in a second, at most; 0 for no bound.
+    pub transfer_bytes_per_second: u64,
 }
 
 /// A durable promise: the highest term seen, and who got this node's vote in it (R5).
@@ -164,9 +172,63 @@ pub enum Input<'a> {
     LogRead {
         /// Whom it was read for.
         to: NodeId,
-        /// Whole entries from the asked index on; none if they cannot be read.
-        entries: Option<Bytes>,
+        /// What came of it.
+        read: LogRead,
     },
+    /// The answer to [`Output::OpenCheckpoint`].
+    CheckpointOpened {
+        /// Whom it was opened for.
+        to: NodeId,
+        /// The newest that there is; none if none can be sent.
+        checkpoint: Option<Checkpoint>,
+    },
+    /// The answer to [`Output::ReadCheckpoint`].
+    CheckpointRead {
+        /// Whom it was read for.
+        to: NodeId,
+        /// Of the checkpoint.
+        index: Index,
+        /// As asked.
+        offset: u64,
+        /// At least one; none if they cannot be read.
+        bytes: Option<Bytes>,
+    },
+    /// The log no longer reaches back to the checkpoint that a follower is sent: it has to be another one.
+    CheckpointSuperseded(NodeId),
+    /// The answer to [`Output::OpenPart`] and [`Output::StorePart`].
+    PartStored {
+        /// Of the checkpoint.
+        index: Index,
+        /// Bytes of it that are there now, from the beginning on.
+        bytes: u64,
+    },
+    /// Another answer to [`Output::OpenPart`] and [`Output::StorePart`]: there was no room.
+    PartBlocked {
+        /// Of the checkpoint.
+        index: Index,
+        /// What is to be told.
+        obstacle: Obstacle,
+    },
+    /// The answer to [`Output::InstallPart`]: the checkpoint is durable and loaded.
+    PartInstalled {
+        /// Where each term begins, up to the checkpoint's index.
+        terms: Terms,
+        /// Who votes and counts as of it.
+        members: Membership,
+    },
+    /// Another answer to [`Output::InstallPart`]: it was not whole, and has been removed.
+    PartDamaged(Index),
+}
+
+/// What came of reading the log for a follower.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogRead {
+    /// Whole entries from the asked index on, at least one.
+    Entries(Bytes),
+    /// The log begins behind the asked index: a checkpoint holds what it had.
+    Dropped,
+    /// They cannot be read now.
+    Unreadable,
 }
 
 /// What must happen, in this order.
@@ -213,6 +275,55 @@ pub enum Output {
         /// Bytes after which to stop, with at least one entry.
         bytes_max: usize,
     },
+    /// Open a checkpoint to be sent, the newest from which on the log goes on; answer with
+    /// [`Input::CheckpointOpened`].
+    OpenCheckpoint {
+        /// For whom.
+        to: NodeId,
+        /// Whether it is to be checked as a whole first: one that was sent has been found damaged.
+        verify: bool,
+    },
+    /// Read of the checkpoint that was opened for a follower; answer with [`Input::CheckpointRead`].
+    ReadCheckpoint {
+        /// For whom.
+        to: NodeId,
+        /// Of the checkpoint.
+        index: Index,
+        /// Where to begin.
+        offset: u64,
+        /// Bytes to read, at most.
+        bytes_max: usize,
+    },
+    /// See how much of a checkpoint is there from an earlier attempt, and give up all others; answer with
+    /// [`Input::PartStored`] or [`Input::PartBlocked`].
+    OpenPart {
+        /// Of the checkpoint.
+        index: Index,
+        /// Bytes of the whole.
+        total_bytes: u64,
+    },
+    /// Write what comes next of a checkpoint; answer as for [`Output::OpenPart`].
+    StorePart {
+        /// Of the checkpoint.
+        index: Index,
+        /// Where it begins.
+        offset: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Check a checkpoint that is there in full, make it durable, and load it beside the store; answer with
+    /// [`Input::PartInstalled`] or [`Input::PartDamaged`].
+    InstallPart {
+        /// Of the checkpoint.
+        index: Index,
+    },
+    /// Go on with the store that was loaded.
+    Restore {
+        /// Of the checkpoint that it was loaded from.
+        index: Index,
+        /// The generation that begins with a new log behind the checkpoint; none if the log goes on.
+        generation: Option<u64>,
+    },
     /// Apply committed entries, the first of which follows what was applied before.
     Apply(Bytes),
     /// Another replica has broken a rule: tell the operator.
@@ -233,6 +344,13 @@ pub enum Message {
         /// Whole entries.
         entries: Bytes,
     },
+    /// A piece of a checkpoint.
+    Chunk {
+        /// Everything else; its own bytes are empty.
+        head: CheckpointChunk<'static>,
+        /// The piece.
+        bytes: Bytes,
+    },
     /// Everything else.
     Small(PeerMessage<'static>),
 }
@@ -242,6 +360,9 @@ impl Message {
     pub fn to_wire(&self) -> PeerMessage<'_> {
         match self {
             Self::Append { head, entries } => PeerMessage::Append(Append { entries, ..head.clone() }),
+            Self::Chunk { head, bytes } => {
+                PeerMessage::CheckpointChunk(CheckpointChunk { bytes, ..head.clone() })
+            }
             Self::Small(message) => message.clone(),
         }
     }
@@ -323,6 +444,8 @@ pub struct Replica {
     /// When `applied` last rose.
     applied_at: Time,
     generation: u64,
+    /// What it is being sent, as a follower that lacks what the leader's log no longer holds.
+    receiver: Receiver,
     /// Why it takes no entries as a follower.
     obstacle: Option<Obstacle>,
     /// As of the end of the last turn.
@@ -366,6 +489,7 @@ impl Replica {
             applied: recovered.applied,
             applied_at: Time::ZERO,
             generation: 0,
+            receiver: Receiver::default(),
             obstacle: None,
             uncommitted_bytes: 0,
             batch: Vec::new(),
@@ -381,7 +505,7 @@ impl Replica {
             Leadership::Elected => replica.goes_on_alone(),
         };
         if leads {
-            let term = replica.promise.term + 1;
+            let term = replica.next_term(true);
             replica.promise(Promise { term, voted_for: Some(replica.settings.node) });
             replica.lead();
         }
@@ -399,7 +523,16 @@ impl Replica {
             }
             Input::Message { from, message } => self.receive(now, from, message),
             Input::Durable { generation, index, disk, sync } => self.synced(generation, index, disk, sync),
-            Input::LogRead { to, entries } => self.log_read(to, entries),
+            Input::LogRead { to, read } => self.log_read(to, read),
+            Input::CheckpointOpened { to, checkpoint } => self.checkpoint_opened(to, checkpoint),
+            Input::CheckpointRead { to, index, offset, bytes } => {
+                self.checkpoint_read(to, index, offset, bytes);
+            }
+            Input::CheckpointSuperseded(to) => self.checkpoint_superseded(to),
+            Input::PartStored { index, bytes } => self.part_stored(index, bytes),
+            Input::PartBlocked { index, obstacle } => self.part_blocked(index, obstacle),
+            Input::PartInstalled { terms, members } => self.installed(now, terms, members),
+            Input::PartDamaged(index) => self.part_damaged(index),
         }
     }
 
@@ -443,6 +576,7 @@ impl Replica {
             Role::Candidate(_) | Role::Inquirer(_) => {}
         }
         self.notice_repair();
+        self.go_on_receiving();
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);
         assert!(self.applied <= self.commit && self.commit <= self.last && self.durable <= self.last);
@@ -594,6 +728,8 @@ impl Replica {
             PeerMessage::Inquire(inquire) => self.receive_inquire(now, from.node, inquire),
             PeerMessage::Position(position) if is_member => self.receive_position(now, from.node, position),
             PeerMessage::Vote(_) | PeerMessage::Position(_) => {}
+            PeerMessage::CheckpointChunk(chunk) => self.receive_chunk(now, from.node, chunk),
+            PeerMessage::CheckpointAck(ack) => self.receive_checkpoint_ack(now, from, ack),
             PeerMessage::Stored(_) => {} // How a cluster forms is the node's business.
         }
     }
@@ -649,10 +785,10 @@ impl Replica {
             Role::Candidate(_) | Role::Inquirer(_) => 0,
         };
         self.commit = self.commit.max(committed);
-        for entries in self.tail.range(self.applied, self.commit) {
-            self.outputs.push(Output::Apply(entries));
-        }
         if self.applied < self.commit {
+            for entries in self.tail.range(self.applied, self.commit) {
+                self.outputs.push(Output::Apply(entries));
+            }
             (self.applied, self.applied_at) = (self.commit, now);
         }
     }
@@ -708,6 +844,8 @@ fn term_of(message: &PeerMessage<'_>) -> Term {
         PeerMessage::Inquire(inquire) if inquire.pre_vote => 0,
         PeerMessage::Inquire(inquire) => inquire.term,
         PeerMessage::Position(position) => position.term,
+        PeerMessage::CheckpointChunk(chunk) => chunk.term,
+        PeerMessage::CheckpointAck(ack) => ack.term,
         PeerMessage::Stored(_) => 0,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Incarnation, Index};
 
-use super::Time;
+use super::{Time, Transfer};
 
 /// What a leader knows of one follower.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Progress {
     pub(super) answered: u64,
     /// What it last said keeps it from taking entries; until it answers a probe without saying so.
     pub obstacle: Option<Obstacle>,
+    /// The checkpoint that it is being sent; it stays while the link is down.
+    pub transfer: Option<Transfer>,
     /// The next entry to send.
     pub(super) next: Index,
     /// The commit index it was last sent.
@@ -54,6 +56,8 @@ pub enum Flow {
         /// Whether a read is under way.
         pending: bool,
     },
+    /// With a checkpoint: the log no longer holds what it needs. See [`Progress::transfer`].
+    Checkpoint,
     /// Not at all: what it needs could not be read in this round. Tried again some rounds later.
     Unreadable {
         /// The round of the attempt.
@@ -73,6 +77,7 @@ impl Progress {
             heard: None,
             answered: 0,
             obstacle: None,
+            transfer: None,
             next,
             commit_sent: 0,
             round_sent: 0,
@@ -141,6 +146,7 @@ impl Progress {
             Flow::Probing { round: 0 } => false,
             Flow::Probing { .. } => previous == self.next - 1,
             Flow::Streaming | Flow::Reading { .. } | Flow::Unreadable { .. } => previous < self.next,
+            Flow::Checkpoint => false, // Nothing was sent that would have to match.
         }
     }
 

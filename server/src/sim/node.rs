@@ -20,8 +20,10 @@ use crate::disk::simulated::SimDisk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogSettings, LogWorker, ReadError};
 use crate::node::{
     self, ClientId, Event, Node, NodeError, NodeSettings, Opened, Outside, RecoveryError, State,
+    TransferCommand, TransferWorker,
 };
 use crate::replica::{Promise, Time};
+use crate::store::Store;
 
 use super::history::{History, checksum_of, digest};
 
@@ -155,6 +157,7 @@ struct World {
     acts: Vec<Act>,
     commands: Vec<LogCommand>,
     checkpoint: Option<Checkpoint>,
+    transfers: VecDeque<TransferCommand>,
 }
 
 fn encoded(message: &impl serde::Serialize) -> Vec<u8> {
@@ -176,6 +179,15 @@ impl Outside for World {
     }
 
     fn read_log(&mut self, _: NodeId, _: Index, _: usize) {}
+
+    fn transfer(&mut self, command: TransferCommand) {
+        if matches!(command, TransferCommand::InstallPart { .. }) {
+            self.checkpoint = None; // What it leaves is removed by the next start.
+        }
+        self.transfers.push_back(command);
+    }
+
+    fn discard(&mut self, _: Store) {}
 
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         self.history.promise_begins(self.disk.recorded(), promise);
@@ -213,6 +225,7 @@ pub(super) struct SimNode {
     pub(super) node: Node,
     world: World,
     worker: LogWorker,
+    transfer_worker: TransferWorker,
     events: VecDeque<LogEvent>,
     now: Time,
     _lock: DirectoryLock,
@@ -233,11 +246,15 @@ impl SimNode {
             acts: Vec::new(),
             commands: Vec::new(),
             checkpoint: None,
+            transfers: VecDeque::new(),
         };
         let worker = LogWorker::new(log, BATCH_BYTES_MAX);
         let node = Node::new(shape.settings(), state, worker.counters().clone());
         let (disk, now) = (disk.clone(), Duration::from_secs(1));
-        let node = Self { disk, node, world, worker, events: VecDeque::new(), now, _lock: lock };
+        let transfer_worker =
+            TransferWorker::new(Arc::new(disk.clone()), PathBuf::from(DATA).join("checkpoint"));
+        let node =
+            Self { disk, node, world, worker, transfer_worker, events: VecDeque::new(), now, _lock: lock };
         Ok((node, found))
     }
 
@@ -319,6 +336,15 @@ impl SimNode {
     pub(super) fn deliver(&mut self) -> Result<bool, NodeError> {
         let Some(event) = self.events.pop_front() else { return Ok(false) };
         self.handle(Event::Log(event)).map(|()| true)
+    }
+
+    /// One thing of what the node has asked about checkpoints that are sent. False if there is none.
+    pub(super) fn work_transfer(&mut self) -> Result<bool, NodeError> {
+        let Some(command) = self.world.transfers.pop_front() else { return Ok(false) };
+        if let Some(event) = self.transfer_worker.carry_out(command) {
+            self.handle(Event::Transfer(event))?;
+        }
+        Ok(true)
     }
 
     /// One step of the checkpoint under way. False if there is none.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::checkpoint::CheckpointInfo;
+use crate::checkpoint::CheckpointWriter;
 
 use super::*;
 
@@ -17,10 +17,6 @@ fn acts(world: &mut World, id: u8, event: Event<'_>) -> Vec<Act> {
 
 fn failed_sync() -> LogError {
     LogError::Io { operation: "sync", file: "log".into(), source: io::Error::other("the disk is gone") }
-}
-
-fn info(header: &CheckpointHeader) -> CheckpointInfo {
-    CheckpointInfo { index: header.index, term: header.term, keys: 1, bytes: 1, hash: [0; 32] }
 }
 
 #[test]
@@ -130,13 +126,20 @@ pub(super) fn write_some(world: &mut World, count: usize) {
     }
 }
 
-/// Takes the checkpoint that a node has begun: its records, and the news that it is on the disk.
+/// Takes the checkpoint that a node has begun: its records, the file, and the news that it is on the disk.
 pub(super) fn take_checkpoint(world: &mut World, id: u8, header: &CheckpointHeader) -> Vec<u8> {
     while world.machine(id).blocks.last().is_none_or(|(_, is_last)| !is_last) {
         world.event(id, Event::Checkpoint(CheckpointEvent::WantsBlock));
     }
     let blocks = std::mem::take(&mut world.machine(id).blocks);
-    world.event(id, Event::Checkpoint(CheckpointEvent::Written(info(header))));
+    let directory = world.machine(id).outside.directory.join("checkpoint");
+    let mut writer = CheckpointWriter::create(Arc::new(RealDisk), &directory, header).unwrap();
+    for (records, _) in blocks.iter().filter(|(records, _)| !records.is_empty()) {
+        writer.block(records).unwrap();
+    }
+    let info = writer.finish().unwrap();
+    checkpoint::remove_older(&RealDisk, &directory, checkpoint::KEPT).unwrap();
+    world.event(id, Event::Checkpoint(CheckpointEvent::Written(info)));
     blocks.into_iter().flat_map(|(records, _)| records).collect()
 }
 

@@ -10,9 +10,13 @@ use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, Member as NodeIdentity, NodeId, Term};
 
 use super::super::{
-    Input, Message, Output, Promise, ProposeError, Recovered, Replica, Settings, Tail, Terms, Time,
+    Checkpoint, Input, LogRead, Message, Output, Promise, ProposeError, Recovered, Replica, Settings, Tail,
+    Terms, Time,
 };
 use super::{entry, founders, node, set, settings};
+
+/// Checkpoints are small here, and so are their pieces.
+const PIECE_BYTES: usize = 100;
 
 /// Rounds after which a cluster that is still busy never comes to rest.
 const ROUNDS_MAX: usize = 10_000;
@@ -21,6 +25,8 @@ pub(super) struct Cluster {
     pub(super) now: Time,
     members: Vec<Member>,
     links: BTreeMap<(u8, u8), Link>,
+    /// Checkpoints that some node went on behind: with the log that it had, and with a new one.
+    pub(super) restored: [usize; 2],
 }
 
 pub(super) struct Member {
@@ -31,6 +37,12 @@ pub(super) struct Member {
     pub(super) applied: Vec<Bytes>,
     /// Log reads that are not answered: for whom, from where.
     pub(super) reads: VecDeque<(NodeId, Index)>,
+    /// What is asked about checkpoints that are sent or received, and not answered.
+    pub(super) transfers: VecDeque<Output>,
+    /// The checkpoint that is open for each follower.
+    outgoing: BTreeMap<NodeId, Index>,
+    /// What a checkpoint that was installed in this turn holds.
+    loaded: Option<Vec<Bytes>>,
     pub(super) reports: Vec<String>,
     pub(super) stopped: Option<String>,
 }
@@ -45,6 +57,12 @@ pub(super) struct Disk {
     pub(super) entries: Vec<Bytes>,
     /// As the log was last told.
     commit: Index,
+    /// The newest checkpoint: what was applied up to here. The log begins behind it.
+    pub(super) checkpoint: Index,
+    /// A checkpoint that was installed: all entries up to its index.
+    installed: Vec<Bytes>,
+    /// What was received of a checkpoint: its index, and its bytes so far.
+    pub(super) part: (Index, Vec<u8>),
     /// Submitted, not durable.
     pub(super) submitted: VecDeque<Operation>,
     /// Durable, but the replica does not know yet: (generation, index).
@@ -87,6 +105,28 @@ impl Disk {
         self.commit
     }
 
+    /// Whether an entry is durable, in the log or in a checkpoint.
+    pub(super) fn holds(&self, entry: &Bytes) -> bool {
+        let at = Entry::parse(entry).unwrap().index as usize - 1;
+        self.entries.get(at).or(self.installed.get(at)) == Some(entry)
+    }
+
+    /// Goes on behind the checkpoint that was installed, with a log that does not lead to it.
+    fn restart_log(&mut self) {
+        self.entries = self.installed.clone();
+        self.commit = self.entries.len() as Index;
+        self.checkpoint = self.commit;
+    }
+
+    /// What recovery does if there was no time for that, or if the log had not got so far.
+    fn restart_log_if_it_differs(&mut self) {
+        let at = self.installed.len();
+        if at > 0 && self.entries.get(at - 1) != self.installed.last() {
+            self.restart_log();
+        }
+        self.commit = self.commit.max(at as Index);
+    }
+
     fn recover(&self, applied: Index, m: u8) -> Recovered {
         let mut terms = Terms::default();
         let mut members = founders(m);
@@ -119,9 +159,39 @@ impl Member {
             applied: disk.entries[..applied as usize].to_vec(),
             disk,
             reads: VecDeque::new(),
+            transfers: VecDeque::new(),
+            outgoing: BTreeMap::new(),
+            loaded: None,
             reports: Vec::new(),
             stopped: None,
         }
+    }
+
+    /// The checkpoint at an index, as a file.
+    fn file(&self, index: Index) -> Vec<u8> {
+        self.applied[..index as usize].concat()
+    }
+
+    /// Checks what was received, and loads it.
+    fn install(&mut self, index: Index) -> Input<'static> {
+        let (of, bytes) = std::mem::take(&mut self.disk.part);
+        assert_eq!(of, index);
+        let bytes = Bytes::from(bytes);
+        let entries: Result<Vec<_>, _> = quorate_protocol::entry::iterate(&bytes).collect();
+        let mut terms = Terms::default();
+        let mut members = founders(self.settings.quorums.replicas());
+        match entries {
+            Ok(entries) if entries.len() as Index == index => {
+                entries.iter().for_each(|entry| terms.push(entry.index, entry.term));
+                let admissions = entries.iter().filter_map(|entry| Some((entry.index, entry.admission()?)));
+                admissions.for_each(|(index, member)| members.push(index, member));
+            }
+            _ => return Input::PartDamaged(index),
+        }
+        let entries: Vec<_> = split(&bytes).collect();
+        self.disk.installed = entries.clone();
+        self.loaded = Some(entries);
+        Input::PartInstalled { terms, members }
     }
 
     /// (term, index) of everything durable.
@@ -149,6 +219,7 @@ impl Cluster {
             now: Duration::ZERO,
             members: members.collect(),
             links: pairs.map(|pair| (pair, Link::default())).collect(),
+            restored: [0; 2],
         };
         ids().for_each(|id| cluster.turn(id, |_, _| {}));
         cluster.connect_all();
@@ -252,6 +323,20 @@ impl Cluster {
                     }
                 }
                 Output::ReadLog { to, from, .. } => member.reads.push_back((to, from)),
+                Output::OpenCheckpoint { .. }
+                | Output::ReadCheckpoint { .. }
+                | Output::OpenPart { .. }
+                | Output::StorePart { .. }
+                | Output::InstallPart { .. } => member.transfers.push_back(output),
+                Output::Restore { index, generation } => {
+                    member.applied = member.loaded.take().expect("what is restored was just loaded");
+                    assert_eq!(member.applied.len() as Index, index);
+                    if generation.is_some() {
+                        member.disk.submitted.clear();
+                        member.disk.restart_log();
+                    }
+                    self.restored[usize::from(generation.is_some())] += 1;
+                }
                 Output::Apply(entries) => {
                     for bytes in split(&entries) {
                         let index = Entry::parse(&bytes).unwrap().index;
@@ -334,10 +419,73 @@ impl Cluster {
     pub(super) fn answer_read(&mut self, id: u8, count: usize) {
         let member = self.member(id);
         let Some((to, from)) = member.reads.pop_front() else { return };
-        let durable = member.disk.entries.get(from as usize - 1..).expect("what is read is durable");
-        let entries = durable[..count.min(durable.len())].concat();
-        assert!(!entries.is_empty(), "what is read is durable");
-        self.turn(id, |replica, now| replica.step(now, Input::LogRead { to, entries: Some(entries.into()) }));
+        let read = if from <= member.disk.checkpoint {
+            LogRead::Dropped
+        } else {
+            let durable = member.disk.entries.get(from as usize - 1..).expect("what is read is durable");
+            assert!(!durable.is_empty(), "what is read is durable");
+            LogRead::Entries(durable[..count.min(durable.len())].concat().into())
+        };
+        self.turn(id, |replica, now| replica.step(now, Input::LogRead { to, read }));
+    }
+
+    /// Takes a checkpoint of what is applied, if that is in the log, and drops the log up to it.
+    pub(super) fn take_checkpoint(&mut self, id: u8) {
+        let member = self.member(id);
+        if !member.disk.entries.starts_with(&member.applied) {
+            return;
+        }
+        let checkpoint = member.applied.len() as Index;
+        member.disk.checkpoint = checkpoint;
+        let superseded: Vec<_> = self
+            .replica(id)
+            .followers()
+            .filter_map(|(node, progress)| {
+                let sent = progress.transfer?.checkpoint?;
+                (sent.index < checkpoint).then_some(node)
+            })
+            .collect();
+        for node in superseded {
+            self.turn(id, |replica, now| replica.step(now, Input::CheckpointSuperseded(node)));
+        }
+    }
+
+    /// Does the first thing that was asked about checkpoints, and tells.
+    pub(super) fn work_transfer(&mut self, id: u8) -> bool {
+        let Some(asked) = self.member(id).transfers.pop_front() else { return false };
+        let member = self.member(id);
+        let input = match asked {
+            Output::OpenCheckpoint { to, .. } => {
+                let index = member.disk.checkpoint;
+                member.outgoing.insert(to, index);
+                let bytes = member.file(index).len() as u64;
+                Input::CheckpointOpened { to, checkpoint: Some(Checkpoint { index, bytes }) }
+            }
+            Output::ReadCheckpoint { to, index, offset, bytes_max } => {
+                let is_open = member.outgoing.get(&to) == Some(&index);
+                let bytes = is_open.then(|| {
+                    let file = member.file(index).split_off(offset as usize);
+                    Bytes::copy_from_slice(&file[..file.len().min(bytes_max).min(PIECE_BYTES)])
+                });
+                Input::CheckpointRead { to, index, offset, bytes }
+            }
+            Output::OpenPart { index, .. } => {
+                if member.disk.part.0 != index {
+                    member.disk.part = (index, Vec::new());
+                }
+                Input::PartStored { index, bytes: member.disk.part.1.len() as u64 }
+            }
+            Output::StorePart { index, offset, bytes } => {
+                assert_eq!((member.disk.part.0, member.disk.part.1.len() as u64), (index, offset));
+                member.disk.part.1.extend_from_slice(&bytes);
+                Input::PartStored { index, bytes: offset + bytes.len() as u64 }
+            }
+            Output::InstallPart { index } => member.install(index),
+            other => panic!("not about checkpoints: {other:?}"),
+        };
+        self.turn(id, |replica, now| replica.step(now, input));
+        self.member(id).loaded = None;
+        true
     }
 
     /// Delivers, syncs and reads until nothing is left to do. Time stands still.
@@ -348,6 +496,7 @@ impl Cluster {
                     !member.disk.submitted.is_empty()
                         || !member.disk.completed.is_empty()
                         || !member.reads.is_empty()
+                        || !member.transfers.is_empty()
                 });
             if !is_busy {
                 return;
@@ -358,6 +507,7 @@ impl Cluster {
             for id in self.ids() {
                 self.sync(id);
                 self.answer_read(id, usize::MAX);
+                self.work_transfer(id);
             }
         }
         panic!("the cluster does not come to rest");
@@ -420,6 +570,8 @@ impl Cluster {
         disk.sync(kept);
         disk.submitted.clear();
         disk.completed.clear();
+        disk.restart_log_if_it_differs();
+        let applied = applied.max(disk.checkpoint).max(disk.installed.len() as Index);
         *member = Member::start(member.settings.clone(), disk, applied);
         self.turn(id, |_, _| {});
     }
@@ -429,6 +581,8 @@ impl Cluster {
     pub(super) fn damage(&mut self, id: u8, left: usize) {
         self.isolate(id);
         let disk = &mut self.member(id).disk;
+        // What is in a checkpoint is not in the log.
+        let left = left.max(disk.checkpoint as usize).max(disk.installed.len()).min(disk.entries.len());
         let last = disk.entries.last().map(|bytes| Entry::parse(bytes).unwrap());
         let held = last.map(|entry| (entry.term, entry.index)).max(disk.held);
         disk.held = held;

@@ -1,5 +1,5 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`], [`obstacles`]), and a search for what no statement thought of ([`random`]).
+//! [`follower`], [`obstacles`], [`transfer`]), and a search for what no statement thought of ([`random`]).
 
 mod cluster;
 mod commit;
@@ -7,6 +7,7 @@ mod feeding;
 mod follower;
 mod obstacles;
 mod random;
+mod transfer;
 
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ fn settings(id: u8, m: u8, n: u8) -> Settings {
         uncommitted_bytes_max: 1 << 20,
         window_bytes_max: 1 << 20,
         tail_bytes_max: 1 << 20,
+        transfer_bytes_per_second: 0,
     }
 }
 

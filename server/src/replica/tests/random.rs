@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use quorate_protocol::response::Obstacle;
 
-use super::super::{ReadState, ReadTicket};
+use super::super::{LogRead, ReadState, ReadTicket};
 use super::cluster::{Cluster, Member};
 use super::*;
 use crate::mutant::{Mutant, with};
@@ -156,7 +156,8 @@ impl Run {
         self.heal();
         let committed = std::mem::take(&mut self.committed);
         let lost = [self.damaged, self.wiped, self.admitted];
-        Outcome { committed, reads: self.reads_answered, leaders: self.leaders.len(), lost }
+        let (reads, leaders, restored) = (self.reads_answered, self.leaders.len(), self.cluster.restored);
+        Outcome { committed, reads, leaders, lost, restored }
     }
 
     fn act(&mut self) {
@@ -169,8 +170,9 @@ impl Run {
             0..22 => self.propose(),
             22..60 => self.deliver(),
             60..80 => self.sync(),
-            80..86 => self.read(),
-            86..91 => self.pass_time(),
+            80..84 => self.read(),
+            84..88 => self.work_transfer(),
+            88..91 => self.pass_time(),
             91 => self.toggle_obstacle(),
             92..97 => self.toggle_link(),
             97..99 => self.restart(),
@@ -414,10 +416,43 @@ impl Run {
                 && let Some((to, _)) = self.cluster.member(id).reads.pop_front()
             {
                 self.note(format_args!("a read for {to} fails"));
-                self.cluster.turn(id, |replica, now| replica.step(now, Input::LogRead { to, entries: None }));
+                let read = LogRead::Unreadable;
+                self.cluster.turn(id, |replica, now| replica.step(now, Input::LogRead { to, read }));
             }
             self.note(format_args!("node {id} reads up to {count} entries"));
             self.cluster.answer_read(id, count);
+        }
+    }
+
+    /// Checkpoints are sent and received, or one is taken, and the log before it dropped.
+    fn work_transfer(&mut self) {
+        match self.random.below(16) {
+            0..3 => {
+                let leaders = self.cluster.ids().filter(|id| self.cluster.replica(*id).is_leader());
+                let leaders: Vec<u8> = leaders.collect();
+                if leaders.is_empty() {
+                    return;
+                }
+                let id = self.random.pick(&leaders);
+                self.note(format_args!("a checkpoint of node {id}"));
+                self.cluster.take_checkpoint(id);
+            }
+            3 => {
+                let id = self.any_node();
+                self.note(format_args!("the disk of node {id} loses some of what was received"));
+                let part = &mut self.cluster.member(id).disk.part.1;
+                if let Some(byte) = part.last_mut() {
+                    *byte ^= 1;
+                }
+            }
+            _ => {
+                for id in self.cluster.ids() {
+                    for _ in 0..=self.random.below(3) {
+                        let worked = self.cluster.work_transfer(id);
+                        self.note(format_args!("node {id} and its checkpoints: {worked}"));
+                    }
+                }
+            }
         }
     }
 
@@ -558,7 +593,7 @@ impl Run {
         }
         let Some(last) = self.committed.last() else { return };
         let at = self.committed.len() - 1;
-        let holds = |member: &Member| member.disk.entries.get(at) == Some(last);
+        let holds = |member: &Member| member.disk.holds(last);
         let holders: Vec<bool> = self.cluster.members().map(holds).collect();
         let count = holders.iter().filter(|holds| **holds).count();
         if count < usize::from(self.n) || !holders[0] && self.mode == Mode::Configured {
@@ -618,6 +653,8 @@ struct Outcome {
     leaders: usize,
     /// Logs damaged, disks replaced, and replicas admitted again.
     lost: [u64; 3],
+    /// Checkpoints that some node went on behind, with the log that it had, and with a new one.
+    restored: [usize; 2],
 }
 
 impl Drop for Run {
@@ -633,15 +670,17 @@ impl Drop for Run {
     }
 }
 
-/// Late messages make a leader and a follower complain of each other; nobody broke a rule.
+/// Late messages make a leader and a follower complain of each other, and disks spoil what was received; nobody broke a
+/// rule.
 fn is_expected(report: &str) -> bool {
-    let late = [
+    let expected = [
         "cannot be read for node",
         "refused an append of node 1 in term",
         "does not take this node",
         "but its log matches up to",
+        "damaged: sending it again",
     ];
-    late.iter().any(|words| report.contains(words))
+    expected.iter().any(|words| report.contains(words))
 }
 
 /// What came of all runs together.
@@ -653,6 +692,7 @@ struct Sum {
     damaged: u64,
     wiped: u64,
     admitted: u64,
+    restored: [usize; 2],
 }
 
 /// None if one seed is looked at.
@@ -671,6 +711,7 @@ fn search(mode: Mode) -> Option<Sum> {
         sum.damaged += damaged;
         sum.wiped += wiped;
         sum.admitted += admitted;
+        (0..2).for_each(|kind| sum.restored[kind] += outcome.restored[kind]);
     }
     println!("{mode:?}: {sum:?}");
     Some(sum)
@@ -679,13 +720,17 @@ fn search(mode: Mode) -> Option<Sum> {
 #[test]
 fn no_rule_breaks_under_random_loss_disorder_and_crashes() {
     let Some(sum) = search(Mode::Configured) else { return };
-    assert!(sum.entries > 20 * SEEDS, "the search is worth something: {sum:?}");
+    assert!(
+        sum.entries > 20 * SEEDS && sum.restored[1] > SEEDS as usize / 4,
+        "it is worth something: {sum:?}"
+    );
 }
 
 #[test]
 fn no_rule_breaks_when_leaders_are_elected() {
     let Some(sum) = search(Mode::Elected) else { return };
     assert!(sum.entries > 20 * SEEDS && sum.reads > SEEDS && sum.terms > 4 * SEEDS, "{sum:?}");
+    assert!(sum.restored[0] > 0 && sum.restored[1] > SEEDS as usize / 4, "{sum:?}");
     assert!(sum.damaged > SEEDS / 4 && sum.wiped > SEEDS / 8 && sum.admitted > SEEDS / 8, "{sum:?}");
 }
 
