@@ -42,7 +42,7 @@ const CALLS_LONG: u64 = 1_000_000;
 /// m and n.
 const CLUSTERS: [(u8, u8); 5] = [(3, 2), (3, 1), (3, 3), (5, 3), (4, 3)];
 
-/// Between two checkpoints: a node that was away must find what it lacks in the log of whoever leads then.
+/// Of entries between two checkpoints, unless `QUORATE_NEMESIS_CHECKPOINT_MIB` says otherwise.
 const CHECKPOINT_MIB: u64 = 64;
 
 /// Real processes need the machine for themselves: these tests run one after the other.
@@ -65,6 +65,7 @@ fn seed() -> u64 {
 /// Has the nemesis at one cluster, for a time and until so many calls were answered.
 fn torment((replicas, quorum): (u8, u8), seed: u64, time: Duration, calls: u64) -> (Summary, Tally) {
     let load = Load { connections: 8, callers: 4, keys: 12, pause: Duration::ZERO, seed };
+    let checkpoint_mib = setting("QUORATE_NEMESIS_CHECKPOINT_MIB").unwrap_or(CHECKPOINT_MIB);
     println!("{replicas} replicas, n = {quorum}, seed {seed}:");
     let mut scene = Scene::start(Setup {
         quorums: Quorums::new(replicas, quorum).unwrap(),
