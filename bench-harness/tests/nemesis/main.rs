@@ -67,11 +67,8 @@ fn torment((replicas, quorum): (u8, u8), seed: u64, time: Duration, calls: u64) 
     let load = Load { connections: 8, callers: 4, keys: 12, pause: Duration::ZERO, seed };
     let checkpoint_mib = setting("QUORATE_NEMESIS_CHECKPOINT_MIB").unwrap_or(CHECKPOINT_MIB);
     println!("{replicas} replicas, n = {quorum}, seed {seed}:");
-    let mut scene = Scene::start(Setup {
-        quorums: Quorums::new(replicas, quorum).unwrap(),
-        load,
-        checkpoint_mib: CHECKPOINT_MIB,
-    });
+    let mut scene =
+        Scene::start(Setup { quorums: Quorums::new(replicas, quorum).unwrap(), load, checkpoint_mib });
     let began = Instant::now();
     let mut nemesis = Nemesis::new(seed);
     while began.elapsed() < time || scene.recorder.acknowledged() < calls {
