@@ -72,12 +72,7 @@ impl Members {
     /// A client that asks one node alone, whatever its role, and takes its own state for an answer: for
     /// status, and for reads of what that replica holds. Linearizable reads at a follower go to the leader.
     pub fn client(&self, node: u8) -> anyhow::Result<Client> {
-        let client = Client::builder()
-            .servers([self.address(node)])
-            .cluster(&self.cluster)
-            .connect()
-            .context("a client cannot be set up")?;
-        Ok(if node == self.leader { client } else { client.with_consistency(Consistency::Local) })
+        client(&self.cluster, self.address(node), node == self.leader)
     }
 
     /// How each node is that answers, with histograms.
@@ -111,6 +106,13 @@ impl Members {
         }
         Ok(())
     }
+}
+
+/// A client of the one node at an address; unless that leads, its reads are of what the replica holds.
+pub(crate) fn client(cluster: &str, address: &str, leads: bool) -> anyhow::Result<Client> {
+    let builder = Client::builder().servers([address]).cluster(cluster);
+    let client = builder.connect().context("a client cannot be set up")?;
+    Ok(if leads { client } else { client.with_consistency(Consistency::Local) })
 }
 
 impl Found {

@@ -44,7 +44,7 @@ fn start() -> (Cluster, TempDir) {
         program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")).with_options(OPTIONS),
         quorums: Quorums::new(3, 2).unwrap(),
         durability: Durability::Fsync,
-        leader: LEADER,
+        leader: Some(LEADER),
         name: "catch-up".to_owned(),
         directory: directory.path().to_owned(),
         links: Links::Proxied { seed: 2026 },

@@ -34,7 +34,7 @@ fn start_with(quorum: u8, options: &[&str]) -> (Cluster, TempDir) {
         program,
         quorums: Quorums::new(3, quorum).unwrap(),
         durability: Durability::Fsync,
-        leader: LEADER,
+        leader: Some(LEADER),
         name: "failures".to_owned(),
         directory: directory.path().to_owned(),
         links: Links::Direct,

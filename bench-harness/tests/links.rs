@@ -32,7 +32,7 @@ fn start(quorum: u8, links: Links) -> (Cluster, TempDir) {
         program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")),
         quorums: Quorums::new(3, quorum).unwrap(),
         durability: Durability::Fsync,
-        leader: LEADER,
+        leader: Some(LEADER),
         name: "links".to_owned(),
         directory: directory.path().to_owned(),
         links,

@@ -38,7 +38,7 @@ use quorate_client::Client;
 use quorate_protocol::{Durability, Quorums};
 use rustix::process::Signal;
 
-use crate::members::Members;
+use crate::members::{self, Members};
 use crate::node::SUBCOMMAND;
 use crate::proxy::Proxy;
 use address::Reservation;
@@ -60,8 +60,8 @@ pub struct Settings {
     pub quorums: Quorums,
     /// What "durable" means.
     pub durability: Durability,
-    /// The node that leads, 1 to m.
-    pub leader: u8,
+    /// The node that leads, 1 to m; none if the nodes elect one.
+    pub leader: Option<u8>,
     /// The cluster's name.
     pub name: String,
     /// Where data and logs go; must exist.
@@ -136,8 +136,8 @@ impl Cluster {
     /// Starts all nodes, and does not wait until they serve: see [`Cluster::wait_ready`].
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let replicas = settings.quorums.replicas();
-        if !(1..=replicas).contains(&settings.leader) {
-            bail!("node {} cannot lead: the cluster has nodes 1 to {replicas}", settings.leader);
+        if let Some(leader) = settings.leader.filter(|leader| !(1..=replicas).contains(leader)) {
+            bail!("node {leader} cannot lead: the cluster has nodes 1 to {replicas}");
         }
         let reservation = Reservation::take(replicas)?;
         let nodes = (1..=replicas).map(|id| Node { id, process: None }).collect();
@@ -157,14 +157,14 @@ impl Cluster {
         self.settings.quorums
     }
 
-    /// The node that leads.
+    /// The node that was set to lead. Panics if the nodes elect one: their statuses say which.
     pub fn leader(&self) -> u8 {
-        self.settings.leader
+        self.settings.leader.expect("the leader is a setting, not elected")
     }
 
-    /// All but the leader.
+    /// All but the node that was set to lead; panics like [`leader`](Self::leader).
     pub fn followers(&self) -> impl Iterator<Item = u8> {
-        let leader = self.settings.leader;
+        let leader = self.leader();
         self.ids().filter(move |node| *node != leader)
     }
 
@@ -205,15 +205,17 @@ impl Cluster {
         self.nodes.iter().find(|known| known.id == node)?.process.as_ref().map(Process::id)
     }
 
-    /// The nodes as their clients reach them.
+    /// The nodes as their clients reach them. Panics if they elect a leader.
     pub fn members(&self) -> Members {
         let nodes = self.ids().map(|node| (node, self.address(node).to_string()));
         Members::new(self.settings.name.clone(), self.leader(), nodes.collect())
     }
 
-    /// A client that asks one node alone: see [`Members::client`].
+    /// A client that asks one node alone: see [`Members::client`]. Where nodes elect a leader, each is asked as one
+    /// that does not lead.
     pub fn client(&self, node: u8) -> anyhow::Result<Client> {
-        self.members().client(node)
+        let address = self.address(node).to_string();
+        members::client(&self.settings.name, &address, self.settings.leader == Some(node))
     }
 
     /// Kills a node with SIGKILL, and waits for its end: a crash of the process, not of the machine.
@@ -345,7 +347,10 @@ impl Cluster {
         for peer in self.ids() {
             command.args(["--replica", &format!("{peer}={}", self.dialled_address(node, peer))]);
         }
-        command.args(["--quorum", &quorums.quorum().to_string(), "--leader", &leader.to_string()]);
+        command.args(["--quorum", &quorums.quorum().to_string()]);
+        if let Some(leader) = leader {
+            command.args(["--leader", &leader.to_string()]);
+        }
         command.args(["--durability", &durability.to_string(), "--cluster", name]);
         command
     }
@@ -402,7 +407,7 @@ mod tests {
             program: Program::server(program),
             quorums: Quorums::new(2, 1).unwrap(),
             durability: Durability::Os,
-            leader: 1,
+            leader: Some(1),
             name: "test".to_owned(),
             directory: directory.to_owned(),
             links,

@@ -17,15 +17,17 @@ const POLL: Duration = Duration::from_millis(20);
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
 impl Cluster {
-    /// Waits until the cluster is formed, its leader has committed its first entry, and every follower
-    /// that was started is reachable from it. Fails as soon as a node ends, or when the time is up.
-    pub async fn wait_ready(&mut self, time_max: Duration) -> anyhow::Result<()> {
-        let client = self.client(self.leader())?.with_deadline(ANSWER_TIME_MAX);
-        let running: Vec<_> = self.followers().filter(|node| self.process_id(*node).is_some()).collect();
+    /// Waits until the cluster is formed, a leader has committed its first entry, and every other node that was started
+    /// is reachable from it; returns the leader. Fails as soon as a node ends, or when the time is up.
+    pub async fn wait_ready(&mut self, time_max: Duration) -> anyhow::Result<u8> {
+        let running: Vec<_> = self.ids().filter(|node| self.process_id(*node).is_some()).collect();
         let deadline = Instant::now() + time_max;
         loop {
             self.check_running()?;
-            let Err(reason) = leader_is_ready(&client, &running).await else { return Ok(()) };
+            let reason = match self.find_ready_leader(&running).await? {
+                Ok(leader) => return Ok(leader),
+                Err(reason) => reason,
+            };
             if Instant::now() >= deadline {
                 let logs = self.directory().display();
                 bail!(
@@ -35,6 +37,20 @@ impl Cluster {
             }
             Timer::after(POLL).await;
         }
+    }
+
+    /// Asks the node that was set to lead, or each that may have been elected. The inner error says what is missing.
+    async fn find_ready_leader(&self, running: &[u8]) -> anyhow::Result<Result<u8, String>> {
+        let mut reason = Err("no node runs".to_owned());
+        let configured = self.settings.leader;
+        for node in configured.into_iter().chain(running.iter().copied().filter(|_| configured.is_none())) {
+            let client = self.client(node)?.with_deadline(ANSWER_TIME_MAX);
+            reason = leader_is_ready(&client, node, running).await.map(|()| node);
+            if reason.is_ok() {
+                break;
+            }
+        }
+        Ok(reason)
     }
 
     /// Waits until a node has applied everything up to `index`. Fails as soon as a node ends, or when it gets
@@ -79,14 +95,14 @@ pub async fn wait_applied(
 }
 
 /// An error says what is missing.
-async fn leader_is_ready(client: &Client, followers: &[u8]) -> Result<(), String> {
+async fn leader_is_ready(client: &Client, node: u8, running: &[u8]) -> Result<(), String> {
     match client.status(false).await {
-        Ok(status) => judge(&status, followers),
+        Ok(status) => judge(&status, node, running),
         Err(error) => Err(format!("the leader does not answer ({error})")),
     }
 }
 
-fn judge(status: &NodeStatus, followers: &[u8]) -> Result<(), String> {
+fn judge(status: &NodeStatus, leader: u8, running: &[u8]) -> Result<(), String> {
     let status = status.view();
     if !status.formed {
         return Err("the leader has not met every replica yet".to_owned());
@@ -97,7 +113,7 @@ fn judge(status: &NodeStatus, followers: &[u8]) -> Result<(), String> {
     let is_reachable = |node: &u8| {
         status.followers.iter().any(|follower| follower.node.get() == *node && follower.reachable)
     };
-    match followers.iter().find(|node| !is_reachable(node)) {
+    match running.iter().find(|node| **node != leader && !is_reachable(node)) {
         Some(node) => Err(format!("the leader does not reach node {node}")),
         None => Ok(()),
     }

@@ -122,7 +122,7 @@ async fn started(case: &Case, with: &Circumstances<'_>) -> Result<Run, Failure> 
         program: Program::this()?,
         quorums: case.quorums()?,
         durability: case.durability,
-        leader: 1,
+        leader: Some(1),
         name: "bench".to_owned(),
         directory: with.place.path().to_owned(),
         links: if case.needs_proxy() { Links::Proxied { seed: with.seed } } else { Links::Direct },

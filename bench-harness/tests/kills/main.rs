@@ -150,7 +150,7 @@ impl Run {
             program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")).with_options(OPTIONS),
             quorums,
             durability: Durability::Fsync,
-            leader: LEADER,
+            leader: Some(LEADER),
             name: "kills".to_owned(),
             directory: directory.path().to_owned(),
             links: Links::Direct,
