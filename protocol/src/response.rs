@@ -266,8 +266,8 @@ pub struct Status<'a> {
     pub obstacle: Option<Obstacle>,
     /// Whether it votes and counts: not while it is new in the place of an earlier incarnation, and not admitted.
     pub voting: bool,
-    /// Where its log ended before it was found damaged, until it is whole again.
-    pub held: Option<Index>,
+    /// Whether its log was found damaged, and does not reach as far again as it did.
+    pub repairing: bool,
     /// How its disk has worked.
     #[serde(borrow)]
     pub disk: DiskStatus<'a>,

@@ -360,7 +360,7 @@ fn status() -> Status<'static> {
         memory_bytes_max: 1 << 30,
         obstacle: Some(Obstacle::MemoryFull),
         voting: true,
-        held: Some(310),
+        repairing: true,
         disk: DiskStatus {
             syncs: 20,
             entries: 300,

@@ -362,11 +362,11 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
     let settings = (any_quorums(), any_durability(), any_leadership());
     let votes = (option::of(any_node()), any::<[u64; 9]>(), any::<[u64; 6]>(), any::<[u64; 6]>());
     let followers = vec(any_follower(), 0..=limits::REPLICAS_MAX as usize);
-    let obstacle = (option::of(any_obstacle()), any::<(bool, Option<u64>)>());
+    let obstacle = (option::of(any_obstacle()), any::<[bool; 2]>());
     let parts = (who, settings, votes, any::<[u64; 17]>(), obstacle, array::uniform3(any_bytes()), followers);
     parts.prop_map(|(who, settings, votes, numbers, obstacle, histograms, followers)| {
         let (voted_for, elections, sent, received) = votes;
-        let (obstacle, (voting, held)) = obstacle;
+        let (obstacle, [voting, repairing]) = obstacle;
         let (node, cluster, formed, role, leader) = who;
         let (quorums, durability, leadership) = settings;
         let [term, last, durable, commit, applied, checkpoint, log_first, log_bytes, log_bytes_held, ..] =
@@ -401,7 +401,7 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
             memory_bytes_max,
             obstacle,
             voting,
-            held,
+            repairing,
             disk: DiskStatus { syncs, entries, bytes, busy_us, sync_us, batch_entries, batch_bytes },
             followers,
         }

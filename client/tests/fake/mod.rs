@@ -338,7 +338,7 @@ pub(crate) fn status() -> Outcome<'static> {
         memory_bytes_max: 1 << 30,
         obstacle: None,
         voting: true,
-        held: None,
+        repairing: false,
         disk: DiskStatus::default(),
         followers: vec![follower],
     }))

@@ -7,8 +7,12 @@
 //! index         u64 varint
 //! ```
 //!
-//! It is there from before anything of the damaged log is removed until the log reaches as far again, or until it is
+//! It is there from before anything of the damaged log is touched until the log reaches as far again, or until it is
 //! known that nothing beyond was ever committed. Meanwhile the node votes for nobody who has less.
+//!
+//! The damaged log itself is set aside as it is, in the directory `damaged`, and removed when it is not needed any more.
+//! How far it went nobody can say for sure, as its end may be damaged, too: so it counts as having held everything up to
+//! the end of the promised term.
 
 use std::path::Path;
 
@@ -18,7 +22,7 @@ use crate::disk::Disk;
 
 use super::error::{DirectoryError, failed};
 use super::small_file::SmallFile;
-use super::{HELD, HELD_TEMPORARY};
+use super::{DAMAGED, HELD, HELD_TEMPORARY, LOG};
 
 const FILE: SmallFile = SmallFile {
     magic: *b"QRMHELD\n",
@@ -52,7 +56,32 @@ pub(crate) fn store_held(
     }
     let path = directory.join(HELD);
     disk.remove(&path).map_err(failed("remove", &path))?;
-    disk.sync_directory(directory).map_err(failed("sync", directory))
+    disk.sync_directory(directory).map_err(failed("sync", directory))?;
+    remove_damaged(disk, &directory.join(DAMAGED))
+}
+
+/// Puts the files of a damaged log out of the way, durably, and notes that entries of the promised term, and of those
+/// before, may be among them. The directory's lock must be held.
+pub(crate) fn set_log_aside(disk: &dyn Disk, directory: &Path, promised: Term) -> Result<(), DirectoryError> {
+    let earlier = load_held(disk, directory)?;
+    store_held(disk, directory, earlier.max(Some((promised, Index::MAX))))?;
+    let (log, aside) = (directory.join(LOG), directory.join(DAMAGED));
+    disk.create_directory(&aside).map_err(failed("create", &aside))?;
+    for name in disk.list(&log).map_err(failed("list", &log))? {
+        disk.rename(&log.join(&name), &aside.join(&name)).map_err(failed("rename", &log.join(&name)))?;
+    }
+    for changed in [&aside, &log, directory] {
+        disk.sync_directory(changed).map_err(failed("sync", changed))?;
+    }
+    Ok(())
+}
+
+fn remove_damaged(disk: &dyn Disk, aside: &Path) -> Result<(), DirectoryError> {
+    // It may not be there.
+    for name in disk.list(aside).unwrap_or_default() {
+        disk.remove(&aside.join(&name)).map_err(failed("remove", &aside.join(&name)))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! DIR/LOCK               held for life; says who holds it                    lock.rs
 //! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs, small_file.rs
 //! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
+//! DIR/damaged/           a log that was found damaged, until it is whole     held.rs
 //! DIR/held               how far a damaged log went, until it is whole (R8) held.rs
 //! DIR/boot               while a node with durability os runs (R30)          boot.rs
 //! DIR/log/               the log's segments
@@ -49,7 +50,7 @@ pub use vote::{DamagedCopy, VoteFile};
 
 pub(crate) use boot::check as check_boot;
 pub(crate) use error::failed;
-pub(crate) use held::{load_held, store_held};
+pub(crate) use held::{load_held, set_log_aside, store_held};
 pub(crate) use lock::SharedLock;
 pub(crate) use vote::check_copies as check_votes;
 
@@ -57,6 +58,7 @@ pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const IDENTITY: &str = "identity";
 pub(crate) const IDENTITY_TEMPORARY: &str = "identity.tmp";
 pub(crate) const VOTES: [&str; 2] = ["vote-a", "vote-b"];
+pub(crate) const DAMAGED: &str = "damaged";
 pub(crate) const HELD: &str = "held";
 pub(crate) const HELD_TEMPORARY: &str = "held.tmp";
 pub(crate) const BOOT: &str = "boot";

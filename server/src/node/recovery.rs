@@ -106,6 +106,17 @@ impl RecoveryError {
         self.kind() == DirectoryErrorKind::Damaged
     }
 
+    /// Whether the log is damaged, and nothing else.
+    fn is_of_the_log(&self) -> bool {
+        matches!(
+            self,
+            Self::Log(LogError::Damaged { .. })
+                | Self::Read(ReadError::Damaged { .. })
+                | Self::Gap { .. }
+                | Self::Entry { .. }
+        )
+    }
+
     /// What it means to whoever started the program.
     pub fn kind(&self) -> DirectoryErrorKind {
         use DirectoryErrorKind::{Damaged, Failed, NotForUs};
@@ -126,7 +137,39 @@ impl RecoveryError {
 
 /// Opens a node's data directory, creating it if it is new. The log's durability is that of `settings`.
 /// `checkpoint_interval_bytes` is the node's setting: what is replayed counts. `boot` is the machine's.
+///
+/// A log that is damaged is set aside, and the node goes on behind its checkpoint, if others are sure to have what it
+/// held, or to know that it was never committed (R19). Else it is refused.
 pub fn open(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    settings: &DirectorySettings,
+    fresh: Incarnation,
+    log: LogSettings,
+    checkpoint_interval_bytes: u64,
+    boot: Option<BootId>,
+) -> Result<Opened, RecoveryError> {
+    match open_whole(disk, path, settings, fresh, log, checkpoint_interval_bytes, boot) {
+        Err(error) if error.is_of_the_log() && can_be_repaired(settings) => {
+            let directory = DataDirectory::open(&**disk, path, settings, fresh, boot)?;
+            if !directory.identity.formed {
+                return Err(error);
+            }
+            tracing::error!("{error}: the log is set aside in 'damaged', and got from the other replicas");
+            directory::set_log_aside(&**disk, path, directory.vote.promise().term)?;
+            drop(directory);
+            open_whole(disk, path, settings, fresh, log, checkpoint_interval_bytes, boot)
+        }
+        opened => opened,
+    }
+}
+
+/// Whether the others can be elected without this node, and say what was committed (R19). At n=1 it alone may hold it.
+fn can_be_repaired(settings: &DirectorySettings) -> bool {
+    settings.leadership == Leadership::Elected && settings.quorums.quorum() > 1
+}
+
+fn open_whole(
     disk: &Arc<dyn Disk>,
     path: &Path,
     settings: &DirectorySettings,

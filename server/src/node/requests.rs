@@ -168,7 +168,7 @@ impl Node {
             memory_bytes_max: self.memory.bytes_max(),
             obstacle: self.obstacle(),
             voting: replica.is_some_and(Replica::is_voting),
-            held: replica.and_then(Replica::held).map(|(_, index)| index),
+            repairing: replica.is_some_and(|replica| replica.held().is_some()),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });

@@ -12,9 +12,9 @@ use super::manifest::Manifest;
 use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, relative, wrong_use};
 use crate::checkpoint::{self, CheckpointError, CheckpointInfo, Damage, NO_CLUSTER, Owner};
 use crate::directory::{
-    BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DirectoryError, HELD, HELD_TEMPORARY,
-    IDENTITY, IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, RESTORE_TEMPORARY, SharedLock, VOTES,
-    check_boot, check_votes,
+    BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DAMAGED, DirectoryError, HELD,
+    HELD_TEMPORARY, IDENTITY, IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, RESTORE_TEMPORARY,
+    SharedLock, VOTES, check_boot, check_votes,
 };
 use crate::disk::Disk;
 use crate::log::LogError;
@@ -287,7 +287,7 @@ impl<'a> Check<'a> {
                 HELD_TEMPORARY => {
                     self.leftover(&directory.join(name), "a note of a damaged log that was not finished")
                 }
-                IDENTITY | HELD | BOOT | LOCK | LOG | CHECKPOINT | BACKUP | BACKUP_TEMPORARY => {}
+                IDENTITY | HELD | DAMAGED | BOOT | LOCK | LOG | CHECKPOINT | BACKUP | BACKUP_TEMPORARY => {}
                 vote if VOTES.contains(&vote) => {}
                 nobodys if NOBODYS.contains(&nobodys) => {}
                 _ => self.stranger(&directory.join(name)),

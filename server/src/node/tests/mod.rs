@@ -6,9 +6,10 @@ mod bounds;
 mod clients;
 mod cluster;
 mod disks;
+mod repair;
 mod transfers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,8 +138,8 @@ impl Outside for Recorder {
         self.vote.store_led()
     }
 
-    fn store_held(&mut self, _: Option<(Term, Index)>) -> Result<(), DirectoryError> {
-        panic!("no log is damaged here")
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        crate::directory::store_held(&RealDisk, &self.directory, held)
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -190,6 +191,9 @@ struct World {
     directory: TempDir,
     settings: NodeSettings,
     quorums: Quorums,
+    leadership: Leadership,
+    /// Who has a link to whom.
+    links: BTreeSet<(u8, u8)>,
     machines: Vec<Machine>,
 }
 
@@ -200,6 +204,29 @@ impl World {
     }
 
     fn with(m: u8, n: u8, change: impl Fn(&mut NodeSettings)) -> Self {
+        Self::led(m, n, Leadership::Configured(node_id(1)), change)
+    }
+
+    /// Nodes that have formed a cluster, and elected a leader, whose number comes with them.
+    fn elected(m: u8, n: u8) -> (Self, u8) {
+        let mut world = Self::led(m, n, Leadership::Elected, |_| {}).form();
+        let leader = world.wait_for_leader();
+        (world, leader)
+    }
+
+    fn wait_for_leader(&mut self) -> u8 {
+        for _ in 0..100 {
+            self.advance(HEARTBEAT);
+            self.settle();
+            let leads = |world: &mut Self, id: u8| world.status(id).status().role == Role::Leader;
+            if let Some(leader) = self.ids().find(|id| leads(self, *id)) {
+                return leader;
+            }
+        }
+        panic!("nobody is elected");
+    }
+
+    fn led(m: u8, n: u8, leadership: Leadership, change: impl Fn(&mut NodeSettings)) -> Self {
         let mut settings = NodeSettings {
             heartbeat: HEARTBEAT,
             election_timeout: 10 * HEARTBEAT,
@@ -218,6 +245,8 @@ impl World {
             directory: tempfile::tempdir().unwrap(),
             settings,
             quorums: Quorums::new(m, n).unwrap(),
+            leadership,
+            links: BTreeSet::new(),
             machines: Vec::new(),
         };
         for id in 1..=m {
@@ -250,7 +279,7 @@ impl World {
             cluster: "test".into(),
             node: node_id(id),
             quorums: self.quorums,
-            leadership: Leadership::Configured(node_id(1)),
+            leadership: self.leadership,
             durability: Durability::Os, // The disk's own tests sync; these need not wait for it.
         };
         let path = self.directory.path().join(id.to_string());
@@ -322,7 +351,11 @@ impl World {
         let machine = self.machine(id);
         match act {
             Act::Promise | Act::Identity { .. } => {}
-            Act::Send(to, bytes) => self.machine(to.get()).inbox.push_back((node_id(id), bytes)),
+            Act::Send(to, bytes) => {
+                if self.links.contains(&(id, to.get())) {
+                    self.machine(to.get()).inbox.push_back((node_id(id), bytes));
+                }
+            }
             Act::Respond(answer) => machine.answers.push_back(answer),
             Act::Log(command) => machine.commands.push_back(command),
             Act::ReadLog { to, from, bytes_max } => machine.reads.push_back((to, from, bytes_max)),
@@ -338,6 +371,7 @@ impl World {
         let machine = self.machine(id);
         machine.node.meet(&introduction, &mut machine.outside)?;
         let member = self.identity(other);
+        self.links.insert((id, other));
         self.event(id, Event::Connected(member));
         Ok(())
     }
@@ -353,6 +387,7 @@ impl World {
     /// Cuts a node off; what is under way to and from it is lost.
     fn isolate(&mut self, id: u8) {
         self.machine(id).inbox.clear();
+        self.links.retain(|(from, to)| *from != id && *to != id);
         for other in self.ids().filter(|other| *other != id) {
             self.machine(other).inbox.retain(|(from, _)| from.get() != id);
             self.event(other, Event::Disconnected(node_id(id)));
