@@ -157,7 +157,7 @@ fn a_cluster_that_ran_before_is_measured_verified_and_left_as_it_was() {
         program: Program::harness(PROGRAM),
         quorums: Quorums::new(3, 2).unwrap(),
         durability: Durability::Os,
-        leader: 1,
+        leader: None,
         name: "theirs".to_owned(),
         directory: cluster_directory,
         links: Links::Direct,

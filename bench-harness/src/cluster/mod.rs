@@ -60,8 +60,8 @@ pub struct Settings {
     pub quorums: Quorums,
     /// What "durable" means.
     pub durability: Durability,
-    /// The node that leads, 1 to m.
-    pub leader: u8,
+    /// The configured leader, 1 to m; none if it is elected.
+    pub leader: Option<u8>,
     /// The cluster's name.
     pub name: String,
     /// Where data and logs go; must exist.
@@ -136,8 +136,10 @@ impl Cluster {
     /// Starts all nodes, and does not wait until they serve: see [`Cluster::wait_ready`].
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let replicas = settings.quorums.replicas();
-        if !(1..=replicas).contains(&settings.leader) {
-            bail!("node {} cannot lead: the cluster has nodes 1 to {replicas}", settings.leader);
+        if let Some(leader) = settings.leader
+            && !(1..=replicas).contains(&leader)
+        {
+            bail!("node {leader} cannot lead: the cluster has nodes 1 to {replicas}");
         }
         let reservation = Reservation::take(replicas)?;
         let nodes = (1..=replicas).map(|id| Node { id, process: None }).collect();
@@ -155,17 +157,6 @@ impl Cluster {
     /// m and n.
     pub fn quorums(&self) -> Quorums {
         self.settings.quorums
-    }
-
-    /// The node that leads.
-    pub fn leader(&self) -> u8 {
-        self.settings.leader
-    }
-
-    /// All but the leader.
-    pub fn followers(&self) -> impl Iterator<Item = u8> {
-        let leader = self.settings.leader;
-        self.ids().filter(move |node| *node != leader)
     }
 
     /// Where clients reach a node.
@@ -208,7 +199,7 @@ impl Cluster {
     /// The nodes as their clients reach them.
     pub fn members(&self) -> Members {
         let nodes = self.ids().map(|node| (node, self.address(node).to_string()));
-        Members::new(self.settings.name.clone(), self.leader(), nodes.collect())
+        Members::new(self.settings.name.clone(), nodes.collect())
     }
 
     /// A client that asks one node alone: see [`Members::client`].
@@ -345,7 +336,10 @@ impl Cluster {
         for peer in self.ids() {
             command.args(["--replica", &format!("{peer}={}", self.dialled_address(node, peer))]);
         }
-        command.args(["--quorum", &quorums.quorum().to_string(), "--leader", &leader.to_string()]);
+        command.args(["--quorum", &quorums.quorum().to_string()]);
+        if let Some(leader) = leader {
+            command.args(["--leader", &leader.to_string()]);
+        }
         command.args(["--durability", &durability.to_string(), "--cluster", name]);
         command
     }
@@ -402,7 +396,7 @@ mod tests {
             program: Program::server(program),
             quorums: Quorums::new(2, 1).unwrap(),
             durability: Durability::Os,
-            leader: 1,
+            leader: Some(1),
             name: "test".to_owned(),
             directory: directory.to_owned(),
             links,
@@ -526,6 +520,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut cluster = cluster_of("exec sleep 60", directory.path()).unwrap();
         let error = smol::block_on(cluster.wait_ready(Duration::from_millis(100))).unwrap_err().to_string();
-        assert!(error.starts_with("the cluster was not ready within 100ms: the leader"), "{error}");
+        assert!(error.starts_with("the cluster was not ready within 100ms: "), "{error}");
     }
 }

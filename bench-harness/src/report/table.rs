@@ -105,9 +105,10 @@ pub(super) fn context(report: &Report) -> Vec<String> {
     if let Some(case) = report.plan.cases.first() {
         let (duration, warmup) = (format_duration(case.load.duration), format_duration(case.load.warmup));
         lines.push(format!(
-            "{}, {}, {}, {duration} after {warmup} of warm-up, {}seed {}",
+            "{}, {}, {}, {}, {duration} after {warmup} of warm-up, {}seed {}",
             counted(case.replicas.into(), "replica"),
             case.durability,
+            case.leadership,
             case.load,
             if report.plan.repeats > 1 {
                 format!("{} repeats, ", report.plan.repeats)

@@ -150,7 +150,7 @@ impl Run {
             program: Program::harness(env!("CARGO_BIN_EXE_bench-harness")).with_options(OPTIONS),
             quorums,
             durability: Durability::Fsync,
-            leader: LEADER,
+            leader: Some(LEADER),
             name: "kills".to_owned(),
             directory: directory.path().to_owned(),
             links: Links::Direct,
@@ -362,7 +362,7 @@ impl Run {
                 .unwrap_or_else(|violation| panic!("node {node}, after {}: {violation}", self.tally))
         };
         let leaders = check(LEADER);
-        for follower in self.cluster.followers() {
+        for follower in members.others(LEADER) {
             assert!(
                 check(follower) == leaders,
                 "node {follower} differs from the leader after {}",
