@@ -17,6 +17,7 @@ mod formation;
 mod histograms;
 mod lag;
 mod memory;
+mod notes;
 mod outside;
 mod reads;
 mod recovery;
@@ -50,6 +51,7 @@ use disk_watch::DiskWatch;
 use formation::Formation;
 use lag::Lag;
 use memory::MemoryLimit;
+use notes::Notes;
 use reads::WaitingRead;
 
 pub use outside::{ClientId, LogRead, Outside};
@@ -219,6 +221,7 @@ pub struct Node {
     handing_over: Vec<HandingOver>,
     /// The term that it led in at the end of the last turn; none if it did not.
     led: Option<Term>,
+    notes: Notes,
     sent: MessageCounts,
     received: MessageCounts,
     connected: NodeSet,
@@ -257,6 +260,7 @@ impl Node {
             reads: Vec::new(),
             handing_over: Vec::new(),
             led: None,
+            notes: Notes::default(),
             sent: MessageCounts::default(),
             received: MessageCounts::default(),
             connected: NodeSet::default(),
@@ -566,7 +570,11 @@ impl Node {
             Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
-            Output::Note(note) => tracing::info!("{note}"),
+            Output::Note(note) => {
+                let (node, term) =
+                    (self.formation.identity().node, self.replica.as_ref().map_or(0, Replica::term));
+                self.notes.say(now, node, term, note);
+            }
             Output::Stop(reason) => return Err(NodeError::Rule(reason)),
         }
         Ok(())

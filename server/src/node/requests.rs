@@ -86,7 +86,9 @@ impl Node {
         replica.hand_over(now, to).map_err(|error| match error {
             HandOverError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             HandOverError::Unreachable => Refusal::NotReady(error.to_string()),
-            HandOverError::Configured | HandOverError::Unknown(_) => Refusal::BadRequest(error.to_string()),
+            HandOverError::Configured | HandOverError::Unknown(_) | HandOverError::LeadsAlready(_) => {
+                Refusal::BadRequest(error.to_string())
+            }
         })
     }
 
