@@ -231,6 +231,8 @@ pub struct Node {
     stranded: NodeSet,
     swept: Time,
     is_stopping: bool,
+    /// It led when it was told to stop, and somebody could follow.
+    leaves_office: bool,
     outputs: Vec<Output>,
     error: Option<NodeError>,
 }
@@ -268,6 +270,7 @@ impl Node {
             stranded: NodeSet::default(),
             swept: Time::ZERO,
             is_stopping: false,
+            leaves_office: false,
             outputs: Vec::new(),
             error: None,
             recovered: Some(recovered),
@@ -330,7 +333,8 @@ impl Node {
     pub fn stop(&mut self, now: Time) {
         self.is_stopping = true;
         if let Some(replica) = &mut self.replica {
-            let _ = replica.hand_over(now, None); // Who cannot hand over just stops.
+            // Who cannot hand over just stops.
+            self.leaves_office = replica.hand_over(now, None).is_ok();
         }
     }
 
@@ -339,11 +343,14 @@ impl Node {
         self.is_stopping
     }
 
-    /// Whether a request has been taken and not been answered, or leadership is being handed over.
+    /// Whether a request has been taken and not been answered, or leadership is being handed over. That is not over
+    /// before the successor leads: the vote of this node may be one of those that it needs.
     pub fn is_busy(&self) -> bool {
+        let is_handing_over =
+            |replica: &Replica| replica.is_handing_over() || self.leaves_office && replica.leader().is_none();
         !self.waiting.is_empty()
             || !self.reads.is_empty()
-            || self.replica.as_ref().is_some_and(Replica::is_handing_over)
+            || self.replica.as_ref().is_some_and(is_handing_over)
     }
 
     /// Checks another replica's introduction, and learns from it.

@@ -75,7 +75,7 @@ impl Node {
             ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
-            ProposeError::HandingOver => Refusal::NotReady(error.to_string()),
+            ProposeError::HandingOver | ProposeError::JustElected => Refusal::NotReady(error.to_string()),
         })?;
         self.memory.appended(index, write);
         Ok(index)
