@@ -115,6 +115,16 @@ fn a_leader_that_is_told_to_stop_hands_over_first() {
 }
 
 #[test]
+fn a_leader_that_is_told_to_stop_has_a_successor_that_needs_its_vote() {
+    let (mut cluster, leader, _directory) = start(1, None);
+    write(&cluster);
+    cluster.stop(leader).unwrap();
+    let successor = ready(&mut cluster);
+    assert_ne!(successor, leader);
+    write(&cluster);
+}
+
+#[test]
 fn an_election_can_be_followed_in_logs_and_status() {
     let (mut cluster, leader, _directory) = start(2, None);
     write(&cluster);
