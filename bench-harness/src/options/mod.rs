@@ -41,8 +41,8 @@ Examples:
   bench-harness --quorum all                           one row for each quorum: 1, 2 and 3 of 3
   bench-harness --replicas 3,5 --quorum all --repeats 5  every quorum of both, five times, shuffled
   bench-harness --rate 2000 --clients 16 --in-flight 64  open loop: 2,000 calls a second, come what may
-  bench-harness --quorum all --link 3=5ms±1ms          one follower is far away
-  bench-harness --fault '3s pause 3' --fault '6s resume 3'   a follower stands still for three seconds
+  bench-harness --leader 1 --quorum all --link 3=5ms±1ms   one follower is far away
+  bench-harness --fault '3s pause follower' --fault '6s resume follower'   one stands still for three seconds
   bench-harness --scenario catch-up --backlog 64MiB    how long a follower takes to drain a backlog
   bench-harness --quorum all --scenario leader-kill    how long writes stop when the leader is killed
   bench-harness --slo p99=5ms                          the highest rate at which p99 stays below 5 ms
