@@ -67,7 +67,8 @@ impl Directory {
 
     fn write_checkpoint(&self) {
         let cluster = self.open().state.identity.into_formed().cluster_id().unwrap();
-        let header = CheckpointHeader { index: KEYS, term: 1, cluster, terms: vec![(1, 1)] };
+        let header =
+            CheckpointHeader { index: KEYS, term: 1, cluster, terms: vec![(1, 1)], members: Vec::new() };
         let mut writer =
             CheckpointWriter::create(self.disk.clone(), &self.path.join("checkpoint"), &header).unwrap();
         let mut records = Vec::new();

@@ -123,6 +123,14 @@ impl Client {
         }
     }
 
+    /// Has the leader make a replica a voting member again whose data directory was replaced, once it has caught up.
+    pub async fn admit(&self, node: NodeId) -> Result<Written, Error> {
+        match self.call(Operation::Admit { node }).await? {
+            Reply::Written(written) => Ok(written),
+            _ => Err(Error::BadAnswer),
+        }
+    }
+
     /// Has the leader hand over to another replica, or to the one that has most of the log, and returns the term
     /// that began with it. Writes are refused meanwhile, so it is not tried again if nobody takes over.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Term, Error> {
@@ -158,7 +166,7 @@ impl Client {
     /// Sends a request until it is answered, its deadline passes, or trying again could do harm.
     async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {
         let is_hand_over = matches!(operation, Operation::HandOver { .. });
-        let is_write = is_hand_over || matches!(operation, Operation::Write { .. });
+        let is_write = is_hand_over || matches!(operation, Operation::Write { .. } | Operation::Admit { .. });
         let mut request = Request { id: 0, deadline_ms: 0, operation };
         let mut deadline = Deadline::after(self.deadline);
         let mut retry = Retry::default();

@@ -11,7 +11,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ClusterId, Durability, Incarnation, Index, Leadership, NodeId, Quorums, VERSION, frame, parse};
+use crate::message::bounded;
+use crate::{
+    ClusterId, Durability, Incarnation, Index, Leadership, Member, NodeId, Quorums, VERSION, frame, limits,
+    parse,
+};
 
 /// The first bytes of every hello.
 pub const MAGIC: [u8; 4] = *b"QRM\x01";
@@ -80,6 +84,12 @@ pub struct ReplicaIdentity {
     pub origin: Option<Origin>,
     /// The cluster that it has stored, once it has met all replicas.
     pub stored: Option<ClusterId>,
+    /// The replicas that this cluster was formed with; empty before. Whoever comes with an emptied disk learns them
+    /// here.
+    #[serde(deserialize_with = "bounded::<_, _, { limits::REPLICAS_MAX as usize }>")]
+    pub founders: Vec<Member>,
+    /// Whether it knows that all of them have stored it.
+    pub formed: bool,
     /// Where clients reach it.
     pub advertise: String,
 }

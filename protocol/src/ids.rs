@@ -123,6 +123,15 @@ impl fmt::Display for Incarnation {
     }
 }
 
+/// A replica's identity: which node, with which data directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number.
+    pub node: NodeId,
+    /// Of its data directory.
+    pub incarnation: Incarnation,
+}
+
 /// A hash of everything a cluster was formed with: name, settings and every (node, incarnation) (R26).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ClusterId(pub [u8; 16]);

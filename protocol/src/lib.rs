@@ -31,7 +31,9 @@ pub mod request;
 pub mod response;
 mod settings;
 
-pub use ids::{ClusterId, Incarnation, Index, NodeId, NodeIdError, NodeSet, SequenceNumber, SessionId, Term};
+pub use ids::{
+    ClusterId, Incarnation, Index, Member, NodeId, NodeIdError, NodeSet, SequenceNumber, SessionId, Term,
+};
 pub use message::{MessageError, parse, parse_prefix};
 pub use settings::{Durability, Leadership, QuorumError, Quorums};
 

@@ -33,6 +33,9 @@ pub const ENTRY_BYTES_MAX: usize = REQUEST_BYTES_MAX + 256;
 /// Bytes of entries in one append, unless a single entry is larger.
 pub const APPEND_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of a checkpoint in one piece.
+pub const CHECKPOINT_CHUNK_BYTES_MAX: usize = 256 << 10;
+
 /// Bytes of a frame's body between replicas.
 pub const PEER_BYTES_MAX: usize = 4 << 20;
 
@@ -43,4 +46,5 @@ const _: () = assert!(REQUEST_BYTES_MAX > VALUE_BYTES_MAX + KEY_BYTES_MAX + 1024
 const _: () =
     assert!(RESPONSE_BYTES_MAX > SCAN_PAGE_BYTES_MAX + VALUE_BYTES_MAX + KEY_BYTES_MAX + SCAN_ITEMS_MAX * 32);
 const _: () = assert!(PEER_BYTES_MAX > ENTRY_BYTES_MAX + 1024 && PEER_BYTES_MAX > APPEND_BYTES_MAX + 1024);
+const _: () = assert!(PEER_BYTES_MAX > CHECKPOINT_CHUNK_BYTES_MAX + 1024);
 const _: () = assert!(HELLO_BYTES_MAX > 2 * CLUSTER_NAME_BYTES_MAX + 1024);

@@ -26,6 +26,14 @@ pub enum PeerMessage<'a> {
     Vote(Vote),
     /// The leader wants the receiver to lead, at once.
     TimeoutNow(TimeoutNow),
+    /// A replica whose log is damaged asks how far the others' logs go.
+    Inquire(Inquire),
+    /// The answer to that, of a replica whose own log is whole.
+    Position(Position),
+    /// A piece of a checkpoint, for a follower that lacks what the leader's log no longer holds.
+    CheckpointChunk(#[serde(borrow)] CheckpointChunk<'a>),
+    /// What a follower has of a checkpoint.
+    CheckpointAck(CheckpointAck),
 }
 
 /// Entries that follow (previous_index, previous_term); none, as heartbeat and to probe.
@@ -119,6 +127,28 @@ pub struct TimeoutNow {
     pub term: Term,
 }
 
+/// A question of a replica that has lost entries it once held, and has heard no leader (R19).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Inquire {
+    /// Whoever answers promises this term first, so that it can no longer get what it says it does not have.
+    pub term: Term,
+    /// Whether it only asks if it would be answered: nobody promises anything then (R9).
+    pub pre_vote: bool,
+}
+
+/// Where a replica's log ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Position {
+    /// The term that the replica has promised.
+    pub term: Term,
+    /// The question's.
+    pub pre_vote: bool,
+    /// Its last entry's index.
+    pub last_index: Index,
+    /// Its last entry's term.
+    pub last_term: Term,
+}
+
 /// The answer to a [`RequestVote`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Vote {
@@ -128,4 +158,48 @@ pub struct Vote {
     pub pre_vote: bool,
     /// Whether it is given.
     pub granted: bool,
+}
+
+/// A piece of a checkpoint's file; or none of it, to ask how much of it the follower has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckpointChunk<'a> {
+    /// The leader's.
+    pub term: Term,
+    /// The last entry that the checkpoint contains. Files of one index are equal on all replicas, so this names it.
+    pub index: Index,
+    /// Bytes of the whole file.
+    pub total_bytes: u64,
+    /// Where in the file the piece begins.
+    pub offset: u64,
+    /// The round of a question, which has no bytes; comes back in the ack. 0 for a piece.
+    pub round: u64,
+    /// At most [`crate::limits::CHECKPOINT_CHUNK_BYTES_MAX`].
+    #[serde(with = "serde_bytes")]
+    pub bytes: &'a [u8],
+}
+
+/// What a follower has of a checkpoint. Sent for each piece that is written, and as the answer to a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckpointAck {
+    /// The term that the follower has promised.
+    pub term: Term,
+    /// The last entry that the checkpoint contains.
+    pub index: Index,
+    /// The round of the question that is answered; 0 if none is.
+    pub round: u64,
+    /// How far it is.
+    pub state: CheckpointState,
+}
+
+/// How far a follower is with a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CheckpointState {
+    /// It has written so many bytes, from the beginning on. If these are all, it checks and loads them.
+    Received(u64),
+    /// It goes on behind the checkpoint, or has no need of it: send entries.
+    Installed,
+    /// The file as a whole was not what its checksums say. It has been thrown away: begin anew.
+    Damaged,
+    /// It cannot take it: ask again later.
+    Blocked(Obstacle),
 }

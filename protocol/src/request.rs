@@ -57,6 +57,11 @@ pub enum Operation<'a> {
     },
     /// Nothing: shows that the connection is alive.
     Ping,
+    /// The leader is to make a replica whose data directory was replaced a voting member again.
+    Admit {
+        /// Which.
+        node: NodeId,
+    },
     /// The leader is to hand over to another replica.
     HandOver {
         /// To whom; if not said, to the one that has most of the log.

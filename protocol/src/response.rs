@@ -265,6 +265,10 @@ pub struct Status<'a> {
     pub memory_bytes_max: u64,
     /// What keeps it from taking writes.
     pub obstacle: Option<Obstacle>,
+    /// Whether it votes and counts: not while it is new in the place of an earlier incarnation, and not admitted.
+    pub voting: bool,
+    /// Where its log ended before it was found damaged, until it is whole again.
+    pub held: Option<Index>,
     /// How its disk has worked.
     #[serde(borrow)]
     pub disk: DiskStatus<'a>,
@@ -322,7 +326,12 @@ impl MessageCounts {
             PeerMessage::Reject(_) => &mut self.reject,
             PeerMessage::RequestVote(_) => &mut self.request_vote,
             PeerMessage::Vote(_) => &mut self.vote,
-            PeerMessage::Stored(_) | PeerMessage::TimeoutNow(_) => &mut self.other,
+            PeerMessage::Stored(_)
+            | PeerMessage::TimeoutNow(_)
+            | PeerMessage::Inquire(_)
+            | PeerMessage::Position(_)
+            | PeerMessage::CheckpointChunk(_)
+            | PeerMessage::CheckpointAck(_) => &mut self.other,
         } += 1;
     }
 }
@@ -358,13 +367,15 @@ pub struct DiskStatus<'a> {
 pub struct FollowerStatus<'a> {
     /// The follower.
     pub node: NodeId,
+    /// Whether it is a voting member, so that it counts.
+    pub voting: bool,
     /// Whether a write sent now would be stored: it has answered within the election timeout, and needs no
     /// older entries first.
     pub reachable: bool,
     /// What it last said keeps it from taking entries.
     pub obstacle: Option<Obstacle>,
-    /// The log no longer reaches back to what it lacks: it cannot catch up.
-    pub stranded: bool,
+    /// The checkpoint that it is being sent, as the log no longer reaches back to what it lacks.
+    pub checkpoint: Option<CheckpointTransfer>,
     /// Highest index that it holds durably in this term.
     pub durable: Index,
     /// Highest index that it has applied.
@@ -398,4 +409,15 @@ pub struct FollowerStatus<'a> {
     /// Entries behind, seen at each acknowledgement: a histogram.
     #[serde(with = "serde_bytes")]
     pub lag_entries: &'a [u8],
+}
+
+/// A checkpoint on its way to a follower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckpointTransfer {
+    /// The last entry that it contains.
+    pub index: Index,
+    /// Bytes of it that the follower has said to have written.
+    pub bytes_received: u64,
+    /// Bytes of its file.
+    pub bytes_total: u64,
 }

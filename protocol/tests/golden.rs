@@ -20,16 +20,21 @@ use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::handshake::{
     Hello, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, TimeoutNow, Vote};
+use quorate_protocol::peer::{
+    Ack, Append, CheckpointAck, CheckpointChunk, CheckpointState, Inquire, PeerMessage, Position, Reject,
+    RejectReason, RequestVote, TimeoutNow, Vote,
+};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome, Receipt, Refusal,
-    Response, Role, Status, Versioned, WriteResult,
+    CheckpointTransfer, DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome,
+    Receipt, Refusal, Response, Role, Status, Versioned, WriteResult,
 };
-use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, frame, parse};
+use quorate_protocol::{
+    ClusterId, Durability, Incarnation, Leadership, Member, NodeId, Quorums, frame, parse,
+};
 use serde::{Deserialize, Serialize};
 
 const HEADER: &str = "\
@@ -157,6 +162,7 @@ every!(operations: Operation<'static> {
         write: Write::One(SET),
     },
     Status = Operation::Status { histograms: true },
+    Admit = Operation::Admit { node: node(2) },
     HandOver = Operation::HandOver { to: Some(node(2)) },
     Ping = Operation::Ping,
 });
@@ -258,11 +264,35 @@ every!(peer_messages: PeerMessage<'static> {
     }),
     Vote = PeerMessage::Vote(Vote { term: 8, pre_vote: true, granted: true }),
     TimeoutNow = PeerMessage::TimeoutNow(TimeoutNow { term: 7 }),
+    Inquire = PeerMessage::Inquire(Inquire { term: 8, pre_vote: true }),
+    Position = PeerMessage::Position(Position { term: 8, pre_vote: true, last_index: 301, last_term: 7 }),
+    CheckpointChunk = PeerMessage::CheckpointChunk(CheckpointChunk {
+        term: 7,
+        index: 300,
+        total_bytes: 70_000,
+        offset: 1000,
+        round: 0,
+        bytes: b"piece",
+    }),
+    CheckpointAck = PeerMessage::CheckpointAck(CheckpointAck {
+        term: 7,
+        index: 300,
+        round: 12,
+        state: CheckpointState::Received(1005),
+    }),
+});
+
+every!(checkpoint_states: CheckpointState {
+    Received = CheckpointState::Received(1005),
+    Installed = CheckpointState::Installed,
+    Damaged = CheckpointState::Damaged,
+    Blocked = CheckpointState::Blocked(Obstacle::DiskFull),
 });
 
 every!(payloads: Payload<'static> {
     Noop = Payload::Noop,
     Write = Payload::Write { session: Some(SEQUENCE), write: Write::One(SET) },
+    Admit = Payload::Admit(Member { node: node(2), incarnation: Incarnation(0x1122) }),
 });
 
 const VERSIONED: Versioned<'static> = Versioned { revision: 300, value: b"value" };
@@ -285,6 +315,8 @@ fn identity() -> ReplicaIdentity {
         lease_ms: 300,
         origin: Some(Origin { index: 130, hash: [7; 32] }),
         stored: Some(CLUSTER),
+        founders: vec![Member { node: node(2), incarnation: Incarnation(0x1122) }],
+        formed: true,
         advertise: "127.0.0.1:7402".into(),
     }
 }
@@ -327,6 +359,8 @@ fn status() -> Status<'static> {
         memory_bytes: 2320,
         memory_bytes_max: 1 << 30,
         obstacle: Some(Obstacle::MemoryFull),
+        voting: true,
+        held: Some(310),
         disk: DiskStatus {
             syncs: 20,
             entries: 300,
@@ -338,9 +372,10 @@ fn status() -> Status<'static> {
         },
         followers: vec![FollowerStatus {
             node: node(2),
+            voting: true,
             reachable: true,
             obstacle: None,
-            stranded: false,
+            checkpoint: Some(CheckpointTransfer { index: 200, bytes_received: 1000, bytes_total: 4096 }),
             durable: 300,
             applied: 298,
             entries_behind: 1,
@@ -468,6 +503,7 @@ fn goldens() -> Vec<Golden> {
     goldens.extend(all("Refusal", refusals()));
     goldens.extend(all("PeerMessage", peer_messages()));
     goldens.extend(all("RejectReason", reject_reasons()));
+    goldens.extend(all("CheckpointState", checkpoint_states()));
     goldens.extend(payloads().into_iter().map(|(name, payload)| golden_entry(name, payload)));
     goldens
 }

@@ -16,17 +16,21 @@ use quorate_protocol::handshake::{
     Hello, HelloError, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole,
     Welcome,
 };
-use quorate_protocol::peer::{Ack, Append, PeerMessage, Reject, RejectReason, RequestVote, TimeoutNow, Vote};
+use quorate_protocol::peer::{
+    Ack, Append, CheckpointAck, CheckpointChunk, CheckpointState, Inquire, PeerMessage, Position, Reject,
+    RejectReason, RequestVote, TimeoutNow, Vote,
+};
 use quorate_protocol::request::{
     Acks, Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token,
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome, Receipt, Refusal,
-    Response, Role, Status, Versioned, WriteResult,
+    CheckpointTransfer, DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome,
+    Receipt, Refusal, Response, Role, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{
-    ClusterId, Durability, Incarnation, Leadership, MessageError, NodeId, NodeSet, Quorums, limits, parse,
+    ClusterId, Durability, Incarnation, Leadership, Member, MessageError, NodeId, NodeSet, Quorums, limits,
+    parse,
 };
 
 fn config() -> ProptestConfig {
@@ -85,11 +89,12 @@ fn any_identity() -> impl Strategy<Value = ReplicaIdentity> {
         any_leadership(),
         (any_durability(), any::<u32>()),
         option::of(any_origin()),
-        option::of(any_cluster_id()),
+        (option::of(any_cluster_id()), vec(any_member(), 0..=limits::REPLICAS_MAX as usize), any::<bool>()),
         any_text(),
     )
         .prop_map(
-            |(node, incarnation, quorums, leadership, (durability, lease_ms), origin, stored, advertise)| {
+            |(node, incarnation, quorums, leadership, (durability, lease_ms), origin, forming, advertise)| {
+                let (stored, founders, formed) = forming;
                 ReplicaIdentity {
                     node,
                     incarnation,
@@ -99,10 +104,17 @@ fn any_identity() -> impl Strategy<Value = ReplicaIdentity> {
                     lease_ms,
                     origin,
                     stored,
+                    founders,
+                    formed,
                     advertise,
                 }
             },
         )
+}
+
+fn any_member() -> impl Strategy<Value = Member> {
+    (any_node(), any::<u64>())
+        .prop_map(|(node, incarnation)| Member { node, incarnation: Incarnation(incarnation) })
 }
 
 fn any_leadership() -> impl Strategy<Value = Leadership> {
@@ -223,6 +235,7 @@ fn any_request() -> impl Strategy<Value = Request<'static>> {
         any::<bool>().prop_map(|histograms| Operation::Status { histograms }),
         Just(Operation::Ping),
         option::of(any_node()).prop_map(|to| Operation::HandOver { to }),
+        any_node().prop_map(|node| Operation::Admit { node }),
     ];
     (any::<u64>(), any::<u32>(), operation).prop_map(|(id, deadline_ms, operation)| Request {
         id,
@@ -281,16 +294,22 @@ fn any_obstacle() -> impl Strategy<Value = Obstacle> {
 }
 
 fn any_follower() -> impl Strategy<Value = FollowerStatus<'static>> {
-    let state = (any::<[bool; 2]>(), option::of(any_obstacle()));
+    let checkpoint = any::<[u64; 3]>().prop_map(|[index, bytes_received, bytes_total]| CheckpointTransfer {
+        index,
+        bytes_received,
+        bytes_total,
+    });
+    let state = (any::<[bool; 2]>(), option::of(any_obstacle()), option::of(checkpoint));
     (any_node(), state, any::<[u64; 5]>(), array::uniform7(any_bytes())).prop_map(
-        |(node, ([reachable, stranded], obstacle), numbers, histograms)| {
+        |(node, ([voting, reachable], obstacle, checkpoint), numbers, histograms)| {
             let [durable, applied, entries_behind, bytes_behind, lag_now_us] = numbers;
             let [lag_us, queue_us, network_us, disk_us, sync_us, apply_us, lag_entries] = histograms;
             FollowerStatus {
                 node,
+                voting,
                 reachable,
                 obstacle,
-                stranded,
+                checkpoint,
                 durable,
                 applied,
                 entries_behind,
@@ -343,10 +362,11 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
     let settings = (any_quorums(), any_durability(), any_leadership());
     let votes = (option::of(any_node()), any::<[u64; 9]>(), any::<[u64; 6]>(), any::<[u64; 6]>());
     let followers = vec(any_follower(), 0..=limits::REPLICAS_MAX as usize);
-    let obstacle = option::of(any_obstacle());
+    let obstacle = (option::of(any_obstacle()), any::<(bool, Option<u64>)>());
     let parts = (who, settings, votes, any::<[u64; 17]>(), obstacle, array::uniform3(any_bytes()), followers);
     parts.prop_map(|(who, settings, votes, numbers, obstacle, histograms, followers)| {
         let (voted_for, elections, sent, received) = votes;
+        let (obstacle, (voting, held)) = obstacle;
         let (node, cluster, formed, role, leader) = who;
         let (quorums, durability, leadership) = settings;
         let [term, last, durable, commit, applied, checkpoint, log_first, log_bytes, log_bytes_held, ..] =
@@ -380,6 +400,8 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
             memory_bytes,
             memory_bytes_max,
             obstacle,
+            voting,
+            held,
             disk: DiskStatus { syncs, entries, bytes, busy_us, sync_us, batch_entries, batch_bytes },
             followers,
         }
@@ -440,12 +462,42 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         request_vote.prop_map(PeerMessage::RequestVote),
         vote.prop_map(PeerMessage::Vote),
         any::<u64>().prop_map(|term| PeerMessage::TimeoutNow(TimeoutNow { term })),
+        any::<(u64, bool)>().prop_map(|(term, pre_vote)| PeerMessage::Inquire(Inquire { term, pre_vote })),
+        any::<([u64; 3], bool)>().prop_map(|([term, last_index, last_term], pre_vote)| {
+            PeerMessage::Position(Position { term, pre_vote, last_index, last_term })
+        }),
+        any_checkpoint_chunk().prop_map(PeerMessage::CheckpointChunk),
+        any_checkpoint_ack().prop_map(PeerMessage::CheckpointAck),
     ]
+}
+
+fn any_checkpoint_chunk() -> impl Strategy<Value = CheckpointChunk<'static>> {
+    (any::<[u64; 5]>(), any_bytes()).prop_map(|([term, index, total_bytes, offset, round], bytes)| {
+        CheckpointChunk { term, index, total_bytes, offset, round, bytes }
+    })
+}
+
+fn any_checkpoint_ack() -> impl Strategy<Value = CheckpointAck> {
+    let state = prop_oneof![
+        any::<u64>().prop_map(CheckpointState::Received),
+        Just(CheckpointState::Installed),
+        Just(CheckpointState::Damaged),
+        any_obstacle().prop_map(CheckpointState::Blocked),
+    ];
+    (any::<[u64; 3]>(), state).prop_map(|([term, index, round], state)| CheckpointAck {
+        term,
+        index,
+        round,
+        state,
+    })
 }
 
 fn any_payload() -> impl Strategy<Value = Payload<'static>> {
     prop_oneof![
         Just(Payload::Noop),
+        (any_node(), any::<u64>()).prop_map(|(node, incarnation)| {
+            Payload::Admit(Member { node, incarnation: Incarnation(incarnation) })
+        }),
         (any_session(), any_write()).prop_map(|(session, write)| Payload::Write { session, write }),
     ]
 }

@@ -128,8 +128,12 @@ struct Settings {
     /// MiB a second that writing a checkpoint may take from the disk; 0 for no bound [default: 16].
     #[arg(long, value_name = "MIB", env = "QUORATE_CHECKPOINT_MIB_PER_SECOND")]
     checkpoint_mib_per_second: Option<u32>,
-    /// MiB of log kept for replicas that lack it, beyond what checkpoints need; a replica that lacks more cannot catch
-    /// up [default: 4096].
+    /// MiB a second of a checkpoint that a replica is sent which lacks more than the log holds; 0 for no bound
+    /// [default: 64].
+    #[arg(long, value_name = "MIB", env = "QUORATE_TRANSFER_MIB_PER_SECOND")]
+    transfer_mib_per_second: Option<u32>,
+    /// MiB of log kept for replicas that lack it, beyond what checkpoints need; a replica that lacks more is sent a
+    /// checkpoint [default: 4096].
     #[arg(long, value_name = "MIB", env = "QUORATE_LOG_RETENTION_MIB")]
     log_retention_mib: Option<u32>,
     /// MiB of memory that the store may take; at the limit, writes other than deletes are refused [default: three
@@ -236,6 +240,7 @@ impl Settings {
             segment_mib: self.segment_mib.or(other.segment_mib),
             checkpoint_mib: self.checkpoint_mib.or(other.checkpoint_mib),
             checkpoint_mib_per_second: self.checkpoint_mib_per_second.or(other.checkpoint_mib_per_second),
+            transfer_mib_per_second: self.transfer_mib_per_second.or(other.transfer_mib_per_second),
             log_retention_mib: self.log_retention_mib.or(other.log_retention_mib),
             memory_mib: self.memory_mib.or(other.memory_mib),
             connections: self.connections.or(other.connections),
@@ -272,6 +277,9 @@ impl Settings {
         }
         if let Some(count) = self.checkpoint_mib_per_second {
             server.checkpoint_bytes_per_second = mib(count);
+        }
+        if let Some(count) = self.transfer_mib_per_second {
+            server.node.transfer_bytes_per_second = mib(count);
         }
         if let Some(count) = self.log_retention_mib {
             server.node.log_retention_bytes = mib(count);

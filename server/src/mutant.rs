@@ -28,8 +28,14 @@ pub(crate) enum Mutant {
     ReadConfirmedByTooFew,
     /// 12: a read is answered before the leader's no-op is committed.
     ReadBeforeNoop,
+    /// 13: a replica whose own log is damaged answers that it does not have what it may have lost.
+    CorruptCountedAsAbsent,
     /// 14: damage in the middle of the log is cut as if it were a torn tail.
     DamageCutAsTorn,
+    /// 15: what a replica holds counts, although it is no member.
+    LearnerCounted,
+    /// 17: a replica votes, and its votes count, although its disk was wiped.
+    WipedNodeVotes,
     /// 18: an acknowledgement of another term counts.
     AckWithoutTerm,
     /// 19: what a restart finds counts without being written and synced again.
@@ -40,6 +46,10 @@ pub(crate) enum Mutant {
     OldTailAcknowledged,
     /// 22: a sync counts that a truncation has overtaken.
     StaleSyncCounted,
+    /// Not in the list: a damaged log is compared as it is, not as it was.
+    DamagedLogForgotten,
+    /// What the log holds behind a checkpoint that was installed goes, although the checkpoint leads to it.
+    MatchingLogRestarted,
     /// 23: a configured leader commits without its own disk.
     CommitWithoutOwnDisk,
 }

@@ -23,20 +23,23 @@ use event_listener::Event as Signal;
 use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Durability, Index, NodeId, frame};
+use quorate_protocol::{Durability, Index, Member, NodeId, Term, frame};
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
 use crate::clock::Clock;
 use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
-use crate::log::{LogCommand, LogEvent, LogReader, LogThread, Stopped};
+use crate::log::{LogCommand, LogEvent, LogReader, LogThread, ReadError, Stopped};
 use crate::net::LINK_BYTES_MAX;
 use crate::net::client::ClientLink;
 use crate::net::guard::Guard;
 use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, shared_buffer};
-use crate::node::{ClientId, Event, LogRead, Node, NodeError, NodeSettings, Outside};
-use crate::replica::{Promise, Time};
+use crate::node::{
+    ClientId, Event, Node, NodeError, NodeSettings, Outside, TransferCommand, TransferEvent, TransferWorker,
+};
+use crate::replica::{LogRead, Promise, Time};
+use crate::store::Store;
 
 /// How often time passes for a node: the resolution of its deadlines.
 const TICK: Duration = Duration::from_millis(5);
@@ -53,7 +56,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// What comes from other threads.
 enum Arrival {
     Log(LogEvent),
-    LogRead { to: NodeId, entries: LogRead },
+    LogRead { to: NodeId, read: LogRead },
+    Transfer(TransferEvent),
     Checkpoint(CheckpointEvent),
 }
 
@@ -158,6 +162,7 @@ struct World {
     peers: BTreeMap<NodeId, Rc<Stream>>,
     accepted: BTreeMap<NodeId, Rc<Stream>>,
     checkpoint: Option<CheckpointThread>,
+    transfers: Arc<TransferWorker>,
 }
 
 /// The loop's state, shared by its tasks.
@@ -181,8 +186,10 @@ impl Shell {
         connections_max: usize,
         in_flight_max: u32,
     ) -> Rc<Self> {
+        let transfers = TransferWorker::new(places.disk.clone(), places.directory.join("checkpoint"));
         let world = World {
             places,
+            transfers: Arc::new(transfers),
             inbox: inbox.clone(),
             clients: HashMap::new(),
             touched: Vec::new(),
@@ -342,9 +349,9 @@ impl Shell {
         self.world.borrow_mut().touch(client);
     }
 
-    pub(crate) fn add_peer(&self, node: NodeId, stream: Rc<Stream>) {
-        self.world.borrow_mut().peers.insert(node, stream);
-        self.handle(Event::Connected(node));
+    pub(crate) fn add_peer(&self, member: Member, stream: Rc<Stream>) {
+        self.world.borrow_mut().peers.insert(member.node, stream);
+        self.handle(Event::Connected(member));
         self.wake();
     }
 
@@ -366,7 +373,8 @@ impl Shell {
     fn handle_arrival(&self, arrival: Arrival) {
         match arrival {
             Arrival::Log(event) => self.handle(Event::Log(event)),
-            Arrival::LogRead { to, entries } => self.handle(Event::LogRead { to, entries }),
+            Arrival::LogRead { to, read } => self.handle(Event::LogRead { to, read }),
+            Arrival::Transfer(event) => self.handle(Event::Transfer(event)),
             Arrival::Checkpoint(CheckpointEvent::WantsBlock) => {
                 while self.world.borrow().checkpoint.as_ref().is_some_and(CheckpointThread::wants_block) {
                     self.handle(Event::Checkpoint(CheckpointEvent::WantsBlock));
@@ -387,7 +395,7 @@ impl World {
         let left = || deadline.saturating_duration_since(Instant::now());
         let stopped = self.places.log.stop(left());
         let is_given_up = self.checkpoint.take().is_none_or(|checkpoint| checkpoint.give_up(left()));
-        if stopped == Stopped::Hung || !is_given_up {
+        if stopped == Stopped::Hung || !is_given_up || !self.transfers.stop(left()) {
             self.places.abandon();
             return Stopped::Hung;
         }
@@ -438,13 +446,36 @@ impl Outside for World {
     fn read_log(&mut self, to: NodeId, from: Index, bytes_max: usize) {
         let (reader, inbox) = (self.places.reader.clone(), self.inbox.clone());
         smol::unblock(move || {
-            let entries = reader.read(from, bytes_max);
-            if let Err(error) = &entries {
-                tracing::error!(%to, from, "the log cannot be read for a follower: {error}");
-            }
-            inbox.push(Arrival::LogRead { to, entries: entries.ok() });
+            let read = match reader.read(from, bytes_max) {
+                Ok(entries) => LogRead::Entries(entries),
+                Err(ReadError::Gone { .. }) => LogRead::Dropped,
+                Err(error) => {
+                    tracing::error!(%to, from, "the log cannot be read for a follower: {error}");
+                    LogRead::Unreadable
+                }
+            };
+            inbox.push(Arrival::LogRead { to, read });
         })
         .detach();
+    }
+
+    fn transfer(&mut self, command: TransferCommand) {
+        let (worker, inbox) = (self.transfers.clone(), self.inbox.clone());
+        let given_up = match command {
+            TransferCommand::InstallPart { .. } => self.checkpoint.take(),
+            _ => None,
+        };
+        smol::unblock(move || {
+            drop(given_up); // Waits for its thread.
+            if let Some(event) = worker.carry_out(command) {
+                inbox.push(Arrival::Transfer(event));
+            }
+        })
+        .detach();
+    }
+
+    fn discard(&mut self, store: Store) {
+        smol::unblock(move || drop(store)).detach();
     }
 
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
@@ -455,6 +486,13 @@ impl Outside for World {
         })?;
         self.places.vote = Some(vote);
         stored
+    }
+
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        let Places { disk, directory, .. } = &self.places;
+        let (disk, directory) = (disk.clone(), directory.clone());
+        let store = move || directory::store_held(&*disk, &directory, held);
+        self.places.store("store how far the log went in", store)?
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {

@@ -34,6 +34,8 @@ fn identity(id: u8, incarnation: u64) -> ReplicaIdentity {
         lease_ms: 0,
         origin: None,
         stored: None,
+        founders: Vec::new(),
+        formed: false,
         advertise: "127.0.0.1:1".into(),
     }
 }
@@ -85,7 +87,11 @@ fn hear(socket: TcpStream, own: ReplicaIdentity, heard: &Sender<Heard>) -> Optio
             PeerMessage::Append(_)
             | PeerMessage::Ack(_)
             | PeerMessage::RequestVote(_)
-            | PeerMessage::TimeoutNow(_) => {}
+            | PeerMessage::TimeoutNow(_)
+            | PeerMessage::Inquire(_)
+            | PeerMessage::Position(_)
+            | PeerMessage::CheckpointChunk(_)
+            | PeerMessage::CheckpointAck(_) => {}
         }
     }
 }

@@ -37,6 +37,8 @@ fn impostor(id: u8) -> ReplicaIdentity {
         lease_ms: 0,
         origin: None,
         stored: None,
+        founders: Vec::new(),
+        formed: false,
         advertise: "127.0.0.1:1".into(),
     }
 }

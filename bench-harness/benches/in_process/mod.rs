@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use quorate_client::Client;
+use quorate_client::{Client, Role};
 use quorate_protocol::{Durability, Leadership, NodeId, NodeSet, Quorums};
 use quorate_server::directory::DirectorySettings;
 use quorate_server::server::{self, Listeners, ServerError, ServerSettings};

@@ -109,6 +109,12 @@ pub(super) enum Command {
     /// stood, won, voted for another, refused its vote, ended leading, began to follow a leader, cut entries that a
     /// later leader did not have; and the rounds of heartbeats that confirmed it for reads.
     Status,
+    /// Make a replica whose data directory was replaced a voting member again, once it has caught up
+    Admit {
+        /// The number of the replica
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u8).range(1..=63))]
+        node: u8,
+    },
     /// Have the leader hand over to another replica, and print the term that has begun. Writes are refused meanwhile,
     /// as a rule for less than 100 ms. Exit code 1 if it cannot be, 4 if no other replica has taken over
     HandOver {

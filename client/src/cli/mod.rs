@@ -117,6 +117,11 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             let client = client.with_consistency(consistency(*read, *token));
             scan(&client, prefix.as_bytes(), *limit, format, out).await
         }
+        Command::Admit { node: id } => {
+            let node = node(Some(*id))?.expect("one was named");
+            let written = client.admit(node).await?;
+            Ok(output::admitted(out, format, node, &written)?)
+        }
         Command::HandOver { to } => {
             let term = client.hand_over(node(*to)?).await.map_err(hand_over_failure)?;
             Ok(output::handed_over(out, format, term)?)

@@ -32,6 +32,21 @@ pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -
     }
 }
 
+/// A replica that is a voting member again.
+pub(super) fn admitted(
+    out: &mut impl Write,
+    format: Format,
+    node: NodeId,
+    written: &Written,
+) -> io::Result<()> {
+    match format {
+        Format::Text => {
+            writeln!(out, "admitted: node {node} votes and counts from index {} on", written.receipt.index)
+        }
+        Format::Json => writeln!(out, "{}", written_json(written)),
+    }
+}
+
 /// A hand-over that is done.
 pub(super) fn handed_over(out: &mut impl Write, format: Format, term: u64) -> io::Result<()> {
     match format {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use quorate_protocol::Leadership;
-use quorate_protocol::response::{ElectionStatus, FollowerStatus, MessageCounts, Status};
+use quorate_protocol::response::{CheckpointTransfer, ElectionStatus, FollowerStatus, MessageCounts, Status};
 use serde_json::{Value as Json, json};
 use smol::net::TcpStream;
 use smol::{Timer, future};
@@ -203,10 +203,17 @@ fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
 fn reachable(follower: &FollowerStatus<'_>) -> String {
     match follower {
         FollowerStatus { obstacle: Some(obstacle), .. } => format!("no, {}", obstacle_words(*obstacle)),
-        FollowerStatus { stranded: true, .. } => "no, the log lacks what it needs".into(),
+        FollowerStatus { checkpoint: Some(checkpoint), .. } => {
+            format!("no, {}", checkpoint_words(checkpoint))
+        }
         FollowerStatus { reachable: true, .. } => "yes".into(),
         _ => "no".into(),
     }
+}
+
+fn checkpoint_words(checkpoint: &CheckpointTransfer) -> String {
+    let CheckpointTransfer { index, bytes_received, bytes_total } = checkpoint;
+    format!("is sent checkpoint {index}: {} of {} MiB", bytes_received >> 20, bytes_total.div_ceil(1 << 20))
 }
 
 fn obstacle_words(obstacle: Obstacle) -> &'static str {
@@ -280,7 +287,7 @@ fn follower_json(follower: &FollowerStatus<'_>) -> Json {
         "node": follower.node.get(),
         "reachable": follower.reachable,
         "obstacle": follower.obstacle,
-        "stranded": follower.stranded,
+        "checkpoint": follower.checkpoint,
         "durable": follower.durable,
         "applied": follower.applied,
         "entries_behind": follower.entries_behind,

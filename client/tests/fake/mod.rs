@@ -230,6 +230,9 @@ fn carry_out<'a>(operation: &Operation<'_>, last: &mut u64, data: &'a mut Data) 
         }
         Operation::Status { .. } => status(),
         Operation::Ping => Outcome::Pong,
+        Operation::Admit { .. } => {
+            Outcome::Written { receipt: receipt(*last), result: WriteResult::Applied { existed: 0 } }
+        }
         Operation::HandOver { .. } => Outcome::HandedOver { term: 4 },
     }
 }
@@ -290,9 +293,10 @@ pub(crate) fn not_leader(address: Option<&str>) -> Outcome<'static> {
 pub(crate) fn status() -> Outcome<'static> {
     let follower = FollowerStatus {
         node: node(2),
+        voting: true,
         reachable: true,
         obstacle: None,
-        stranded: false,
+        checkpoint: None,
         durable: 8,
         applied: 7,
         entries_behind: 1,
@@ -333,6 +337,8 @@ pub(crate) fn status() -> Outcome<'static> {
         memory_bytes: 120,
         memory_bytes_max: 1 << 30,
         obstacle: None,
+        voting: true,
+        held: None,
         disk: DiskStatus::default(),
         followers: vec![follower],
     }))

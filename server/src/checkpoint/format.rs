@@ -3,7 +3,7 @@
 //! Pure: bytes in, values out. Writer and reader apply the same [`Contents`], so that nothing is written
 //! that would be refused later.
 
-use quorate_protocol::{ClusterId, Index, Term, limits};
+use quorate_protocol::{ClusterId, Incarnation, Index, Member, NodeId, Term, limits};
 use thiserror::Error;
 
 use super::CheckpointHeader;
@@ -12,7 +12,7 @@ use super::CheckpointHeader;
 /// reaches it.
 pub const BLOCK_BYTES: usize = 64 << 10;
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 pub(super) const HEADER_BYTES: usize = 48;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const FOOTER_BYTES: usize = 76;
@@ -27,6 +27,7 @@ const MAGIC: [u8; 8] = *b"QRMCKPT\n";
 const END_MAGIC: [u8; 8] = *b"QRMCKEND";
 const RECORD_HEADER_BYTES: usize = 14;
 const TERM_BYTES: usize = 16;
+const MEMBER_BYTES: usize = 9;
 const TERMS_PER_BLOCK: usize = 4096;
 
 const _: () = assert!(limits::KEY_BYTES_MAX <= u16::MAX as usize);
@@ -38,6 +39,7 @@ const _: () = assert!(TERMS_PER_BLOCK * TERM_BYTES <= PAYLOAD_BYTES_MAX);
 pub(super) enum Kind {
     Terms = 1,
     Records = 2,
+    Members = 4,
 }
 
 /// A rule of the format that a block breaks.
@@ -64,6 +66,9 @@ pub enum BlockProblem {
     /// They do not rise, do not lead to the header's term, or come after records.
     #[error("the terms' first indexes are out of order, or do not lead to the last term")]
     Terms,
+    /// They do not rise, or are not where they belong.
+    #[error("the members are out of order")]
+    Members,
 }
 
 /// The header's fields, without the terms: those are in blocks.
@@ -181,6 +186,7 @@ pub(super) fn parse_block(frame: &[u8]) -> Result<(Kind, &[u8]), BlockProblem> {
     match u32_at(frame, 4) {
         1 => Ok((Kind::Terms, payload)),
         2 => Ok((Kind::Records, payload)),
+        4 => Ok((Kind::Members, payload)),
         other => Err(BlockProblem::Kind(other)),
     }
 }
@@ -190,6 +196,14 @@ pub(super) fn encode_terms(terms: &[(Index, Term)]) -> impl Iterator<Item = Vec<
     terms.chunks(TERMS_PER_BLOCK).map(|chunk| {
         chunk.iter().flat_map(|(first, term)| [first.to_le_bytes(), term.to_le_bytes()]).flatten().collect()
     })
+}
+
+/// The payload of the block of members; none if there are none.
+pub(super) fn encode_members(members: &[Member]) -> Option<Vec<u8>> {
+    let bytes = members
+        .iter()
+        .flat_map(|member| std::iter::once(member.node.get()).chain(member.incarnation.0.to_le_bytes()));
+    (!members.is_empty()).then(|| bytes.collect())
 }
 
 /// Appends one record to a block. A block ends with the record that reaches [`BLOCK_BYTES`].
@@ -248,6 +262,7 @@ pub(super) struct Contents {
     index: Index,
     term: Term,
     pub(super) terms: Vec<(Index, Term)>,
+    pub(super) members: Vec<Member>,
     pub(super) keys: u64,
     pub(super) blocks: u64,
     last_key: Vec<u8>,
@@ -257,13 +272,23 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn new(index: Index, term: Term) -> Self {
-        Self { index, term, terms: Vec::new(), keys: 0, blocks: 0, last_key: Vec::new(), ended: false }
+        Self {
+            index,
+            term,
+            terms: Vec::new(),
+            members: Vec::new(),
+            keys: 0,
+            blocks: 0,
+            last_key: Vec::new(),
+            ended: false,
+        }
     }
 
     /// Takes the next block.
     pub(super) fn take(&mut self, kind: Kind, payload: &[u8]) -> Result<(), BlockProblem> {
         match kind {
             Kind::Terms => self.take_terms(payload)?,
+            Kind::Members => self.take_members(payload)?,
             Kind::Records => self.take_records(payload)?,
         }
         self.blocks += 1;
@@ -290,7 +315,26 @@ impl Contents {
             }
             self.terms.push((first, term));
         }
-        if full && self.keys == 0 { Ok(()) } else { Err(BlockProblem::Terms) }
+        let is_first = self.keys == 0 && self.members.is_empty();
+        if full && is_first { Ok(()) } else { Err(BlockProblem::Terms) }
+    }
+
+    fn take_members(&mut self, payload: &[u8]) -> Result<(), BlockProblem> {
+        self.check_terms()?;
+        if payload.is_empty() || !payload.len().is_multiple_of(MEMBER_BYTES) {
+            return Err(BlockProblem::Length(payload.len()));
+        }
+        if self.keys > 0 || !self.members.is_empty() {
+            return Err(BlockProblem::Members);
+        }
+        for member in payload.chunks_exact(MEMBER_BYTES) {
+            let node = NodeId::try_from(member[0]).map_err(|_| BlockProblem::Members)?;
+            if self.members.last().is_some_and(|last| last.node >= node) {
+                return Err(BlockProblem::Members);
+            }
+            self.members.push(Member { node, incarnation: Incarnation(u64_at(member, 1)) });
+        }
+        Ok(())
     }
 
     fn take_records(&mut self, payload: &[u8]) -> Result<(), BlockProblem> {

@@ -11,13 +11,18 @@
 //!
 //! blocks, one after the other up to the footer
 //!   0   4   length          u32 LE   of the payload
-//!   4   4   kind            u32 LE   1 terms · 2 records · 3 kept free for client sessions (R24)
+//!   4   4   kind            u32 LE   1 terms · 2 records · 3 kept free for client
+//!                                                 sessions (R24) · 4 members
 //!   8   4   CRC-32C         u32 LE   of length, kind and payload
 //!  12   …   payload
 //!
 //! payload of terms, up to 4096 each; these blocks come first, and there is at least one (R23)
 //!   0   8   first index     u64 LE   both rise from pair to pair; the last pair's term is the header's
 //!   8   8   term            u64 LE
+//!
+//! payload of members, one block behind the terms (R27); none in a backup, whose cluster is still to form
+//!   0   1   node            u8       rising
+//!   1   8   incarnation     u64 LE
 //!
 //! payload of records; keys rise strictly, bytewise, through all blocks
 //!   0   2   key length      u16 LE
@@ -43,6 +48,8 @@
 //! - A file under its final name is whole and durable: it is written as `.tmp`, synced, renamed, and the
 //!   directory synced. Whatever is wrong with it later is damage of the disk.
 //! - No record of a file counts before the whole file has been checked.
+//! - A checkpoint is sent to other replicas as its file is ([`Outgoing`]), and received as `.part` ([`part`]), which
+//!   gets its final name when the whole has been checked.
 //!
 //! # What is deliberately absent
 //!
@@ -51,6 +58,8 @@
 //! fall back on that one, is decided by the caller, who knows the log.
 
 mod format;
+mod outgoing;
+pub mod part;
 mod reader;
 mod thread;
 mod writer;
@@ -59,13 +68,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use quorate_protocol::handshake::Origin;
-use quorate_protocol::{ClusterId, Index, Term};
+use quorate_protocol::{ClusterId, Index, Member, Term};
 use thiserror::Error;
 
 use crate::disk::{Disk, is_shortage};
 
 pub(crate) use format::Record;
 pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
+pub use outgoing::Outgoing;
 pub(crate) use reader::read_intact;
 pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped, verify};
 pub use thread::{CheckpointEvent, CheckpointThread, DEFAULT_BYTES_PER_SECOND};
@@ -127,6 +137,8 @@ pub struct CheckpointHeader {
     pub cluster: ClusterId,
     /// The first index of each term that has entries up to `index`, oldest first; ends with `term` (R23).
     pub terms: Vec<(Index, Term)>,
+    /// Who votes and counts as of `index`, by their numbers; empty in what is restored from a backup.
+    pub members: Vec<Member>,
 }
 
 /// A checkpoint that is whole and durable.
@@ -180,17 +192,17 @@ pub enum CheckpointError {
         /// The broken rule.
         problem: BlockProblem,
     },
-    /// Written by a newer version of this program.
+    /// Written by another version of this program.
     #[error(
-        "{} has version {version} of the checkpoint format, newer than {supported}: use the newer program",
+        "{} has version {version} of the checkpoint format, not {supported}: use the program that wrote it",
         path.display()
     )]
-    NewerVersion {
+    OtherVersion {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u32,
-        /// The newest version that this program reads.
+        /// The version that this program reads.
         supported: u32,
     },
     /// The file is whole, but of another cluster.
@@ -284,7 +296,7 @@ pub fn list(disk: &dyn Disk, directory: &Path) -> Result<Vec<Index>, CheckpointE
     Ok(indexes)
 }
 
-/// Removes all but the newest `keep` checkpoints, and returns the indexes of those removed, oldest first.
+/// Removes all but the newest `keep` checkpoints, and parts that are not needed beside these, and returns the indexes of those removed, oldest first.
 ///
 /// # Panics
 ///
@@ -292,6 +304,9 @@ pub fn list(disk: &dyn Disk, directory: &Path) -> Result<Vec<Index>, CheckpointE
 pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Vec<Index>, CheckpointError> {
     assert!(keep > 0, "the last checkpoint is never removed");
     let mut indexes = list(disk, directory)?;
+    if let Some(newest) = indexes.last() {
+        part::remove_parts(disk, directory, |index| index <= *newest)?;
+    }
     indexes.truncate(indexes.len().saturating_sub(keep));
     for index in &indexes {
         let path = path(directory, *index);
@@ -301,6 +316,15 @@ pub fn remove_older(disk: &dyn Disk, directory: &Path, keep: usize) -> Result<Ve
         disk.sync_directory(directory).map_err(sync_failed(directory))?;
     }
     Ok(indexes)
+}
+
+/// Removes the checkpoints before `index`, durably: nothing leads from them to where the log begins.
+pub fn remove_before(disk: &dyn Disk, directory: &Path, index: Index) -> Result<(), CheckpointError> {
+    for older in list(disk, directory)?.into_iter().filter(|other| *other < index) {
+        let path = path(directory, older);
+        disk.remove(&path).map_err(failed("remove", &path))?;
+    }
+    disk.sync_directory(directory).map_err(sync_failed(directory))
 }
 
 #[cfg(test)]

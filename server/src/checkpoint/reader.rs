@@ -17,7 +17,7 @@ use super::format::{
 };
 use super::{
     CheckpointError, CheckpointHeader, CheckpointInfo, Owner, TEMPORARY_SUFFIX, failed, list, parse_name,
-    path, sync_failed,
+    part, path, sync_failed,
 };
 
 /// The newest checkpoint that is whole.
@@ -60,8 +60,8 @@ pub enum Damage {
     #[error("the header is damaged")]
     Header,
     /// Nothing is wrong with it: a newer version of this program wrote it.
-    #[error("it has version {0} of the checkpoint format, newer than {VERSION}: use the newer program")]
-    Newer(u32),
+    #[error("it has version {0} of the checkpoint format, not {VERSION}: use the program that wrote it")]
+    Version(u32),
     /// Magic or checksum of the footer are wrong: mostly a file that was cut.
     #[error("the footer is damaged or missing")]
     Footer,
@@ -111,10 +111,11 @@ pub fn load_newest(
                     Ok(())
                 });
                 done.map_err(|damage| CheckpointError::Changed { path, damage })?;
+                part::remove_parts(disk, directory, |part| part <= index)?;
                 return Ok(Some(Loaded { header, info, skipped }));
             }
-            Err(Damage::Newer(version)) => {
-                return Err(CheckpointError::NewerVersion { path, version, supported: VERSION });
+            Err(Damage::Version(version)) => {
+                return Err(CheckpointError::OtherVersion { path, version, supported: VERSION });
             }
             Err(why) => skipped.push(Skipped { file: path, why }),
         }
@@ -173,7 +174,7 @@ fn remove_temporary_files(disk: &dyn Disk, directory: &Path) -> Result<(), Check
 }
 
 /// Hands out every record, and what is wrong with a block; what `on` returns decides whether that ends it.
-fn hand_out(
+pub(super) fn hand_out(
     file: &dyn DiskFile,
     index: Index,
     mut on: impl FnMut(Result<Record<'_>, Damage>) -> Result<(), Damage>,
@@ -181,7 +182,7 @@ fn hand_out(
     let mut reader = Reader::open(file, index)?;
     while let Some(offset) = reader.next()? {
         match reader.block(offset) {
-            Ok((Kind::Terms, _)) => {}
+            Ok((Kind::Terms | Kind::Members, _)) => {}
             Ok((Kind::Records, payload)) => {
                 let wrong = |problem| Damage::Block { offset, problem };
                 format::records(payload).try_for_each(|record| on(record.map_err(wrong)))?;
@@ -193,7 +194,7 @@ fn hand_out(
 }
 
 /// Goes through a file block by block.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a dyn DiskFile,
     header_bytes: [u8; HEADER_BYTES],
     header: Header,
@@ -206,7 +207,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn open(file: &'a dyn DiskFile, index: Index) -> Result<Self, Damage> {
+    pub(super) fn open(file: &'a dyn DiskFile, index: Index) -> Result<Self, Damage> {
         let length = file.length()?;
         if length < (HEADER_BYTES + FOOTER_BYTES) as u64 {
             return Err(Damage::Short(length));
@@ -214,8 +215,8 @@ impl<'a> Reader<'a> {
         let mut header_bytes = [0; HEADER_BYTES];
         file.read_exact_at(&mut header_bytes, 0)?;
         let header = Header::parse(&header_bytes).ok_or(Damage::Header)?;
-        if header.version > VERSION {
-            return Err(Damage::Newer(header.version));
+        if header.version != VERSION {
+            return Err(Damage::Version(header.version));
         }
         if header.index != index {
             return Err(Damage::Name(header.index));
@@ -225,7 +226,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks everything there is to check.
-    fn check(mut self) -> Result<(CheckpointHeader, CheckpointInfo), Damage> {
+    pub(super) fn check(mut self) -> Result<(CheckpointHeader, CheckpointInfo), Damage> {
         let Header { index, term, cluster, .. } = self.header;
         let footer = self.footer()?;
         let mut contents = Contents::new(index, term);
@@ -247,12 +248,12 @@ impl<'a> Reader<'a> {
         }
         let bytes = self.end + FOOTER_BYTES as u64;
         Ok((
-            CheckpointHeader { index, term, cluster, terms: contents.terms },
+            CheckpointHeader { index, term, cluster, terms: contents.terms, members: contents.members },
             CheckpointInfo { index, term, keys: contents.keys, bytes, hash: footer.hash },
         ))
     }
 
-    fn footer(&self) -> Result<Footer, Damage> {
+    pub(super) fn footer(&self) -> Result<Footer, Damage> {
         let mut bytes = [0; FOOTER_BYTES];
         self.file.read_exact_at(&mut bytes, self.end)?;
         Footer::parse(&bytes).ok_or(Damage::Footer)

@@ -63,7 +63,11 @@ impl CheckpointWriter {
         for payload in format::encode_terms(&header.terms) {
             self.take(Kind::Terms, &payload)?;
         }
-        self.contents.check_terms().map_err(|problem| self.refused(problem))
+        self.contents.check_terms().map_err(|problem| self.refused(problem))?;
+        match format::encode_members(&header.members) {
+            Some(payload) => self.take(Kind::Members, &payload),
+            None => Ok(()),
+        }
     }
 
     /// Writes a whole block of records, made with [`encode_record`](super::encode_record). Not synced.

@@ -22,10 +22,13 @@ use std::path::Path;
 use std::{fmt, io};
 
 use quorate_protocol::handshake::Origin;
-use quorate_protocol::{ClusterId, Durability, Incarnation, Leadership, NodeId, Quorums, limits, parse};
+use quorate_protocol::{
+    ClusterId, Durability, Incarnation, Leadership, Member, NodeId, Quorums, limits, parse,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
+use crate::replica::Membership;
 
 use super::error::{DirectoryError, failed};
 use super::small_file::SmallFile;
@@ -77,7 +80,8 @@ pub struct Identity {
     /// The state that the directory was restored with from a backup; none if it began empty. All replicas of a
     /// cluster have the same: one that began elsewhere could never catch up.
     pub origin: Option<Origin>,
-    /// All m replicas, this one included; empty until all have met.
+    /// The m replicas that the cluster was formed with; empty until all have met. One whose disk was replaced since,
+    /// this one perhaps, is another incarnation than is named here: who votes then, the log says.
     pub members: Vec<(NodeId, Incarnation)>,
     /// All m have said that they stored the same members. Before that, nobody votes or acknowledges.
     pub formed: bool,
@@ -160,6 +164,19 @@ impl Identity {
         Some(ClusterId(*hash.as_bytes().first_chunk().expect("a hash of thirty-two bytes")))
     }
 
+    /// The replicas that the cluster was formed with; empty before.
+    pub fn founders(&self) -> Vec<Member> {
+        self.members
+            .iter()
+            .map(|(node, incarnation)| Member { node: *node, incarnation: *incarnation })
+            .collect()
+    }
+
+    /// Who votes and counts before the log changes it.
+    pub fn membership(&self) -> Membership {
+        Membership::new(self.founders())
+    }
+
     /// The same; of a cluster of one, which is formed as soon as its node starts, with its only member.
     pub fn into_formed(mut self) -> Self {
         if self.quorums.replicas() == 1 {
@@ -191,13 +208,14 @@ impl Identity {
         FILE.store(disk, directory, &payload)
     }
 
-    fn is_consistent(&self) -> bool {
+    pub(crate) fn is_consistent(&self) -> bool {
         let mut nodes: Vec<NodeId> = self.members.iter().map(|(node, _)| *node).collect();
         nodes.sort_unstable();
         nodes.dedup();
+        let is_founder = self.members.contains(&(self.node, self.incarnation));
         let all = self.members.len() == usize::from(self.quorums.replicas())
             && nodes.len() == self.members.len()
-            && self.members.contains(&(self.node, self.incarnation));
+            && (is_founder || self.formed && nodes.contains(&self.node));
         let none = self.members.is_empty() && !self.formed;
         self.cluster.len() <= limits::CLUSTER_NAME_BYTES_MAX && (all || none)
     }

@@ -4,6 +4,7 @@
 //! DIR/LOCK               held for life; says who holds it                    lock.rs
 //! DIR/identity           whose directory it is, and of which cluster (R26)   identity.rs, small_file.rs
 //! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
+//! DIR/held               how far a damaged log went, until it is whole (R8) held.rs
 //! DIR/boot               while a node with durability os runs (R30)          boot.rs
 //! DIR/log/               the log's segments
 //! DIR/checkpoint/        checkpoints
@@ -25,6 +26,7 @@
 
 mod boot;
 mod error;
+mod held;
 mod identity;
 mod lock;
 pub(crate) mod small_file;
@@ -47,6 +49,7 @@ pub use vote::{DamagedCopy, VoteFile};
 
 pub(crate) use boot::check as check_boot;
 pub(crate) use error::failed;
+pub(crate) use held::{load_held, store_held};
 pub(crate) use lock::SharedLock;
 pub(crate) use vote::check_copies as check_votes;
 
@@ -54,6 +57,8 @@ pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const IDENTITY: &str = "identity";
 pub(crate) const IDENTITY_TEMPORARY: &str = "identity.tmp";
 pub(crate) const VOTES: [&str; 2] = ["vote-a", "vote-b"];
+pub(crate) const HELD: &str = "held";
+pub(crate) const HELD_TEMPORARY: &str = "held.tmp";
 pub(crate) const BOOT: &str = "boot";
 pub(crate) const BOOT_TEMPORARY: &str = "boot.tmp";
 pub(crate) const LOG: &str = "log";

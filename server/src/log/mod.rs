@@ -95,6 +95,7 @@ mod crash_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -447,6 +448,50 @@ impl Log {
         Ok(())
     }
 
+    /// Begins anew behind `after`, empty, durably: a checkpoint that is durable holds everything up to there, and what
+    /// this log holds does not lead to it. A crash on the way leaves a log that ends before that checkpoint, or differs
+    /// from it there, or is not there at all. After [`LogError::NoRoom`] it must be called again.
+    pub fn restart(&mut self, after: Index) -> Result<(), LogError> {
+        self.check_usable()?;
+        self.join_remover();
+        let removed = self.remove_all_segments();
+        self.or_stop(removed)?;
+        let started = self.first_segment_behind(after);
+        let segment = self.or_stop(started)?;
+        self.active = Active::new(&segment);
+        (self.last, self.commit, self.mark, self.mark_written) = (after, after, after, after);
+        let mut segments = self.shared.lock();
+        (segments.list, segments.last) = (VecDeque::from([segment]), after);
+        Ok(())
+    }
+
+    /// Newest first and each durably, so that what a crash leaves is the beginning of a log. Readers go on finding
+    /// them for now.
+    fn remove_all_segments(&self) -> Result<(), LogError> {
+        let paths: Vec<_> = self.shared.lock().list.iter().map(|segment| segment.path.clone()).collect();
+        for path in paths.iter().rev() {
+            match self.disk.remove(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // An earlier attempt did it.
+                removed => removed.map_err(LogError::io("remove", path))?,
+            }
+            self.disk.sync_directory(&self.directory).map_err(LogError::io("sync", &self.directory))?;
+        }
+        Ok(())
+    }
+
+    fn first_segment_behind(&self, after: Index) -> Result<Segment, LogError> {
+        let size = self.settings.segment_bytes;
+        let prepared = self.preparer.as_ref().and_then(Preparer::take);
+        let (name, file) = match prepared {
+            Some(file) => (prepare::FILE_NAME, file),
+            None => (ROLL_FILE_NAME, self.empty_segment_file()?),
+        };
+        let segment = NewSegment { file, name, size, first: after + 1, chain: 0 };
+        let started = segment.start(&*self.disk, &self.directory, self.settings.salt_seed);
+        self.prepare_next(name, started.as_ref().err());
+        started
+    }
+
     /// Removes the segments that hold only entries below `index`, but never the newest.
     pub fn drop_before(&mut self, index: Index) -> Result<(), LogError> {
         self.check_usable()?;
@@ -544,22 +589,32 @@ impl Log {
             Some(file) => (prepare::FILE_NAME, self.start_segment(file, prepare::FILE_NAME)),
             None => (ROLL_FILE_NAME, self.create_segment()),
         };
-        if done.as_ref().is_err_and(LogError::is_no_room) {
+        self.prepare_next(name, done.as_ref().err());
+        self.or_stop(done)
+    }
+
+    /// The file called `name` was taken into use, or was not.
+    fn prepare_next(&self, name: &str, error: Option<&LogError>) {
+        match (error, &self.preparer) {
+            (None, Some(preparer)) => preparer.request(),
             // What was got so far may be what somebody else needs; the next attempt begins anew in any case.
-            let _ = self.disk.remove(&self.directory.join(name));
+            (Some(error), _) if error.is_no_room() => {
+                let _ = self.disk.remove(&self.directory.join(name));
+            }
+            _ => {}
         }
-        self.or_stop(done)?;
-        if let Some(preparer) = &self.preparer {
-            preparer.request();
-        }
-        Ok(())
     }
 
     fn create_segment(&mut self) -> Result<(), LogError> {
+        let file = self.empty_segment_file()?;
+        self.start_segment(file, ROLL_FILE_NAME)
+    }
+
+    fn empty_segment_file(&self) -> Result<Arc<dyn DiskFile>, LogError> {
         let path = self.directory.join(ROLL_FILE_NAME);
         let file = self.disk.create(&path).map_err(LogError::room("create", &path))?;
         file.allocate(self.settings.segment_bytes).map_err(LogError::room("allocate", &path))?;
-        self.start_segment(file, ROLL_FILE_NAME)
+        Ok(file)
     }
 
     /// Gives a file of zeros its header and its name, both durable, and makes it the active segment.

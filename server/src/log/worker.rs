@@ -45,6 +45,14 @@ pub enum LogCommand {
     },
     /// Remove the segments that hold only entries below this.
     DropBefore(Index),
+    /// Begin anew behind `after`, empty: a durable checkpoint holds what was there, and what was asked before and has
+    /// not been done yet is forgotten.
+    Restart {
+        /// Comes back with the event, which is [`LogEvent::Truncated`].
+        generation: u64,
+        /// The last entry that the checkpoint holds.
+        after: Index,
+    },
 }
 
 /// What the log reports.
@@ -167,6 +175,11 @@ impl LogWorker {
     pub fn push(&mut self, at: Instant, command: LogCommand) {
         match command {
             LogCommand::DropBefore(index) => self.drop_before = self.drop_before.max(Some(index)),
+            LogCommand::Restart { .. } => {
+                self.queue.clear();
+                self.batch = None;
+                self.queue.push_back((at, command));
+            }
             command => self.queue.push_back((at, command)),
         }
     }
@@ -202,11 +215,19 @@ impl LogWorker {
         if let Some(batch) = self.batch.take().or_else(|| self.gather()) {
             return self.write(batch).map(Some);
         }
-        let Some((_, LogCommand::Truncate { generation, after })) = self.queue.front() else {
-            return Ok(None);
+        let (generation, after) = match self.queue.front() {
+            Some((_, LogCommand::Truncate { generation, after })) => {
+                let (generation, after) = (*generation, *after);
+                self.log.truncate(after)?;
+                (generation, after)
+            }
+            Some((_, LogCommand::Restart { generation, after })) => {
+                let (generation, after) = (*generation, *after);
+                self.log.restart(after)?;
+                (generation, after)
+            }
+            _ => return Ok(None),
         };
-        let (generation, after) = (*generation, *after);
-        self.log.truncate(after)?;
         self.queue.pop_front();
         Ok(Some(LogEvent::Truncated { generation, after }))
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_lite::future;
 use quorate_protocol::handshake::{Hello, HelloRefusal, ReplicaIdentity, Reply, Role};
 use quorate_protocol::peer::PeerMessage;
-use quorate_protocol::{NodeId, frame, limits, parse};
+use quorate_protocol::{Incarnation, Member, NodeId, frame, limits, parse};
 use smol::Async;
 
 use super::client::refuse;
@@ -48,10 +48,10 @@ pub(crate) async fn keep_link(shell: Rc<Shell>, node: NodeId, address: String) {
     let mut last_error = String::new();
     loop {
         match dial(&shell, node, &address).await {
-            Ok((stream, receiver)) => {
+            Ok((stream, receiver, incarnation)) => {
                 tracing::info!(%node, address, "connected to a replica");
                 (pause, last_error) = (REDIAL.0, String::new());
-                shell.add_peer(node, stream.clone());
+                shell.add_peer(Member { node, incarnation }, stream.clone());
                 let error =
                     future::or(silence(&shell, &stream, receiver), stream.keep_writing(|| shell.now())).await;
                 shell.remove_peer(node);
@@ -69,7 +69,10 @@ pub(crate) async fn keep_link(shell: Rc<Shell>, node: NodeId, address: String) {
     }
 }
 
-async fn dial(shell: &Rc<Shell>, node: NodeId, address: &str) -> Result<(Rc<Stream>, Receiver), DialError> {
+/// A link, and whom it leads to.
+type Link = (Rc<Stream>, Receiver, Incarnation);
+
+async fn dial(shell: &Rc<Shell>, node: NodeId, address: &str) -> Result<Link, DialError> {
     let deadline = async {
         shell.reactor.sleep(HELLO_DEADLINE).await;
         Err(DialError::Deadline)
@@ -77,11 +80,7 @@ async fn dial(shell: &Rc<Shell>, node: NodeId, address: &str) -> Result<(Rc<Stre
     future::or(introduce(shell, node, address), deadline).await
 }
 
-async fn introduce(
-    shell: &Rc<Shell>,
-    node: NodeId,
-    address: &str,
-) -> Result<(Rc<Stream>, Receiver), DialError> {
+async fn introduce(shell: &Rc<Shell>, node: NodeId, address: &str) -> Result<Link, DialError> {
     let name = address.to_owned();
     // Resolving a name may block.
     let socket_address = smol::unblock(move || resolve(&name)).await?;
@@ -107,7 +106,7 @@ async fn introduce(
                 return Err(DialError::OtherNode(identity.node));
             }
             shell.meet(&identity).map_err(DialError::NotOurs)?;
-            Ok((stream, receiver))
+            Ok((stream, receiver, identity.incarnation))
         }
         Some(Ok(Reply::Refused(refusal))) => Err(DialError::Refused(refusal)),
         _ => Err(DialError::Malformed),
@@ -160,11 +159,12 @@ pub(crate) async fn serve(shell: &Rc<Shell>, stream: Rc<Stream>) -> StreamError 
     place.introduced();
     // A replica has one link to us: a new one means that it has given up the old one.
     shell.accepted_from(peer.node, &stream);
+    let from = Member { node: peer.node, incarnation: peer.incarnation };
     loop {
         let mut error = None;
         let take = |_, body: &[u8]| {
             match parse::<PeerMessage<'_>>(body) {
-                Ok(message) => shell.handle(Event::Message { from: peer.node, message }),
+                Ok(message) => shell.handle(Event::Message { from, message }),
                 Err(reason) => error = Some(reason),
             }
             error.is_none()

@@ -10,6 +10,8 @@ pub(super) struct Checkpoints {
     /// Bytes of entries applied since a checkpoint was last due.
     bytes_since: u64,
     taking: Option<Index>,
+    /// None is taken while one is loaded that another replica has sent.
+    is_held: bool,
     /// The newest two on disk, newest first; 0 for none.
     newest: Index,
     previous: Index,
@@ -19,7 +21,7 @@ impl Checkpoints {
     /// `newest` and `previous` are on disk. A checkpoint is due after `interval_bytes` of entries, or as many
     /// bytes as the store holds, whichever is more: so checkpoints at most double what is written.
     pub(super) fn new(interval_bytes: u64, newest: Index, previous: Index) -> Self {
-        Self { interval_bytes, bytes_since: 0, taking: None, newest, previous }
+        Self { interval_bytes, bytes_since: 0, taking: None, is_held: false, newest, previous }
     }
 
     /// Counts an applied entry. Returns whether a checkpoint of the state after it is to begin.
@@ -30,7 +32,7 @@ impl Checkpoints {
         }
         // Due even if one is still being written: the next one's index must not depend on the disk's speed.
         self.bytes_since = 0;
-        if self.taking.is_some() {
+        if self.taking.is_some() || self.is_held {
             return false;
         }
         self.taking = Some(index);
@@ -54,6 +56,29 @@ impl Checkpoints {
     /// The checkpoint being taken was given up.
     pub(super) fn failed(&mut self) {
         self.taking = None;
+    }
+
+    /// One that another replica has sent is loaded: the one being taken is given up, and none is taken until then.
+    pub(super) fn give_up(&mut self) {
+        self.taking = None;
+        self.is_held = true;
+    }
+
+    /// Nothing has come of that.
+    pub(super) fn resume(&mut self) {
+        self.is_held = false;
+    }
+
+    /// The one that another replica has sent is on disk, and is the only one.
+    pub(super) fn installed(&mut self, index: Index) {
+        self.is_held = false;
+        self.newest = index;
+        self.previous = 0;
+    }
+
+    /// What is applied next follows the newest: nothing has been applied since.
+    pub(super) fn restored(&mut self) {
+        self.bytes_since = 0;
     }
 
     /// Whether one is being taken.

@@ -32,7 +32,9 @@ impl DiskWatch {
     pub(super) fn asked(&mut self, command: &LogCommand) {
         let asked = match command {
             LogCommand::Append { generation, last, .. } => (*generation, *last),
-            LogCommand::Truncate { generation, after } => (*generation, *after),
+            LogCommand::Truncate { generation, after } | LogCommand::Restart { generation, after } => {
+                (*generation, *after)
+            }
             LogCommand::DropBefore(_) => return,
         };
         if self.awaited.is_none() {

@@ -2,8 +2,9 @@
 //!
 //! Replicas introduce themselves in every handshake. A node that has met all m stores their incarnations and
 //! says so; when all m have stored the same, the cluster has formed, and only then does anybody acknowledge
-//! anything. From then on another incarnation of a member is refused: an emptied disk cannot come back as if
-//! it had kept its promises.
+//! anything. Before that another incarnation of a member is refused. After it, it *joins*: it learns from the others
+//! whom the cluster was formed with, and is no voting member until the log admits it (R27): an emptied disk cannot
+//! come back as if it had kept its promises.
 
 use std::collections::BTreeMap;
 
@@ -79,6 +80,8 @@ impl Formation {
             lease_ms: self.lease_ms,
             origin: self.identity.origin,
             stored: self.identity.cluster_id(),
+            founders: self.identity.founders(),
+            formed: self.identity.formed,
             advertise: self.advertise.clone(),
         }
     }
@@ -89,9 +92,32 @@ impl Formation {
         self.check(peer)?;
         self.met.insert(peer.node, peer.incarnation);
         self.addresses.insert(peer.node, peer.advertise.clone());
-        let concluded = self.conclude();
+        let concluded = self.join(peer) || self.conclude();
         let stored = peer.stored.is_some_and(|cluster| self.stored_by(peer.node, cluster));
         Ok(concluded || stored)
+    }
+
+    /// Takes over what a cluster is, which was formed with an earlier incarnation of this node. Returns whether that
+    /// changed the identity.
+    fn join(&mut self, peer: &ReplicaIdentity) -> bool {
+        let own = self.identity.node;
+        let former = peer.founders.iter().find(|founder| founder.node == own);
+        let is_replaced = former.is_some_and(|former| former.incarnation != self.identity.incarnation);
+        if !self.identity.members.is_empty() || !peer.formed || !is_replaced {
+            return false;
+        }
+        let members = peer.founders.iter().map(|founder| (founder.node, founder.incarnation)).collect();
+        let joined = Identity { members, formed: true, ..self.identity.clone() };
+        if joined.cluster_id() != peer.stored || !joined.is_consistent() {
+            tracing::error!(node = %peer.node, "a replica's account of its cluster contradicts itself");
+            return false;
+        }
+        tracing::warn!(
+            "this cluster was formed with another data directory of node {own}: this one catches up, and neither votes \
+             nor counts until it is admitted ('quorate admit {own}')"
+        );
+        self.identity = joined;
+        true
     }
 
     /// Notes that a replica has stored a cluster. Returns whether the identity has changed and must be stored.
@@ -128,8 +154,10 @@ impl Formation {
                 )));
             }
         }
+        // Of a formed cluster the log says who votes; until it does, a newcomer only listens.
         if let Some((_, expected)) = own.members.iter().find(|(node, _)| *node == peer.node)
             && *expected != peer.incarnation
+            && !own.formed
         {
             return Err(HelloRefusal::OtherIncarnation { node: peer.node, expected: *expected });
         }

@@ -25,8 +25,10 @@ mod requests;
 mod retention;
 #[cfg(test)]
 mod tests;
+mod transfer_worker;
+mod transfers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,14 +37,14 @@ use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdent
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Receipt, Refusal, Response, WriteResult};
-use quorate_protocol::{Index, NodeId, NodeSet, Term, VERSION, limits};
+use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term, VERSION, limits};
 use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
-use crate::replica::{self, Input, Output, Recovered, Replica, Time};
+use crate::replica::{self, Input, LogRead, Membership, Output, Recovered, Replica, Time};
 use crate::store::Store;
 
 use batches::Batches;
@@ -54,8 +56,9 @@ use memory::MemoryLimit;
 use notes::Notes;
 use reads::WaitingRead;
 
-pub use outside::{ClientId, LogRead, Outside};
+pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
+pub use transfer_worker::{Installed, TransferCommand, TransferEvent, TransferWorker};
 
 /// What a node is started with, beside its identity.
 #[derive(Clone, Debug)]
@@ -84,8 +87,13 @@ pub struct NodeSettings {
     pub checkpoint_interval_bytes: u64,
     /// Bytes of log kept for followers that lack it, beyond what the two checkpoints need.
     pub log_retention_bytes: u64,
+    /// Bytes of a checkpoint that a follower which is far behind is sent in a second, at most; 0 for no bound.
+    pub transfer_bytes_per_second: u64,
     /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
     pub memory_bytes_max: u64,
+    /// Whether a leader admits a replica with a replaced data directory as soon as it has caught up, not only when it
+    /// is told to (R27).
+    pub admits_replaced: bool,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
     /// A log that has not answered for so long is stalled: no entries are taken.
@@ -109,7 +117,9 @@ impl NodeSettings {
             tail_bytes_max: 16 << 20,
             checkpoint_interval_bytes: 256 << 20,
             log_retention_bytes: 4096 << 20,
+            transfer_bytes_per_second: 64 << 20,
             memory_bytes_max: u64::MAX,
+            admits_replaced: false,
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
             disk_timeout: Duration::from_secs(30),
@@ -129,14 +139,14 @@ pub enum Event<'a> {
         /// What.
         request: Request<'a>,
     },
-    /// The link on which this node sends to another is up.
-    Connected(NodeId),
+    /// The link on which this node sends to another is up; it has introduced itself as this.
+    Connected(Member),
     /// The link on which this node sends to another is down.
     Disconnected(NodeId),
     /// Another replica says something.
     Message {
         /// Who, by its handshake.
-        from: NodeId,
+        from: Member,
         /// What.
         message: PeerMessage<'a>,
     },
@@ -147,8 +157,10 @@ pub enum Event<'a> {
         /// For whom.
         to: NodeId,
         /// What was read.
-        entries: LogRead,
+        read: LogRead,
     },
+    /// The disk has done its part in sending or receiving a checkpoint.
+    Transfer(TransferEvent),
     /// A checkpoint goes on.
     Checkpoint(CheckpointEvent),
 }
@@ -224,11 +236,14 @@ pub struct Node {
     notes: Notes,
     sent: MessageCounts,
     received: MessageCounts,
-    connected: NodeSet,
+    /// Whom the links on which this node sends lead to.
+    connected: BTreeMap<NodeId, Incarnation>,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
-    /// Followers that lack what the log no longer holds.
-    stranded: NodeSet,
+    /// Followers for which a checkpoint's file is open.
+    sending: NodeSet,
+    /// What was loaded in this turn.
+    installed: Option<Installed>,
     swept: Time,
     is_stopping: bool,
     /// It led when it was told to stop, and somebody could follow.
@@ -265,9 +280,10 @@ impl Node {
             notes: Notes::default(),
             sent: MessageCounts::default(),
             received: MessageCounts::default(),
-            connected: NodeSet::default(),
+            connected: BTreeMap::new(),
             dropped_before: 0,
-            stranded: NodeSet::default(),
+            sending: NodeSet::default(),
+            installed: None,
             swept: Time::ZERO,
             is_stopping: false,
             leaves_office: false,
@@ -286,25 +302,29 @@ impl Node {
         match event {
             Event::Tick => self.tick(now, outside),
             Event::Request { client, request } => self.request(now, client, &request, outside),
-            Event::Connected(node) => self.connected(now, node, outside),
+            Event::Connected(member) => self.connected(now, member, outside),
             Event::Disconnected(node) => {
-                self.connected.remove(node);
+                self.connected.remove(&node);
                 self.step(now, Input::Disconnected(node));
             }
             Event::Message { from, message: PeerMessage::Stored(cluster) } => {
-                if self.formation.stored_by(from, cluster) {
+                if self.formation.stored_by(from.node, cluster) {
                     self.identity_changed(outside);
                 }
             }
             Event::Message { from, message } => {
                 self.received.count(&message);
+                if let PeerMessage::CheckpointAck(ack) = &message {
+                    self.note_checkpoint_ack(from.node, ack);
+                }
                 self.step(now, Input::Message { from, message: &message });
                 if let PeerMessage::Ack(ack) = &message {
-                    self.measure(now, from, ack);
+                    self.measure(now, from.node, ack);
                 }
             }
             Event::Log(event) => self.log_event(now, event),
-            Event::LogRead { to, entries } => self.step(now, Input::LogRead { to, entries }),
+            Event::LogRead { to, read } => self.step(now, Input::LogRead { to, read }),
+            Event::Transfer(event) => self.transfer_event(now, event),
             Event::Checkpoint(event) => self.checkpoint_event(event, outside),
         }
     }
@@ -319,6 +339,9 @@ impl Node {
         replica.finish_turn(now, &mut outputs);
         let result = outputs.drain(..).try_for_each(|output| self.carry_out(now, output, outside));
         self.outputs = outputs;
+        if let Some(needless) = self.installed.take() {
+            outside.discard(needless.store);
+        }
         self.notice_office();
         self.answer_reads(now, outside);
         self.answer_hand_overs(outside);
@@ -398,11 +421,15 @@ impl Node {
         if !self.formation.is_formed() {
             return;
         }
-        let Some(recovered) = self.recovered.take() else { return };
+        let Some(mut recovered) = self.recovered.take() else { return };
         let identity = self.formation.identity();
+        if recovered.members == Membership::default() {
+            recovered.members = identity.membership(); // It was not known before.
+        }
         let replica = Replica::new(
             replica::Settings {
                 node: identity.node,
+                incarnation: identity.incarnation,
                 nodes: self.settings.nodes,
                 quorums: identity.quorums,
                 leadership: identity.leadership,
@@ -413,6 +440,7 @@ impl Node {
                 uncommitted_bytes_max: self.settings.uncommitted_bytes_max,
                 window_bytes_max: self.settings.window_bytes_max,
                 tail_bytes_max: self.settings.tail_bytes_max,
+                transfer_bytes_per_second: self.settings.transfer_bytes_per_second,
             },
             recovered,
         );
@@ -431,7 +459,6 @@ impl Node {
         if leads != self.led {
             self.led = leads;
             self.lag = Lag::new(replica.followers().map(|(node, _)| node), replica.last());
-            self.stranded = NodeSet::default();
         }
     }
 
@@ -454,13 +481,13 @@ impl Node {
             self.error.get_or_insert(error.into());
             return;
         }
-        for node in self.connected.iter() {
-            self.send_stored(node, outside);
+        for node in self.connected.keys() {
+            self.send_stored(*node, outside);
         }
-        if self.formation.is_formed() {
+        if self.formation.is_formed() && self.replica.is_none() {
             self.start_replica_if_formed();
-            for node in self.connected.iter() {
-                self.step(Time::ZERO, Input::Connected(node));
+            for (node, incarnation) in self.connected.clone() {
+                self.step(Time::ZERO, Input::Connected(Member { node, incarnation }));
             }
         }
     }
@@ -474,10 +501,10 @@ impl Node {
         }
     }
 
-    fn connected(&mut self, now: Time, node: NodeId, outside: &mut impl Outside) {
-        self.connected.insert(node);
-        self.send_stored(node, outside);
-        self.step(now, Input::Connected(node));
+    fn connected(&mut self, now: Time, member: Member, outside: &mut impl Outside) {
+        self.connected.insert(member.node, member.incarnation);
+        self.send_stored(member.node, outside);
+        self.step(now, Input::Connected(member));
     }
 
     fn step(&mut self, now: Time, input: Input<'_>) {
@@ -488,7 +515,7 @@ impl Node {
 
     /// Takes an ack's times for the indexes that the replica has taken from it.
     fn measure(&mut self, now: Time, from: NodeId, ack: &Ack) {
-        if let Some(progress) = self.replica.as_ref().and_then(|replica| replica.follower(from)) {
+        if let Some(progress) = self.follower(from) {
             let ack = Ack { durable: progress.durable, applied: progress.applied, ..*ack };
             self.lag.acknowledged(from, &ack, now);
         }
@@ -501,6 +528,17 @@ impl Node {
             self.swept = now;
             self.answer_overdue(now, outside);
             self.drop_log(outside);
+            self.admit_who_has_caught_up(now);
+            self.sweep_transfers(now, outside);
+        }
+    }
+
+    /// Admits replaced replicas without being asked, if that is wanted.
+    fn admit_who_has_caught_up(&mut self, now: Time) {
+        let Some(replica) = self.replica.as_mut().filter(|_| self.settings.admits_replaced) else { return };
+        let learners = replica.followers().filter(|(_, progress)| progress.connected && !progress.voting);
+        for node in learners.map(|(node, _)| node).collect::<Vec<_>>() {
+            let _ = replica.admit(now, node); // If it is not time yet, it will be.
         }
     }
 
@@ -552,6 +590,7 @@ impl Node {
     fn carry_out(&mut self, now: Time, output: Output, outside: &mut impl Outside) -> Result<(), NodeError> {
         match output {
             Output::Promise(promise) => outside.store_promise(promise)?,
+            Output::Held(held) => outside.store_held(held)?,
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
                 let command = LogCommand::Append { generation, first, last, commit, entries };
@@ -575,6 +614,23 @@ impl Node {
                 outside.send(to, &message);
             }
             Output::ReadLog { to, from, bytes_max } => self.read_log(now, to, from, bytes_max, outside),
+            Output::OpenCheckpoint { to, verify } => self.open_checkpoint(to, verify, outside),
+            Output::ReadCheckpoint { to, index, offset, bytes_max } => {
+                outside.transfer(TransferCommand::Read { to, index, offset, bytes_max });
+            }
+            Output::OpenPart { index, total_bytes } => {
+                tracing::info!(
+                    index,
+                    total_bytes,
+                    "receiving a checkpoint: the leader's log no longer holds what is lacking"
+                );
+                outside.transfer(TransferCommand::OpenPart { index, total_bytes });
+            }
+            Output::StorePart { index, offset, bytes } => {
+                outside.transfer(TransferCommand::StorePart { index, offset, bytes });
+            }
+            Output::InstallPart { index } => self.install_part(index, outside),
+            Output::Restore { index, generation } => self.restore(index, generation, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
             Output::Note(note) => {
@@ -595,6 +651,7 @@ impl Node {
             let entry = entry.map_err(|error| damaged(&error))?;
             match entry.payload().map_err(|error| damaged(&error))? {
                 Payload::Noop => {}
+                Payload::Admit(member) => self.admitted(&entry, member, outside),
                 Payload::Write { write, .. } => {
                     let result = self.store.apply(entry.index, &write);
                     self.answer(&entry, result, outside);
@@ -606,6 +663,13 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// A replica has become a voting member.
+    fn admitted(&mut self, entry: &entry::Entry<'_>, member: Member, outside: &mut impl Outside) {
+        let Member { node, incarnation } = member;
+        tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
+        self.answer(entry, WriteResult::Applied { existed: 0 }, outside);
     }
 
     /// Answers the client that waits for an entry, if there is one.
@@ -639,6 +703,14 @@ impl Node {
         }
     }
 
+    /// Tells the clients whose entries were committed, or replaced, without being applied here: all up to `index`.
+    fn answer_skipped(&mut self, index: Index, outside: &mut impl Outside) {
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index <= index) {
+            let outcome = Outcome::Unknown { index: waiting.index, copies: 0 };
+            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+        }
+    }
+
     /// Tells the clients whose deadline has passed what is known: the write may still be committed (R20).
     fn answer_overdue(&mut self, now: Time, outside: &mut impl Outside) {
         let Some(replica) = &self.replica else { return };
@@ -662,7 +734,9 @@ impl Node {
         if is_on(Mutant::LogDroppedEarly) {
             outside.log(LogCommand::DropBefore(entry.index + 1));
         }
-        outside.begin_checkpoint(CheckpointHeader { index: entry.index, term: entry.term, cluster, terms });
+        let (index, term) = (entry.index, entry.term);
+        let members = replica.members().at(index);
+        outside.begin_checkpoint(CheckpointHeader { index, term, cluster, terms, members });
     }
 
     fn checkpoint_event(&mut self, event: CheckpointEvent, outside: &mut impl Outside) {

@@ -1,14 +1,16 @@
 //! What a turn may do to the world.
 
-use bytes::Bytes;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
-use quorate_protocol::{Index, NodeId};
+use quorate_protocol::{Index, NodeId, Term};
 
 use crate::checkpoint::CheckpointHeader;
 use crate::directory::{DirectoryError, Identity};
 use crate::log::LogCommand;
 use crate::replica::Promise;
+use crate::store::Store;
+
+use super::TransferCommand;
 
 /// A client connection, as the caller numbers it; never used again.
 pub type ClientId = u64;
@@ -30,8 +32,19 @@ pub trait Outside {
     /// Reads entries from the log's files. Comes back as [`Event::LogRead`](super::Event::LogRead).
     fn read_log(&mut self, to: NodeId, from: Index, bytes_max: usize);
 
+    /// Does the disk's part in sending and receiving checkpoints: a [`TransferWorker`](super::TransferWorker) does.
+    /// Comes back as [`Event::Transfer`](super::Event::Transfer). At the latest when it does
+    /// [`TransferCommand::InstallPart`] a checkpoint that has [begun](Self::begin_checkpoint) is given up.
+    fn transfer(&mut self, command: TransferCommand);
+
+    /// Drops a store, which may take long.
+    fn discard(&mut self, store: Store);
+
     /// Makes the promise durable before it returns (R5).
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError>;
+
+    /// Makes durable, before it returns, how far the log went before it was damaged; none when it is whole (R8).
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError>;
 
     /// Makes the identity durable before it returns.
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError>;
@@ -42,6 +55,3 @@ pub trait Outside {
     /// Gives the checkpoint its next block of records, and says whether it was the last.
     fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool);
 }
-
-/// Entries read from the log for a follower; none if they cannot be read.
-pub type LogRead = Option<Bytes>;

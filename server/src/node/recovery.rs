@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, Term, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
-use crate::checkpoint::{self, CheckpointError, Loaded, Owner};
+use crate::checkpoint::{self, CheckpointError, CheckpointHeader, Loaded, Owner};
 use crate::directory::{
     self, BootId, DataDirectory, DirectoryError, DirectoryErrorKind, DirectoryLock, DirectorySettings,
     Identity, VoteFile,
@@ -20,7 +20,7 @@ use crate::directory::{
 use crate::disk::Disk;
 use crate::log::{Log, LogError, LogReader, LogSettings, ReadError, Recovery, TornTail};
 use crate::mutant::{Mutant, is_on};
-use crate::replica::{Recovered, Tail, Terms};
+use crate::replica::{Membership, Recovered, Tail, Terms};
 use crate::store::Store;
 
 /// Bytes of log read at a time.
@@ -117,7 +117,7 @@ impl RecoveryError {
             | Self::Gap { .. }
             | Self::OldVote { .. }
             | Self::Entry { .. } => Damaged,
-            Self::Checkpoint(CheckpointError::NewerVersion { .. } | CheckpointError::OtherCluster { .. })
+            Self::Checkpoint(CheckpointError::OtherVersion { .. } | CheckpointError::OtherCluster { .. })
             | Self::Log(LogError::Version { .. }) => NotForUs,
             Self::Checkpoint(_) | Self::Log(_) | Self::Read(_) => Failed,
         }
@@ -158,7 +158,7 @@ pub fn open(
     };
     // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was
     // gone back to or the first is restored, the log must reach back to the newest: what is older is in that.
-    let older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
+    let mut older = older_checkpoint(&**disk, &directory.checkpoint(), base)?;
     let (mut log, mut recovery) = Log::open(disk.clone(), directory.log(), settings, older.unwrap_or(base))?;
     if recovery.last < base {
         if !settings.may_lag_base {
@@ -173,11 +173,31 @@ pub fn open(
             checkpoint = base,
             "the log ends before the newest checkpoint, and goes on behind it: a crash may leave this on a follower"
         );
+        checkpoint::remove_before(&**disk, &directory.checkpoint(), base)?;
+        older = None;
         drop(log);
         let before = recovery;
         (log, recovery) = Log::open(disk.clone(), directory.log(), settings, base)?;
         recovery.torn = before.torn;
         recovery.segments_removed += before.segments_removed;
+    }
+    if let Some(Loaded { header, .. }) = &loaded
+        && differs_at(&log.reader(), header)?
+    {
+        if !settings.may_lag_base || recovery.committed > base {
+            let what = format!("entry {base} is not the one that the checkpoint at {base} ends with");
+            return Err(LogError::Damaged { file: directory.log(), offset: 0, what }.into());
+        }
+        tracing::warn!(
+            last = recovery.last,
+            checkpoint = base,
+            "the log does not lead to the newest checkpoint, and goes on behind it: a crash may leave this on a \
+             follower that was sent one"
+        );
+        checkpoint::remove_before(&**disk, &directory.checkpoint(), base)?;
+        older = None;
+        log.restart(base)?;
+        (recovery.first, recovery.last, recovery.committed) = (base + 1, base, base);
     }
     if recovery.first > base + 1 {
         let (directory, first) = (directory.log(), recovery.first);
@@ -193,6 +213,12 @@ pub fn open(
     let mut replay = Replay {
         store,
         terms,
+        members: match &loaded {
+            Some(Loaded { header, .. }) if !header.members.is_empty() => {
+                Membership::new(header.members.clone())
+            }
+            _ => directory.identity.membership(),
+        },
         tail: Tail::default(),
         applied: base,
         committed: recovery.committed,
@@ -204,6 +230,10 @@ pub fn open(
     let (promised, last) = (directory.vote.promise().term, replay.terms.last_term());
     if promised < last {
         return Err(RecoveryError::OldVote { promised, last });
+    }
+    let held = directory::load_held(&**disk, path)?;
+    if let Some((term, index)) = held {
+        tracing::warn!(term, index, last = recovery.last, "the log was damaged, and is not whole yet");
     }
     if let Some(TornTail { file, offset, bytes }) = &recovery.torn {
         tracing::warn!(file = %file.display(), offset, bytes, "cut a write that a crash had torn");
@@ -220,9 +250,9 @@ pub fn open(
     if directory.identity.durability == Durability::Os {
         directory::begin_run(&**disk, path, boot)?;
     }
-    let Replay { store, terms, tail, applied, checkpoints, .. } = replay;
+    let Replay { store, terms, members, tail, applied, checkpoints, .. } = replay;
     let DataDirectory { identity, vote, lock, .. } = directory;
-    let recovered = Recovered { promise: vote.promise(), terms, applied, tail };
+    let recovered = Recovered { promise: vote.promise(), terms, members, held, applied, tail };
     let state = State { identity, reader, store, recovered, checkpoints };
     Ok(Opened { lock, vote, log, state })
 }
@@ -231,6 +261,7 @@ pub fn open(
 struct Replay {
     store: Store,
     terms: Terms,
+    members: Membership,
     tail: Tail,
     applied: Index,
     committed: Index,
@@ -264,6 +295,9 @@ impl Replay {
                 )));
             }
             self.terms.push(found.index, found.term);
+            if let Some(member) = found.admission() {
+                self.members.push(found.index, member);
+            }
             if found.index <= self.committed {
                 let payload = found.payload().map_err(|error| wrong(error.to_string()))?;
                 if let Payload::Write { write, .. } = payload {
@@ -277,6 +311,19 @@ impl Replay {
         }
         Ok(applied_bytes)
     }
+}
+
+/// Whether the log has another entry where a checkpoint ends: one of a leader that was overruled, by what the
+/// checkpoint was made of.
+fn differs_at(reader: &LogReader, header: &CheckpointHeader) -> Result<bool, RecoveryError> {
+    let index = header.index;
+    if !(reader.first()..=reader.last()).contains(&index) {
+        return Ok(false);
+    }
+    let entries = reader.read(index, 1)?;
+    let entry =
+        Entry::parse(&entries).map_err(|error| RecoveryError::Entry { index, reason: error.to_string() })?;
+    Ok(entry.term != header.term)
 }
 
 fn older_checkpoint(

@@ -12,7 +12,7 @@ use super::histograms::Serialiser;
 use super::lag::LagSerialised;
 use super::reads::deadline;
 use super::{ClientId, HandingOver, Node, Outside, Waiting};
-use crate::replica::{HandOverError, ProposeError, Replica, Time};
+use crate::replica::{AdmitError, HandOverError, ProposeError, Replica, Time};
 
 impl Node {
     pub(super) fn request(
@@ -46,6 +46,13 @@ impl Node {
                 let deadline = deadline(now, request.deadline_ms);
                 self.read(now, client, id, deadline, &request.operation, outside);
             }
+            Operation::Admit { node } => match self.admit(now, *node) {
+                Ok(index) => {
+                    let deadline = deadline(now, request.deadline_ms);
+                    self.waiting.push_back(Waiting { index, client, request: id, deadline });
+                }
+                Err(refusal) => respond(Outcome::Refused(refusal)),
+            },
             Operation::HandOver { to } => match self.begin_hand_over(now, *to) {
                 Ok(()) => self.handing_over.push(HandingOver { client, request: id }),
                 Err(refusal) => respond(Outcome::Refused(refusal)),
@@ -81,6 +88,16 @@ impl Node {
         Ok(index)
     }
 
+    /// Makes a replica a voting member that has taken the place of an earlier incarnation (R27).
+    fn admit(&mut self, now: Time, node: NodeId) -> Result<Index, Refusal> {
+        let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
+        replica.admit(now, node).map_err(|error| match error {
+            AdmitError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
+            AdmitError::IsMember(_) => Refusal::BadRequest(error.to_string()),
+            AdmitError::NotCaughtUp(_) | AdmitError::Busy => Refusal::NotReady(error.to_string()),
+        })
+    }
+
     fn begin_hand_over(&mut self, now: Time, to: Option<NodeId>) -> Result<(), Refusal> {
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         replica.hand_over(now, to).map_err(|error| match error {
@@ -107,9 +124,10 @@ impl Node {
             let lag = measured.lags.get(at).unwrap_or(&not_asked_for);
             FollowerStatus {
                 node,
+                voting: progress.voting,
                 reachable: progress.is_reachable(now, self.settings.election_timeout),
                 obstacle: progress.obstacle,
-                stranded: self.is_stranded(node),
+                checkpoint: Self::checkpoint_transfer(progress),
                 durable: progress.durable,
                 applied: progress.applied,
                 entries_behind: index(Replica::last) - progress.durable,
@@ -151,6 +169,8 @@ impl Node {
             memory_bytes: self.store.memory_bytes(),
             memory_bytes_max: self.memory.bytes_max(),
             obstacle: self.obstacle(),
+            voting: replica.is_some_and(Replica::is_voting),
+            held: replica.and_then(Replica::held).map(|(_, index)| index),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });
@@ -162,6 +182,10 @@ impl Node {
             batches: self.batches.serialised(&mut serialiser),
             lags: self.followers().map(|(node, _)| self.lag.serialised(node, &mut serialiser)).collect(),
         }
+    }
+
+    pub(super) fn follower(&self, node: NodeId) -> Option<&crate::replica::Progress> {
+        self.replica.as_ref().and_then(|replica| replica.follower(node))
     }
 
     pub(super) fn followers(&self) -> impl Iterator<Item = (NodeId, &crate::replica::Progress)> {

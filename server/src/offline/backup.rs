@@ -117,7 +117,7 @@ fn copy_newest_checkpoint(
             }
         }
     }
-    if let Some(Skipped { file, why: Damage::Newer(_) }) = skipped.first() {
+    if let Some(Skipped { file, why: Damage::Version(_) }) = skipped.first() {
         return Err(OfflineError::Damaged(format!("{}: {}", file.display(), skipped[0].why)));
     }
     if skipped.is_empty() { Ok((None, skipped)) } else { Err(CheckpointError::AllDamaged(skipped).into()) }

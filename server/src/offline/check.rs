@@ -12,9 +12,9 @@ use super::manifest::Manifest;
 use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, relative, wrong_use};
 use crate::checkpoint::{self, CheckpointError, CheckpointInfo, Damage, NO_CLUSTER, Owner};
 use crate::directory::{
-    BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DirectoryError, IDENTITY,
-    IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, RESTORE_TEMPORARY, SharedLock, VOTES, check_boot,
-    check_votes,
+    BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DirectoryError, HELD, HELD_TEMPORARY,
+    IDENTITY, IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, RESTORE_TEMPORARY, SharedLock, VOTES,
+    check_boot, check_votes,
 };
 use crate::disk::Disk;
 use crate::log::LogError;
@@ -284,7 +284,10 @@ impl<'a> Check<'a> {
                 BOOT_TEMPORARY => {
                     self.leftover(&directory.join(name), "a note of the boot that was not finished")
                 }
-                IDENTITY | BOOT | LOCK | LOG | CHECKPOINT | BACKUP | BACKUP_TEMPORARY => {}
+                HELD_TEMPORARY => {
+                    self.leftover(&directory.join(name), "a note of a damaged log that was not finished")
+                }
+                IDENTITY | HELD | BOOT | LOCK | LOG | CHECKPOINT | BACKUP | BACKUP_TEMPORARY => {}
                 vote if VOTES.contains(&vote) => {}
                 nobodys if NOBODYS.contains(&nobodys) => {}
                 _ => self.stranger(&directory.join(name)),
@@ -298,6 +301,15 @@ impl<'a> Check<'a> {
             for name in self.disk.list(&part).unwrap_or_default() {
                 if checkpoint::is_temporary(&name) {
                     self.leftover(&part.join(name), "a checkpoint that was not finished");
+                } else if checkpoint::part::is_part(&name) {
+                    let what = "a checkpoint that was not received in full";
+                    self.find(
+                        Severity::Note,
+                        &part.join(name),
+                        None,
+                        what,
+                        "the node goes on with it, or removes it",
+                    );
                 } else if !is_ours(&name) {
                     self.stranger(&part.join(name));
                 }
@@ -434,7 +446,7 @@ impl<'a> Check<'a> {
 
     fn damaged_checkpoint(&mut self, path: &Path, damage: &Damage) {
         let act = match damage {
-            Damage::Newer(_) => "no node of this version starts on this",
+            Damage::Version(_) => "no node of this version starts on this",
             _ if self.is_backup => BAD_BACKUP,
             _ => {
                 "damage of the disk: a start passes it over if an older one is whole and the log reaches back to that, \
@@ -590,7 +602,7 @@ fn offset_in_checkpoint(disk: &dyn Disk, path: &Path, damage: &Damage) -> Option
         Damage::Unreadable(_) => None,
         Damage::Short(bytes) => Some(*bytes),
         Damage::Header => Some(0),
-        Damage::Newer(_) => Some(8),
+        Damage::Version(_) => Some(8),
         Damage::Name(_) => Some(12),
         Damage::Block { offset, .. } => Some(*offset),
         Damage::Footer | Damage::Counts | Damage::Hash => footer(),

@@ -182,7 +182,11 @@ impl Printer<'_> {
 }
 
 fn describe(payload: &Payload<'_>, full: bool) -> String {
-    let Payload::Write { session, write } = payload else { return "no-op".into() };
+    let (session, write) = match payload {
+        Payload::Noop => return "no-op".into(),
+        Payload::Admit(member) => return format!("admits {} of node {}", member.incarnation, member.node),
+        Payload::Write { session, write } => (session, write),
+    };
     let write = match write {
         Change::One(mutation) => describe_mutation(mutation, full),
         Change::Batch(mutations) => {

@@ -174,6 +174,7 @@ impl Replayed {
             term: self.terms.last_term(),
             cluster: NO_CLUSTER,
             terms: self.terms.starts(self.last).to_vec(),
+            members: Vec::new(), // The restored cluster has others.
         };
         let mut writer = CheckpointWriter::create(disk.clone(), directory, &header)?;
         self.store.begin_snapshot();

@@ -8,7 +8,8 @@
 //!
 //! - Nothing depends on a promise before [`Output::Promise`], which is carried out before whatever follows it (R5).
 //! - In one term a node votes once, for itself or one other (R6).
-//! - Whoever gets a vote has at least the voter's log (R8).
+//! - Whoever gets a vote has at least the voter's log, and what it held before that was damaged (R8).
+//! - Only members vote, and only those who know that they are (R26, R27).
 
 use std::time::Duration;
 
@@ -67,7 +68,19 @@ impl Replica {
         let own_vote = self.promise.voted_for == Some(self.settings.node);
         // Only a leader appends in its term.
         let has_led = self.promise.term > 0 && own_vote && self.terms.last_term() == self.promise.term;
-        self.is_elected() && (quorums.replicas() == 1 || needs_everybody && has_led)
+        let is_fit = self.is_elected() && self.is_voting() && self.held.is_none();
+        is_fit && (quorums.replicas() == 1 || needs_everybody && has_led)
+    }
+
+    /// The term that it would lead in: of those who go on alone odd, of those who are elected even, where both can be.
+    /// Else an entry of a term in which a node has voted for itself would not show that it has led: another one may
+    /// have gone on alone in the term that it stood in.
+    pub(super) fn next_term(&self, alone: bool) -> Term {
+        let quorums = self.settings.quorums;
+        let has_both =
+            self.is_elected() && quorums.replicas() > 1 && quorums.election_quorum() == quorums.replicas();
+        let next = self.promise.term + 1;
+        if has_both && (next % 2 == 1) != alone { next + 1 } else { next }
     }
 
     /// Whether the leader is elected.
@@ -81,18 +94,22 @@ impl Replica {
             return;
         }
         let Some(due) = self.election_due else { return self.restart_election_timer(now) };
-        if now >= due && self.may_stand() {
-            self.elections.pre_votes += 1;
-            if matches!(self.role, Role::Follower(_)) {
-                self.note_silence(now);
-            }
-            self.ask_for_votes(now, true, Because::NoLeader);
+        if now < due || !self.may_promise() {
+            return;
         }
+        if self.held.is_some() {
+            return self.inquire(now, true);
+        }
+        self.elections.pre_votes += 1;
+        if matches!(self.role, Role::Follower(_)) {
+            self.note_silence(now);
+        }
+        self.ask_for_votes(now, true, Because::NoLeader);
     }
 
-    /// A node whose disk does not answer could store no promise.
-    fn may_stand(&self) -> bool {
-        self.obstacle != Some(Obstacle::DiskStalled)
+    /// A node whose disk does not answer could store no promise, and one that is no member makes none of its own.
+    fn may_promise(&self) -> bool {
+        self.obstacle != Some(Obstacle::DiskStalled) && self.is_voting()
     }
 
     pub(super) fn restart_election_timer(&mut self, now: Time) {
@@ -105,22 +122,19 @@ impl Replica {
         self.role = Role::Candidate(Candidate { pre_vote, votes: NodeSet::default() });
         self.restart_election_timer(now);
         let request = RequestVote {
-            term: if pre_vote { self.promise.term + 1 } else { self.promise.term },
+            term: if pre_vote { self.next_term(false) } else { self.promise.term },
             pre_vote,
             hand_over: because == Because::HandOver,
             last_index: self.last,
             last_term: self.terms.last_term(),
         };
-        let others = self.settings.nodes.iter().filter(|node| *node != self.settings.node);
-        for to in others.collect::<Vec<_>>() {
-            self.send_small(to, PeerMessage::RequestVote(request));
-        }
+        self.send_to_others(&PeerMessage::RequestVote(request));
         self.count_vote(now, self.settings.node);
     }
 
     fn stand(&mut self, now: Time, because: Because) {
         self.elections.stood += 1;
-        let term = self.promise.term + 1;
+        let term = self.next_term(false);
         self.promise(Promise { term, voted_for: Some(self.settings.node) });
         self.note(match because {
             Because::NoLeader => format!("stands for election in term {term}"),
@@ -155,6 +169,9 @@ impl Replica {
     }
 
     pub(super) fn receive_request_vote(&mut self, now: Time, from: NodeId, request: &RequestVote) {
+        if !self.is_voting() {
+            return; // Its answer would not count (R26).
+        }
         let granted = self.is_elected()
             && match request.pre_vote {
                 true => request.term > self.promise.term && self.would_vote(now, request),
@@ -178,7 +195,7 @@ impl Replica {
 
     /// Why a vote was refused.
     fn why_not(&self, now: Time, request: &RequestVote) -> String {
-        let (last, last_term) = (self.last, self.terms.last_term());
+        let (last_term, last) = self.position();
         if !self.is_elected() {
             "the leader is configured".into()
         } else if request.term < self.promise.term {
@@ -216,7 +233,7 @@ impl Replica {
 
     /// Whether the candidate's log is good enough, and there is need for another leader.
     fn would_vote(&self, now: Time, request: &RequestVote) -> bool {
-        let has_all = (request.last_term, request.last_index) >= (self.terms.last_term(), self.last); // R8
+        let has_all = (request.last_term, request.last_index) >= self.position(); // R8
         has_all && (request.hand_over || !self.hears_leader(now))
     }
 
@@ -245,7 +262,7 @@ impl Replica {
 
     /// Whether it leads, or has heard the leader so lately that no vote is given to another (R9). While leases are
     /// granted, that holds after a start too: what was granted before it may still run (R22).
-    fn hears_leader(&self, now: Time) -> bool {
+    pub(super) fn hears_leader(&self, now: Time) -> bool {
         let timeout = self.settings.election_timeout.max(self.settings.lease.unwrap_or_default());
         let within = |since: Option<Time>| since.is_some_and(|since| now.saturating_sub(since) < timeout);
         let may_have_granted = self.settings.lease.is_some() && within(Some(self.started.unwrap_or(now)));
@@ -270,7 +287,8 @@ impl Replica {
     /// The leader wants this node to lead.
     pub(super) fn receive_timeout_now(&mut self, now: Time, from: NodeId, message: &TimeoutNow) {
         let is_from_leader = message.term == self.promise.term && self.leader == Some(from);
-        if self.is_elected() && is_from_leader && !self.is_leader() && self.may_stand() {
+        let may_stand = self.may_promise() && self.held.is_none();
+        if self.is_elected() && is_from_leader && !self.is_leader() && may_stand {
             self.stand(now, Because::HandOver);
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_protocol::entry::{self, Entry};
-use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
+use quorate_protocol::peer::{Ack, Append, CheckpointChunk, PeerMessage, RejectReason};
 use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, NodeId, Term};
 
@@ -27,6 +27,12 @@ pub(super) struct Follower {
 }
 
 impl Follower {
+    /// The log matches the leader's up to here, which is committed.
+    pub(super) fn matched_through(&mut self, index: Index) {
+        self.matched = self.matched.max(index);
+        self.commit = self.commit.max(index);
+    }
+
     pub(super) fn synced(&mut self, disk: Duration, sync: Duration) {
         self.ack_round = self.ack_round.max(Some(0));
         // Batches that are acknowledged together: the oldest entry has waited longest.
@@ -38,13 +44,9 @@ impl Follower {
 
 impl Replica {
     pub(super) fn receive_append(&mut self, now: Time, from: NodeId, append: &Append<'_>) {
-        if let Err(reason) = self.check_sender(from, append) {
-            if reason == RejectReason::NotLeader || !self.is_elected() {
-                self.report(format!("refused an append of node {from} in term {}: {reason:?}", append.term));
-            }
-            return self.reject(from, append.previous_index, append.round, reason);
+        if !self.obeys(now, from, append.term, (append.previous_index, append.round)) {
+            return;
         }
-        self.hear_leader(now, from, append.term);
         if self.terms.term(append.previous_index) != Some(append.previous_term) {
             let hint = self.last_possible_match(append.previous_index);
             let reason = RejectReason::Mismatch { hint };
@@ -60,16 +62,36 @@ impl Replica {
         }
     }
 
+    pub(super) fn receive_chunk(&mut self, now: Time, from: NodeId, chunk: &CheckpointChunk<'_>) {
+        if self.obeys(now, from, chunk.term, (0, chunk.round)) {
+            self.take_chunk(from, chunk);
+        }
+    }
+
+    /// Whether a message comes from the leader of the promised term, or of a later one, which is promised. If not, its
+    /// sender is told, with the index and the round that it asked about.
+    fn obeys(&mut self, now: Time, from: NodeId, term: Term, (index, round): (Index, u64)) -> bool {
+        if let Err(reason) = self.check_sender(from, term) {
+            if reason == RejectReason::NotLeader || !self.is_elected() {
+                self.report(format!("refused an append of node {from} in term {term}: {reason:?}"));
+            }
+            self.reject(from, index, round, reason);
+            return false;
+        }
+        self.hear_leader(now, from, term);
+        true
+    }
+
     /// Only the leader of the promised term, or of a later one, may append (R7).
-    fn check_sender(&self, from: NodeId, append: &Append<'_>) -> Result<(), RejectReason> {
+    fn check_sender(&self, from: NodeId, term: Term) -> Result<(), RejectReason> {
         let is_other = self.leader.is_some_and(|leader| leader != from);
         if !self.is_elected() && (is_other || self.is_leader()) {
             return Err(RejectReason::NotLeader);
         }
-        if append.term < self.promise.term {
+        if term < self.promise.term {
             return Err(RejectReason::StaleTerm);
         }
-        if append.term == self.promise.term && (is_other || self.is_leader()) {
+        if term == self.promise.term && (is_other || self.is_leader()) {
             return Err(RejectReason::NotLeader);
         }
         Ok(())
@@ -156,6 +178,9 @@ impl Replica {
         self.batch.extend_from_slice(entry.bytes);
         self.last = entry.index;
         self.terms.push(entry.index, entry.term);
+        if let Some(member) = entry.admission() {
+            self.members.push(entry.index, member);
+        }
         true
     }
 
@@ -166,6 +191,7 @@ impl Replica {
         self.generation += 1;
         self.tail.truncate(after);
         self.terms.truncate(after);
+        self.members.truncate(after);
         self.last = after;
         self.batch_first = after + 1;
         self.durable = self.durable.min(after);

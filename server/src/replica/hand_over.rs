@@ -126,7 +126,8 @@ impl Replica {
     fn successor(&self, now: Time, wanted: Option<NodeId>) -> Option<NodeId> {
         let timeout: Duration = self.settings.election_timeout;
         let fit = self.followers().filter(|(node, progress)| {
-            wanted.is_none_or(|wanted| wanted == *node)
+            progress.voting
+                && wanted.is_none_or(|wanted| wanted == *node)
                 && progress.is_reachable(now, timeout)
                 && progress.obstacle.is_none()
         });

@@ -6,14 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::peer::{Ack, Append, Reject, RejectReason};
-use quorate_protocol::{Index, NodeId, Term, limits};
+use quorate_protocol::{Index, Member, NodeId, Term, limits};
 
 use crate::mutant::{Mutant, is_on};
 
 use super::hand_over::HandOver;
 use super::reads::Confirmations;
+use super::sending::Sender;
 use super::tail::longest_prefix;
-use super::{Flow, Message, Output, Progress, Replica, Role, Tail, Terms, Time, nth_highest};
+use super::{
+    AdmitError, Flow, LogRead, Message, Output, Progress, Replica, Role, Tail, Terms, Time, nth_highest,
+};
 
 /// Rounds after which what could not be read from the log is tried again: about a second of heartbeats.
 const READ_AGAIN_ROUNDS: u64 = 20;
@@ -62,7 +65,8 @@ impl Replica {
         let others = self.settings.nodes.iter().filter(|node| *node != self.settings.node);
         let followers = others.map(|node| {
             let mut progress = Progress::new(self.last + 1);
-            progress.connected = self.connected.contains(node);
+            progress.incarnation = self.connected.get(&node).copied();
+            progress.connected = progress.incarnation.is_some();
             (node, progress)
         });
         let followers = followers.collect();
@@ -77,7 +81,57 @@ impl Replica {
             confirmations: Confirmations::default(),
             hand_over: None,
         });
+        self.count_members();
         self.note(format!("leads in term {} from entry {first_of_term} on", self.promise.term));
+    }
+
+    /// A link is up, maybe to another incarnation than before: of that one nothing is known.
+    pub(super) fn connected(&mut self, member: Member) {
+        let Member { node, incarnation } = member;
+        self.connected.insert(node, incarnation);
+        let next = self.last + 1;
+        self.with_progress(node, |progress| {
+            if progress.incarnation != Some(incarnation) && progress.incarnation.is_some() {
+                *progress = Progress::new(next);
+            }
+            progress.incarnation = Some(incarnation);
+            progress.connect();
+        });
+        self.count_members();
+    }
+
+    /// Notes which followers are members as of the last entry.
+    fn count_members(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        for (node, progress) in &mut leader.followers {
+            let is_member = |incarnation| self.members.has(Member { node: *node, incarnation });
+            progress.voting = progress.incarnation.is_some_and(is_member) || is_on(Mutant::LearnerCounted);
+        }
+    }
+
+    /// Makes a replica that has caught up a voting member, in the place of an earlier incarnation (R27).
+    pub fn admit(&mut self, now: Time, node: NodeId) -> Result<Index, AdmitError> {
+        let Role::Leader(leader) = &self.role else { return Err(AdmitError::NotLeader) };
+        let timeout = self.settings.election_timeout;
+        let progress = leader.followers.get(&node);
+        let caught_up = progress.filter(|progress| progress.is_reachable(now, timeout));
+        let Some(incarnation) = caught_up.and_then(|progress| progress.incarnation) else {
+            return Err(AdmitError::NotCaughtUp(node));
+        };
+        let member = Member { node, incarnation };
+        if self.members.has(member) {
+            return Err(AdmitError::IsMember(node));
+        }
+        // R15; but where n cannot be had without the newcomer, nothing is committed before it is admitted.
+        let waits =
+            self.commit < leader.first_of_term && self.reachable(now) >= self.settings.quorums.quorum();
+        if waits || self.members.admission_after(self.commit).is_some() {
+            return Err(AdmitError::Busy);
+        }
+        let index = self.append(&Payload::Admit(member));
+        self.count_members();
+        self.note(format!("admits {} of node {node} with entry {index}", member.incarnation));
+        Ok(index)
     }
 
     /// A leader that has heard fewer than r replicas for an election timeout gives up: another may have been elected
@@ -118,8 +172,10 @@ impl Replica {
 
     /// The highest index of the leader's own term that n replicas hold (R13, R14).
     pub(super) fn committed_by_counting(&self, leader: &Leader) -> Index {
-        let others = leader.followers.values().map(|progress| progress.durable);
-        let held = nth_highest(others.chain([self.durable]), self.settings.quorums.quorum());
+        let held = match self.members.admission_after(self.commit) {
+            None => self.held_by_quorum(leader, None),
+            Some((index, member)) => self.held_with_admission(leader, index, member.node),
+        };
         let needs_own_disk = !self.is_elected() || self.settings.quorums.quorum() == 1;
         let held = match needs_own_disk && !is_on(Mutant::CommitWithoutOwnDisk) {
             true => held.min(self.durable),
@@ -128,14 +184,34 @@ impl Replica {
         if held >= leader.first_of_term || is_on(Mutant::OldTermCommitted) { held } else { 0 }
     }
 
-    pub(super) fn receive_ack(&mut self, now: Time, from: NodeId, ack: &Ack) {
+    /// The highest index that n members hold, `without` one of them.
+    fn held_by_quorum(&self, leader: &Leader, without: Option<NodeId>) -> Index {
+        let counts = |(node, progress): &(&NodeId, &Progress)| progress.voting && without != Some(**node);
+        let others = leader.followers.iter().filter(counts).map(|(_, progress)| progress.durable);
+        nth_highest(others.chain([self.durable]), self.settings.quorums.quorum())
+    }
+
+    /// The same while an admission is not committed: the newcomer counts for it and for what follows, if r others hold
+    /// it; for what comes before, it does not (R27).
+    fn held_with_admission(&self, leader: &Leader, index: Index, newcomer: NodeId) -> Index {
+        let others = leader.followers.iter().filter(|(node, progress)| progress.voting && **node != newcomer);
+        let intact = others.map(|(_, progress)| progress.durable).chain([self.durable]);
+        let intact = intact.filter(|durable| *durable >= index).count();
+        let with = self.held_by_quorum(leader, None);
+        match with >= index && intact >= usize::from(self.settings.quorums.read_quorum()) {
+            true => with,
+            false => self.held_by_quorum(leader, Some(newcomer)).min(index - 1),
+        }
+    }
+
+    pub(super) fn receive_ack(&mut self, now: Time, from: Member, ack: &Ack) {
         let last = self.last;
         let first_in_memory = self.tail.first().unwrap_or(self.batch_first);
         let Some(progress) = self.current_follower(now, from, ack.term) else { return };
         if ack.durable > last {
             return self.report(format!(
-                "node {from} acknowledged entry {}, but the last one is {last}",
-                ack.durable
+                "node {} acknowledged entry {}, but the last one is {last}",
+                from.node, ack.durable
             ));
         }
         progress.answered(now, ack.round);
@@ -151,7 +227,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn receive_reject(&mut self, now: Time, from: NodeId, reject: &Reject) {
+    pub(super) fn receive_reject(&mut self, now: Time, from: Member, reject: &Reject) {
         let next_round = self.next_round();
         let Some(progress) = self.current_follower(now, from, reject.term) else { return };
         progress.answered(now, reject.round);
@@ -162,7 +238,8 @@ impl Replica {
                 let held = progress.durable;
                 if hint < held {
                     self.report(format!(
-                        "node {from} acknowledged entry {held}, but its log matches up to {hint}"
+                        "node {} acknowledged entry {held}, but its log matches up to {hint}",
+                        from.node
                     ));
                 }
             }
@@ -170,24 +247,24 @@ impl Replica {
             RejectReason::Blocked(obstacle) => progress.block(obstacle, reject.previous_index, next_round),
             RejectReason::StaleTerm | RejectReason::NotLeader => {
                 self.report(format!(
-                    "node {from} does not take this node for the leader: {:?}",
-                    reject.reason
+                    "node {} does not take this node for the leader: {:?}",
+                    from.node, reject.reason
                 ));
             }
         }
     }
 
-    fn next_round(&self) -> u64 {
+    pub(super) fn next_round(&self) -> u64 {
         match &self.role {
             Role::Leader(leader) => leader.round + 1,
-            Role::Follower(_) | Role::Candidate(_) => 0,
+            _ => 0,
         }
     }
 
     /// The follower that a message of this term comes from. A message of an older term says nothing about
     /// what is held in this one (R12). One of a newer term ends this one; with a configured leader it cannot be, as
     /// only that one raises it.
-    fn current_follower(&mut self, now: Time, from: NodeId, term: Term) -> Option<&mut Progress> {
+    pub(super) fn current_follower(&mut self, now: Time, from: Member, term: Term) -> Option<&mut Progress> {
         if term > self.promise.term {
             if self.is_elected() {
                 self.enter_term(now, term, None);
@@ -195,25 +272,33 @@ impl Replica {
             }
             let own = self.promise.term;
             self.report(format!(
-                "node {from} has promised term {term}, but its configured leader is in term {own}"
+                "node {} has promised term {term}, but its configured leader is in term {own}",
+                from.node
             ));
             return None;
         }
         match &mut self.role {
             Role::Leader(leader) if term == self.promise.term || is_on(Mutant::AckWithoutTerm) => {
-                leader.followers.get_mut(&from)
+                // What another incarnation has said, before the link to this one, says nothing of this one.
+                let is_linked = |progress: &&mut Progress| progress.incarnation == Some(from.incarnation);
+                leader.followers.get_mut(&from.node).filter(is_linked)
             }
             _ => None,
         }
     }
 
-    pub(super) fn log_read(&mut self, to: NodeId, entries: Option<Bytes>) {
+    pub(super) fn log_read(&mut self, to: NodeId, read: LogRead) {
         let head = self.head();
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.followers.get_mut(&to) else { return };
         if progress.flow != (Flow::Reading { pending: true }) {
             return; // The link was lost meanwhile; it is probed anew.
         }
+        let entries = match read {
+            LogRead::Entries(entries) => Some(entries),
+            LogRead::Dropped => return self.send_checkpoint(to),
+            LogRead::Unreadable => None,
+        };
         let first = entries.as_deref().and_then(|entries| Entry::parse(entries).ok());
         let (Some(first), Some(entries)) = (first.map(|entry| entry.index), &entries) else {
             progress.flow = Flow::Unreadable { round: leader.round };
@@ -232,12 +317,17 @@ impl Replica {
     /// Sends every follower what it has not been sent yet, as far as its window goes.
     pub(super) fn feed_followers(&mut self, now: Time) {
         let head = self.head();
+        let bytes_per_second = self.settings.transfer_bytes_per_second;
         let Role::Leader(leader) = &mut self.role else { return };
         // A probe is answered in a round of its own, so that no earlier answer is taken for it.
         if leader.followers.values().any(Progress::wants_probe) {
             leader.begin_round(now);
         }
+        let sender = Sender { now, term: head.term, round: leader.round, bytes_per_second };
         for (to, progress) in leader.followers.iter_mut().filter(|(_, progress)| progress.connected) {
+            if progress.flow == Flow::Checkpoint {
+                sender.feed(*to, progress, &mut self.outputs);
+            }
             head.feed(*to, progress, leader.round, &self.terms, &self.tail, &mut self.outputs);
         }
     }
@@ -265,8 +355,11 @@ impl Head {
         if progress.wants_probe() {
             progress.flow = Flow::Probing { round };
         }
-        if !matches!(progress.flow, Flow::Probing { .. }) {
+        if !matches!(progress.flow, Flow::Probing { .. } | Flow::Checkpoint) {
             self.feed_entries(to, progress, round, terms, tail, outputs);
+        }
+        if progress.flow == Flow::Streaming {
+            progress.transfer = None; // It has got what it lacked in some other way.
         }
         // A new round asks for an answer; and an idle follower learns the commit index at once.
         let new_round = progress.round_sent < round;
@@ -317,7 +410,8 @@ impl Head {
     }
 
     fn append(&self, terms: &Terms, progress: &mut Progress, round: u64, entries: Bytes) -> Message {
-        let previous_index = progress.next - 1;
+        // A heartbeat to a follower that is sent a checkpoint must not depend on what its log has.
+        let previous_index = if progress.flow == Flow::Checkpoint { 0 } else { progress.next - 1 };
         let previous_term = terms.term(previous_index).expect("nothing beyond the last entry is sent");
         progress.commit_sent = self.commit;
         let head = Append {

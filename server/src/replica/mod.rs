@@ -15,6 +15,8 @@
 //!   one (R12).
 //! - A leader counts itself only to its own durable index; with a configured leader and at n=1 its own disk is always
 //!   among the n (R13).
+//! - A follower that lacks what its leader's log no longer holds is sent a checkpoint ([`Transfer`]). It goes on behind
+//!   it only when the whole is durable and was checked; what its log holds beyond stays if it matches there.
 //! - A follower with an obstacle takes nothing that would change its log, and says so; its leader does not count
 //!   it, and asks again once in a round of heartbeats.
 //!
@@ -27,37 +29,46 @@ mod election;
 mod follower;
 mod hand_over;
 mod leader;
+mod membership;
 mod progress;
 mod quorum;
 mod reads;
+mod receiving;
+mod repair;
+mod sending;
 mod tail;
 mod terms;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::entry;
 use quorate_protocol::entry::Payload;
-use quorate_protocol::peer::{Append, PeerMessage, Reject, RejectReason};
+use quorate_protocol::peer::{Append, CheckpointChunk, PeerMessage, Reject, RejectReason};
 use quorate_protocol::response::{ElectionStatus, Obstacle};
-use quorate_protocol::{Index, Leadership, NodeId, NodeSet, Quorums, Term};
+use quorate_protocol::{Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 use thiserror::Error;
 
 use crate::mutant::{Mutant, is_on};
 
 pub use hand_over::HandOverError;
+pub use membership::Membership;
 pub use progress::{Flow, Progress};
 pub use quorum::nth_highest;
 pub use reads::{ReadError, ReadState, ReadTicket};
+pub use sending::{CHECKPOINT_WINDOW_BYTES, Checkpoint, Transfer};
 pub use tail::Tail;
 pub use terms::Terms;
 
 use election::{Candidate, Timeouts};
 use follower::Follower;
 use leader::Leader;
+use receiving::Receiver;
+use repair::Inquiry;
 
 /// Monotonic time since an origin of the caller's choice.
 pub type Time = Duration;
@@ -67,6 +78,8 @@ pub type Time = Duration;
 pub struct Settings {
     /// Its number.
     pub node: NodeId,
+    /// Of its data directory.
+    pub incarnation: Incarnation,
     /// All m replicas.
     pub nodes: NodeSet,
     /// m and n.
@@ -89,6 +102,8 @@ pub struct Settings {
     pub window_bytes_max: usize,
     /// Bytes of applied entries that a leader keeps in memory for its followers.
     pub tail_bytes_max: usize,
+    /// Bytes of a checkpoint that one follower is sent in a second, at most; 0 for no bound.
+    pub transfer_bytes_per_second: u64,
 }
 
 /// A durable promise: the highest term seen, and who got this node's vote in it (R5).
@@ -116,6 +131,10 @@ pub struct Recovered {
     pub promise: Promise,
     /// Where each term of log and checkpoint begins.
     pub terms: Terms,
+    /// Who votes and counts.
+    pub members: Membership,
+    /// Where the log ended before it was found damaged, as (term, index); none if it is whole (R8).
+    pub held: Option<(Term, Index)>,
     /// The store holds the entries up to here; all of them were committed.
     pub applied: Index,
     /// The entries above `applied`, all durable, maybe committed (R17).
@@ -128,13 +147,13 @@ pub enum Input<'a> {
     /// Time has passed.
     Tick,
     /// The link on which this node sends to `0` is up.
-    Connected(NodeId),
+    Connected(Member),
     /// The link on which this node sends to `0` is down; what was sent on it may be lost.
     Disconnected(NodeId),
     /// A message from a replica of this cluster, by its link's identity.
     Message {
         /// Who sent it.
-        from: NodeId,
+        from: Member,
         /// What it says.
         message: &'a PeerMessage<'a>,
     },
@@ -153,9 +172,63 @@ pub enum Input<'a> {
     LogRead {
         /// Whom it was read for.
         to: NodeId,
-        /// Whole entries from the asked index on; none if they cannot be read.
-        entries: Option<Bytes>,
+        /// What came of it.
+        read: LogRead,
     },
+    /// The answer to [`Output::OpenCheckpoint`].
+    CheckpointOpened {
+        /// Whom it was opened for.
+        to: NodeId,
+        /// The newest that there is; none if none can be sent.
+        checkpoint: Option<Checkpoint>,
+    },
+    /// The answer to [`Output::ReadCheckpoint`].
+    CheckpointRead {
+        /// Whom it was read for.
+        to: NodeId,
+        /// Of the checkpoint.
+        index: Index,
+        /// As asked.
+        offset: u64,
+        /// At least one; none if they cannot be read.
+        bytes: Option<Bytes>,
+    },
+    /// The log no longer reaches back to the checkpoint that a follower is sent: it has to be another one.
+    CheckpointSuperseded(NodeId),
+    /// The answer to [`Output::OpenPart`] and [`Output::StorePart`].
+    PartStored {
+        /// Of the checkpoint.
+        index: Index,
+        /// Bytes of it that are there now, from the beginning on.
+        bytes: u64,
+    },
+    /// Another answer to [`Output::OpenPart`] and [`Output::StorePart`]: there was no room.
+    PartBlocked {
+        /// Of the checkpoint.
+        index: Index,
+        /// What is to be told.
+        obstacle: Obstacle,
+    },
+    /// The answer to [`Output::InstallPart`]: the checkpoint is durable and loaded.
+    PartInstalled {
+        /// Where each term begins, up to the checkpoint's index.
+        terms: Terms,
+        /// Who votes and counts as of it.
+        members: Membership,
+    },
+    /// Another answer to [`Output::InstallPart`]: it was not whole, and has been removed.
+    PartDamaged(Index),
+}
+
+/// What came of reading the log for a follower.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogRead {
+    /// Whole entries from the asked index on, at least one.
+    Entries(Bytes),
+    /// The log begins behind the asked index: a checkpoint holds what it had.
+    Dropped,
+    /// They cannot be read now.
+    Unreadable,
 }
 
 /// What must happen, in this order.
@@ -163,6 +236,9 @@ pub enum Input<'a> {
 pub enum Output {
     /// Make the promise durable before anything that comes after.
     Promise(Promise),
+    /// Make durable how far the log went before it was damaged, before anything that comes after; none when that
+    /// no longer matters.
+    Held(Option<(Term, Index)>),
     /// Give entries to the log; answer with [`Input::Durable`].
     Append {
         /// To come back in the answer.
@@ -199,6 +275,55 @@ pub enum Output {
         /// Bytes after which to stop, with at least one entry.
         bytes_max: usize,
     },
+    /// Open a checkpoint to be sent, the newest from which on the log goes on; answer with
+    /// [`Input::CheckpointOpened`].
+    OpenCheckpoint {
+        /// For whom.
+        to: NodeId,
+        /// Whether it is to be checked as a whole first: one that was sent has been found damaged.
+        verify: bool,
+    },
+    /// Read of the checkpoint that was opened for a follower; answer with [`Input::CheckpointRead`].
+    ReadCheckpoint {
+        /// For whom.
+        to: NodeId,
+        /// Of the checkpoint.
+        index: Index,
+        /// Where to begin.
+        offset: u64,
+        /// Bytes to read, at most.
+        bytes_max: usize,
+    },
+    /// See how much of a checkpoint is there from an earlier attempt, and give up all others; answer with
+    /// [`Input::PartStored`] or [`Input::PartBlocked`].
+    OpenPart {
+        /// Of the checkpoint.
+        index: Index,
+        /// Bytes of the whole.
+        total_bytes: u64,
+    },
+    /// Write what comes next of a checkpoint; answer as for [`Output::OpenPart`].
+    StorePart {
+        /// Of the checkpoint.
+        index: Index,
+        /// Where it begins.
+        offset: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Check a checkpoint that is there in full, make it durable, and load it beside the store; answer with
+    /// [`Input::PartInstalled`] or [`Input::PartDamaged`].
+    InstallPart {
+        /// Of the checkpoint.
+        index: Index,
+    },
+    /// Go on with the store that was loaded.
+    Restore {
+        /// Of the checkpoint that it was loaded from.
+        index: Index,
+        /// The generation that begins with a new log behind the checkpoint; none if the log goes on.
+        generation: Option<u64>,
+    },
     /// Apply committed entries, the first of which follows what was applied before.
     Apply(Bytes),
     /// Another replica has broken a rule: tell the operator.
@@ -219,6 +344,13 @@ pub enum Message {
         /// Whole entries.
         entries: Bytes,
     },
+    /// A piece of a checkpoint.
+    Chunk {
+        /// Everything else; its own bytes are empty.
+        head: CheckpointChunk<'static>,
+        /// The piece.
+        bytes: Bytes,
+    },
     /// Everything else.
     Small(PeerMessage<'static>),
 }
@@ -228,6 +360,9 @@ impl Message {
     pub fn to_wire(&self) -> PeerMessage<'_> {
         match self {
             Self::Append { head, entries } => PeerMessage::Append(Append { entries, ..head.clone() }),
+            Self::Chunk { head, bytes } => {
+                PeerMessage::CheckpointChunk(CheckpointChunk { bytes, ..head.clone() })
+            }
             Self::Small(message) => message.clone(),
         }
     }
@@ -266,6 +401,23 @@ pub enum ProposeError {
     HandingOver,
 }
 
+/// Why a member was not admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum AdmitError {
+    /// This node does not lead.
+    #[error("not the leader")]
+    NotLeader,
+    /// It is one already.
+    #[error("node {0} is a voting member already")]
+    IsMember(NodeId),
+    /// It is not connected, or lacks entries.
+    #[error("node {0} cannot be reached, or has not caught up yet")]
+    NotCaughtUp(NodeId),
+    /// The admission before it is not committed, or the leader's first entry.
+    #[error("an earlier change is not committed yet")]
+    Busy,
+}
+
 /// One replica's state.
 #[derive(Debug)]
 pub struct Replica {
@@ -281,10 +433,12 @@ pub struct Replica {
     timeouts: Timeouts,
     /// The first tick.
     started: Option<Time>,
-    /// Links on which this node sends.
-    connected: NodeSet,
+    /// Whom the links on which this node sends lead to.
+    connected: BTreeMap<NodeId, Incarnation>,
     elections: ElectionStatus,
     terms: Terms,
+    members: Membership,
+    held: Option<(Term, Index)>,
     tail: Tail,
     last: Index,
     durable: Index,
@@ -293,6 +447,8 @@ pub struct Replica {
     /// When `applied` last rose.
     applied_at: Time,
     generation: u64,
+    /// What it is being sent, as a follower that lacks what the leader's log no longer holds.
+    receiver: Receiver,
     /// Why it takes no entries as a follower.
     obstacle: Option<Obstacle>,
     /// As of the end of the last turn.
@@ -308,6 +464,7 @@ enum Role {
     Leader(Leader),
     Follower(Follower),
     Candidate(Candidate),
+    Inquirer(Inquiry),
 }
 
 impl Replica {
@@ -323,7 +480,9 @@ impl Replica {
             election_due: None,
             timeouts: Timeouts::new(settings.election_seed, settings.node),
             started: None,
-            connected: NodeSet::default(),
+            connected: BTreeMap::new(),
+            members: recovered.members,
+            held: recovered.held,
             elections: ElectionStatus::default(),
             terms: recovered.terms,
             tail: recovered.tail,
@@ -333,6 +492,7 @@ impl Replica {
             applied: recovered.applied,
             applied_at: Time::ZERO,
             generation: 0,
+            receiver: Receiver::default(),
             obstacle: None,
             uncommitted_bytes: 0,
             batch: Vec::new(),
@@ -348,7 +508,7 @@ impl Replica {
             Leadership::Elected => replica.goes_on_alone(),
         };
         if leads {
-            let term = replica.promise.term + 1;
+            let term = replica.next_term(true);
             replica.promise(Promise { term, voted_for: Some(replica.settings.node) });
             replica.lead();
         }
@@ -359,17 +519,23 @@ impl Replica {
     pub fn step(&mut self, now: Time, input: Input<'_>) {
         match input {
             Input::Tick => self.tick(now),
-            Input::Connected(node) => {
-                self.connected.insert(node);
-                self.with_progress(node, |progress| progress.connect());
-            }
+            Input::Connected(member) => self.connected(member),
             Input::Disconnected(node) => {
-                self.connected.remove(node);
+                self.connected.remove(&node);
                 self.with_progress(node, |progress| progress.disconnect());
             }
             Input::Message { from, message } => self.receive(now, from, message),
             Input::Durable { generation, index, disk, sync } => self.synced(generation, index, disk, sync),
-            Input::LogRead { to, entries } => self.log_read(to, entries),
+            Input::LogRead { to, read } => self.log_read(to, read),
+            Input::CheckpointOpened { to, checkpoint } => self.checkpoint_opened(to, checkpoint),
+            Input::CheckpointRead { to, index, offset, bytes } => {
+                self.checkpoint_read(to, index, offset, bytes);
+            }
+            Input::CheckpointSuperseded(to) => self.checkpoint_superseded(to),
+            Input::PartStored { index, bytes } => self.part_stored(index, bytes),
+            Input::PartBlocked { index, obstacle } => self.part_blocked(index, obstacle),
+            Input::PartInstalled { terms, members } => self.installed(now, terms, members),
+            Input::PartDamaged(index) => self.part_damaged(index),
         }
     }
 
@@ -413,8 +579,10 @@ impl Replica {
                 self.feed_followers(now);
             }
             Role::Follower(_) => self.acknowledge(now),
-            Role::Candidate(_) => {}
+            Role::Candidate(_) | Role::Inquirer(_) => {}
         }
+        self.notice_repair();
+        self.go_on_receiving();
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);
         assert!(self.applied <= self.commit && self.commit <= self.last && self.durable <= self.last);
@@ -429,6 +597,23 @@ impl Replica {
     /// Whether this node asks for votes.
     pub fn is_candidate(&self) -> bool {
         matches!(self.role, Role::Candidate(_))
+    }
+
+    /// Who votes and counts.
+    pub fn members(&self) -> &Membership {
+        &self.members
+    }
+
+    /// Whether this node votes: it is a member, and knows that to be committed. One that was admitted by an entry
+    /// that is not might vote in a term in which its earlier incarnation has voted (R26, R27).
+    pub fn is_voting(&self) -> bool {
+        let own = Member { node: self.settings.node, incarnation: self.settings.incarnation };
+        self.members.has_at(self.commit, own) || is_on(Mutant::WipedNodeVotes)
+    }
+
+    /// Where the log ended before it was found damaged, until it is whole again.
+    pub fn held(&self) -> Option<(Term, Index)> {
+        self.held
     }
 
     /// Who leads in the promised term, if this node knows.
@@ -479,7 +664,7 @@ impl Replica {
     /// The replicas known to hold an entry durably, this node among them.
     pub fn holders(&self, index: Index) -> NodeSet {
         let own = (self.durable >= index).then_some(self.settings.node);
-        let others = self.followers().filter(|(_, progress)| progress.durable >= index);
+        let others = self.followers().filter(|(_, progress)| progress.voting && progress.durable >= index);
         others.map(|(node, _)| node).chain(own).collect()
     }
 
@@ -487,7 +672,7 @@ impl Replica {
     pub fn followers(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
         match &self.role {
             Role::Leader(leader) => Some(leader.followers.iter().map(|(node, progress)| (*node, progress))),
-            Role::Follower(_) | Role::Candidate(_) => None,
+            _ => None,
         }
         .into_iter()
         .flatten()
@@ -497,7 +682,7 @@ impl Replica {
     pub fn follower(&self, node: NodeId) -> Option<&Progress> {
         match &self.role {
             Role::Leader(leader) => leader.followers.get(&node),
-            Role::Follower(_) | Role::Candidate(_) => None,
+            _ => None,
         }
     }
 
@@ -505,7 +690,8 @@ impl Replica {
     /// timeout, and fed from memory.
     pub fn reachable(&self, now: Time) -> u8 {
         let timeout = self.settings.election_timeout;
-        1 + self.followers().filter(|(_, progress)| progress.is_reachable(now, timeout)).count() as u8
+        let counts = |progress: &Progress| progress.voting && progress.is_reachable(now, timeout);
+        1 + self.followers().filter(|(_, progress)| counts(progress)).count() as u8
     }
 
     /// The first entry that is in memory.
@@ -525,24 +711,31 @@ impl Replica {
                 leader.begin_round_if_due(now, self.settings.heartbeat);
                 self.step_down_if_alone(now);
             }
-            Role::Follower(_) | Role::Candidate(_) => self.stand_if_due(now),
+            Role::Follower(_) | Role::Candidate(_) | Role::Inquirer(_) => self.stand_if_due(now),
         }
         if self.is_leader() {
             self.give_way_if_stalled(now);
         }
     }
 
-    fn receive(&mut self, now: Time, from: NodeId, message: &PeerMessage<'_>) {
+    fn receive(&mut self, now: Time, from: Member, message: &PeerMessage<'_>) {
         if self.obstacle == Some(Obstacle::DiskStalled) && term_of(message) > self.promise.term {
             return; // It could not store the promise (R5): as long as the disk does not answer this node is deaf.
         }
+        // What is said to a candidate or an inquirer counts for members only (R26).
+        let is_member = self.members.has(from) || is_on(Mutant::WipedNodeVotes);
         match message {
-            PeerMessage::Append(append) => self.receive_append(now, from, append),
+            PeerMessage::Append(append) => self.receive_append(now, from.node, append),
             PeerMessage::Ack(ack) => self.receive_ack(now, from, ack),
             PeerMessage::Reject(reject) => self.receive_reject(now, from, reject),
-            PeerMessage::RequestVote(request) => self.receive_request_vote(now, from, request),
-            PeerMessage::Vote(vote) => self.receive_vote(now, from, vote),
-            PeerMessage::TimeoutNow(message) => self.receive_timeout_now(now, from, message),
+            PeerMessage::RequestVote(request) => self.receive_request_vote(now, from.node, request),
+            PeerMessage::Vote(vote) if is_member => self.receive_vote(now, from.node, vote),
+            PeerMessage::TimeoutNow(message) => self.receive_timeout_now(now, from.node, message),
+            PeerMessage::Inquire(inquire) => self.receive_inquire(now, from.node, inquire),
+            PeerMessage::Position(position) if is_member => self.receive_position(now, from.node, position),
+            PeerMessage::Vote(_) | PeerMessage::Position(_) => {}
+            PeerMessage::CheckpointChunk(chunk) => self.receive_chunk(now, from.node, chunk),
+            PeerMessage::CheckpointAck(ack) => self.receive_checkpoint_ack(now, from, ack),
             PeerMessage::Stored(_) => {} // How a cluster forms is the node's business.
         }
     }
@@ -562,6 +755,9 @@ impl Replica {
     /// Encodes an entry into this turn's batch.
     fn append(&mut self, payload: &Payload<'_>) -> Index {
         self.last += 1;
+        if let Payload::Admit(member) = payload {
+            self.members.push(self.last, *member);
+        }
         entry::encode(self.promise.term, self.last, payload, &mut self.batch);
         self.terms.push(self.last, self.promise.term);
         self.last
@@ -592,13 +788,13 @@ impl Replica {
             Role::Leader(leader) => self.committed_by_counting(leader),
             Role::Follower(_) if is_on(Mutant::FollowerAppliesAboveCommit) => self.last,
             Role::Follower(follower) => follower.commit.min(self.last),
-            Role::Candidate(_) => 0,
+            Role::Candidate(_) | Role::Inquirer(_) => 0,
         };
         self.commit = self.commit.max(committed);
-        for entries in self.tail.range(self.applied, self.commit) {
-            self.outputs.push(Output::Apply(entries));
-        }
         if self.applied < self.commit {
+            for entries in self.tail.range(self.applied, self.commit) {
+                self.outputs.push(Output::Apply(entries));
+            }
             (self.applied, self.applied_at) = (self.commit, now);
         }
     }
@@ -614,6 +810,13 @@ impl Replica {
         assert!(promise.may_follow(&self.promise) || is_on(Mutant::VoteClearedOnLeaderChange));
         self.promise = promise;
         self.outputs.push(Output::Promise(promise));
+    }
+
+    fn send_to_others(&mut self, message: &PeerMessage<'static>) {
+        let nodes = self.settings.nodes;
+        for to in nodes.iter().filter(|node| *node != self.settings.node) {
+            self.outputs.push(Output::Send { to, message: Message::Small(message.clone()) });
+        }
     }
 
     fn send_small(&mut self, to: NodeId, message: PeerMessage<'static>) {
@@ -644,6 +847,11 @@ fn term_of(message: &PeerMessage<'_>) -> Term {
         PeerMessage::RequestVote(request) => request.term,
         PeerMessage::Vote(vote) => vote.term,
         PeerMessage::TimeoutNow(message) => message.term,
+        PeerMessage::Inquire(inquire) if inquire.pre_vote => 0,
+        PeerMessage::Inquire(inquire) => inquire.term,
+        PeerMessage::Position(position) => position.term,
+        PeerMessage::CheckpointChunk(chunk) => chunk.term,
+        PeerMessage::CheckpointAck(ack) => ack.term,
         PeerMessage::Stored(_) => 0,
     }
 }

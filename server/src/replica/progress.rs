@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 
-use quorate_protocol::Index;
 use quorate_protocol::response::Obstacle;
+use quorate_protocol::{Incarnation, Index};
 
-use super::Time;
+use super::{Time, Transfer};
 
 /// What a leader knows of one follower.
 #[derive(Clone, Debug)]
 pub struct Progress {
+    /// Whom the link leads to, or led to; of whoever is a member before there is a link.
+    pub incarnation: Option<Incarnation>,
+    /// Whether that one is a member, so that it counts (R26, R28).
+    pub voting: bool,
     /// Whether the link to it is up.
     pub connected: bool,
     /// How it is fed.
@@ -24,6 +28,8 @@ pub struct Progress {
     pub(super) answered: u64,
     /// What it last said keeps it from taking entries; until it answers a probe without saying so.
     pub obstacle: Option<Obstacle>,
+    /// The checkpoint that it is being sent; it stays while the link is down.
+    pub transfer: Option<Transfer>,
     /// The next entry to send.
     pub(super) next: Index,
     /// The commit index it was last sent.
@@ -50,6 +56,8 @@ pub enum Flow {
         /// Whether a read is under way.
         pending: bool,
     },
+    /// With a checkpoint: the log no longer holds what it needs. See [`Progress::transfer`].
+    Checkpoint,
     /// Not at all: what it needs could not be read in this round. Tried again some rounds later.
     Unreadable {
         /// The round of the attempt.
@@ -60,6 +68,8 @@ pub enum Flow {
 impl Progress {
     pub(super) fn new(next: Index) -> Self {
         Self {
+            incarnation: None,
+            voting: false,
             connected: false,
             flow: Flow::Probing { round: 0 },
             durable: 0,
@@ -67,6 +77,7 @@ impl Progress {
             heard: None,
             answered: 0,
             obstacle: None,
+            transfer: None,
             next,
             commit_sent: 0,
             round_sent: 0,
@@ -135,6 +146,7 @@ impl Progress {
             Flow::Probing { round: 0 } => false,
             Flow::Probing { .. } => previous == self.next - 1,
             Flow::Streaming | Flow::Reading { .. } | Flow::Unreadable { .. } => previous < self.next,
+            Flow::Checkpoint => false, // Nothing was sent that would have to match.
         }
     }
 

@@ -139,7 +139,8 @@ impl Replica {
     fn confirmed_round(&self, leader: &Leader) -> u64 {
         let needed = self.settings.quorums.read_quorum();
         let needed = if is_on(Mutant::ReadConfirmedByTooFew) { (needed - 1).max(1) } else { needed };
-        let others = leader.followers.values().map(|progress| progress.answered);
+        let others = leader.followers.values().filter(|progress| progress.voting);
+        let others = others.map(|progress| progress.answered);
         nth_highest(others.chain([leader.round]), needed)
     }
 

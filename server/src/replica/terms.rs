@@ -39,6 +39,11 @@ impl Terms {
         Some(after.checked_sub(1).map_or(0, |at| self.starts[at].1))
     }
 
+    /// The last index.
+    pub fn last(&self) -> Index {
+        self.last
+    }
+
     /// The term of the last entry; 0 if there is none.
     pub fn last_term(&self) -> Term {
         self.starts.last().map_or(0, |(_, term)| *term)

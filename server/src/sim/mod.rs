@@ -5,6 +5,7 @@
 //! - `script`: the rest of the world: a leader that changes its mind, or clients and followers.
 //! - `crash_points`: power lost after every change to the disk (T3).
 //! - `bit_rot`: every bit flipped, blocks lost, files cut (T5).
+//! - `installs`: power lost while a follower goes on behind a checkpoint that it was sent (T3).
 //! - `io_errors`: every call failing (T6).
 //! - `mutants`: known bugs, each of which one of these finds (T2, as far as it is about storage).
 //!
@@ -13,6 +14,7 @@
 mod bit_rot;
 mod crash_points;
 mod history;
+mod installs;
 mod io_errors;
 mod mutants;
 mod node;

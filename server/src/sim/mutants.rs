@@ -3,6 +3,7 @@
 //! | mutant | found by |
 //! |---|---|
 //! | 1–4, 6, 7, 19 | crash points |
+//! | 4, and a matching log that goes | crashes of an install |
 //! | 14 | bit rot |
 //! | 22, 23 | the script around a running node |
 
@@ -13,6 +14,7 @@ use crate::mutant::{Mutant, with};
 
 use super::bit_rot::flip_bits_of_a_log;
 use super::crash_points::{Effort, FOLLOWER, record, recordings, try_crashes};
+use super::installs::try_installs;
 use super::node::Shape;
 
 const LEADER: Shape = Shape { id: 1, m: 3, n: 2 };
@@ -52,6 +54,16 @@ fn crash_points_find_a_checkpoint_whose_name_is_not_synced() {
 #[test]
 fn crash_points_find_log_that_goes_before_its_checkpoint_is_durable() {
     assert_found(Mutant::LogDroppedEarly, crash_points);
+}
+
+#[test]
+fn crashes_of_an_install_find_log_that_goes_before_its_checkpoint_is_durable() {
+    assert_found(Mutant::LogDroppedEarly, || try_installs(1..2));
+}
+
+#[test]
+fn crashes_of_an_install_find_log_that_goes_although_the_checkpoint_leads_to_it() {
+    assert_found(Mutant::MatchingLogRestarted, || try_installs(1..2));
 }
 
 #[test]

@@ -9,19 +9,21 @@ use quorate_protocol::entry;
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::request::{Range, RangeEnd};
 use quorate_protocol::response::Response;
-use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, NodeSet, Quorums};
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 
 use crate::checkpoint::{
     CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older,
 };
-use crate::directory::{DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
+use crate::directory::{self, DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::disk::simulated::SimDisk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogSettings, LogWorker, ReadError};
 use crate::node::{
     self, ClientId, Event, Node, NodeError, NodeSettings, Opened, Outside, RecoveryError, State,
+    TransferCommand, TransferWorker,
 };
 use crate::replica::{Promise, Time};
+use crate::store::Store;
 
 use super::history::{History, checksum_of, digest};
 
@@ -42,6 +44,11 @@ pub(super) struct Shape {
     pub(super) id: u8,
     pub(super) m: u8,
     pub(super) n: u8,
+}
+
+/// Another replica, as it introduces itself.
+pub(super) fn peer(id: u8) -> Member {
+    Member { node: node_id(id), incarnation: Incarnation(u64::from(id) * 100) }
 }
 
 pub(super) fn node_id(id: u8) -> NodeId {
@@ -150,6 +157,7 @@ struct World {
     acts: Vec<Act>,
     commands: Vec<LogCommand>,
     checkpoint: Option<Checkpoint>,
+    transfers: VecDeque<TransferCommand>,
 }
 
 fn encoded(message: &impl serde::Serialize) -> Vec<u8> {
@@ -172,11 +180,24 @@ impl Outside for World {
 
     fn read_log(&mut self, _: NodeId, _: Index, _: usize) {}
 
+    fn transfer(&mut self, command: TransferCommand) {
+        if matches!(command, TransferCommand::InstallPart { .. }) {
+            self.checkpoint = None; // What it leaves is removed by the next start.
+        }
+        self.transfers.push_back(command);
+    }
+
+    fn discard(&mut self, _: Store) {}
+
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         self.history.promise_begins(self.disk.recorded(), promise);
         self.vote.store(promise)?;
         self.history.promise_ends(self.disk.recorded());
         Ok(())
+    }
+
+    fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        directory::store_held(&self.disk, Path::new(DATA), held)
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -204,6 +225,7 @@ pub(super) struct SimNode {
     pub(super) node: Node,
     world: World,
     worker: LogWorker,
+    transfer_worker: TransferWorker,
     events: VecDeque<LogEvent>,
     now: Time,
     _lock: DirectoryLock,
@@ -224,11 +246,15 @@ impl SimNode {
             acts: Vec::new(),
             commands: Vec::new(),
             checkpoint: None,
+            transfers: VecDeque::new(),
         };
         let worker = LogWorker::new(log, BATCH_BYTES_MAX);
         let node = Node::new(shape.settings(), state, worker.counters().clone());
         let (disk, now) = (disk.clone(), Duration::from_secs(1));
-        let node = Self { disk, node, world, worker, events: VecDeque::new(), now, _lock: lock };
+        let transfer_worker =
+            TransferWorker::new(Arc::new(disk.clone()), PathBuf::from(DATA).join("checkpoint"));
+        let node =
+            Self { disk, node, world, worker, transfer_worker, events: VecDeque::new(), now, _lock: lock };
         Ok((node, found))
     }
 
@@ -259,10 +285,10 @@ impl SimNode {
     /// Meets another replica that has the same settings and has stored the same.
     pub(super) fn meet(&mut self, id: u8) -> Result<(), NodeError> {
         let mut introduction = self.node.introduction();
-        introduction.node = node_id(id);
-        introduction.incarnation = Incarnation(u64::from(id) * 100);
+        let Member { node, incarnation } = peer(id);
+        (introduction.node, introduction.incarnation) = (node, incarnation);
         self.node.meet(&introduction, &mut self.world).unwrap();
-        self.handle(Event::Connected(node_id(id)))
+        self.handle(Event::Connected(peer(id)))
     }
 
     /// Lets time pass.
@@ -310,6 +336,15 @@ impl SimNode {
     pub(super) fn deliver(&mut self) -> Result<bool, NodeError> {
         let Some(event) = self.events.pop_front() else { return Ok(false) };
         self.handle(Event::Log(event)).map(|()| true)
+    }
+
+    /// One thing of what the node has asked about checkpoints that are sent. False if there is none.
+    pub(super) fn work_transfer(&mut self) -> Result<bool, NodeError> {
+        let Some(command) = self.world.transfers.pop_front() else { return Ok(false) };
+        if let Some(event) = self.transfer_worker.carry_out(command) {
+            self.handle(Event::Transfer(event))?;
+        }
+        Ok(true)
     }
 
     /// One step of the checkpoint under way. False if there is none.

@@ -15,7 +15,7 @@ use quorate_protocol::{Index, Term};
 use crate::node::{Event, NodeError};
 
 use super::Random;
-use super::node::{Act, Shape, SimNode, node_id};
+use super::node::{Act, Shape, SimNode, peer};
 
 /// What a write is to do.
 fn random_write<R>(random: &mut Random, last: Index, give: impl FnOnce(Write<'_>) -> R) -> R {
@@ -104,7 +104,7 @@ impl Script {
         for id in &others {
             if let Some(cluster) = node.node.introduction().stored {
                 let message = PeerMessage::Stored(cluster);
-                node.handle(Event::Message { from: node_id(*id), message })?;
+                node.handle(Event::Message { from: peer(*id), message })?;
             }
         }
         if let Part::Leader(leader) = &mut self.part {
@@ -165,7 +165,10 @@ impl Script {
                     (Part::Clients(_), Act::Send(to, message)) => {
                         if let PeerMessage::Append(append) = parse(&message).unwrap() {
                             let ack = acknowledge(&append);
-                            node.handle(Event::Message { from: to, message: PeerMessage::Ack(ack) })?;
+                            node.handle(Event::Message {
+                                from: peer(to.get()),
+                                message: PeerMessage::Ack(ack),
+                            })?;
                         }
                     }
                     (Part::Clients(clients), Act::Respond(response)) => {
@@ -254,7 +257,7 @@ impl Leader {
             entries: &entries,
         };
         self.next = self.log.len() as Index + 1;
-        node.handle(Event::Message { from: node_id(1), message: PeerMessage::Append(append) })
+        node.handle(Event::Message { from: peer(1), message: PeerMessage::Append(append) })
     }
 
     fn term_of(&self, index: Index) -> Term {

@@ -128,7 +128,7 @@ fn a_follower_with_a_lower_limit_refuses_entries_and_the_others_go_on() {
     let answer = world.status(1);
     let follower = answer.status().followers[1];
     assert_eq!((follower.node, follower.reachable), (node_id(3), false));
-    assert_eq!((follower.obstacle, follower.stranded), (Some(Obstacle::MemoryFull), false));
+    assert_eq!((follower.obstacle, follower.checkpoint), (Some(Obstacle::MemoryFull), None));
     world.isolate(2);
     assert_eq!(world.ask(1, set("a", "1")).refusal(), Refusal::NoQuorum { have: 1, need: 2 });
 
@@ -144,7 +144,7 @@ fn a_follower_with_a_lower_limit_refuses_entries_and_the_others_go_on() {
 }
 
 /// A checkpoint about every 20,000 bytes of entries, and so much log kept for followers.
-fn retaining(bytes: u64) -> World {
+pub(super) fn retaining(bytes: u64) -> World {
     World::with(3, 2, |settings| {
         settings.checkpoint_interval_bytes = 20_000;
         settings.tail_bytes_max = 0;
@@ -154,7 +154,7 @@ fn retaining(bytes: u64) -> World {
 }
 
 /// Writes until the leader has taken `count` checkpoints, and says at which indexes.
-fn write_checkpoints(world: &mut World, count: usize) -> Vec<Index> {
+pub(super) fn write_checkpoints(world: &mut World, count: usize) -> Vec<Index> {
     let mut indexes = Vec::new();
     while indexes.len() < count {
         while world.machine(1).checkpoints.is_empty() {
@@ -168,14 +168,8 @@ fn write_checkpoints(world: &mut World, count: usize) -> Vec<Index> {
     indexes
 }
 
-fn log_first(world: &mut World) -> Index {
+pub(super) fn log_first(world: &mut World) -> Index {
     world.status(1).status().log_first
-}
-
-fn stranded(world: &mut World) -> [bool; 2] {
-    let answer = world.status(1);
-    let followers = answer.status().followers;
-    [followers[0].stranded, followers[1].stranded]
 }
 
 #[test]
@@ -191,66 +185,28 @@ fn log_is_kept_for_an_absent_follower_up_to_the_setting_and_always_what_the_chec
         let held = world.status(1).status().log_bytes_held;
         assert!(first <= previous + 1, "{first}, but the older checkpoint ends at {previous}");
         assert!(held <= retention, "{held} bytes");
-        if stranded(&mut world) == [false, false] {
-            assert_eq!(first, 1, "all of it is kept");
-            waited += 1;
-        } else {
-            assert!(first > 1 && held == 0, "nothing is kept for one that cannot catch up");
+        match first {
+            1 => waited += 1, // All of it is kept.
+            _ => assert_eq!(held, 0, "nothing is kept for one that needs a checkpoint"),
         }
         previous = newest;
     }
-    assert!((2..10).contains(&waited), "it is stranded in the end, but not at once: {waited}");
+    assert!((2..10).contains(&waited), "it is dropped in the end, but not at once: {waited}");
 }
 
 #[test]
-fn a_follower_that_lacks_what_was_dropped_is_stranded_and_nothing_is_read_for_it() {
-    let mut world = retaining(0);
-    world.isolate(3);
-    write_checkpoints(&mut world, 3);
-    assert_eq!(stranded(&mut world), [false, true], "also while it is away");
-    world.meet_all();
-    for _ in 0..100 {
-        world.settle();
-        world.advance(HEARTBEAT);
-        assert!(world.machine(1).reads.is_empty());
-    }
-    let lacks = world.machine(3).node.replica.as_ref().unwrap().last();
-    assert!(lacks < log_first(&mut world), "it could not catch up");
-    assert_eq!(stranded(&mut world), [false, true]);
-    world.ask(1, set("a", "the others go on")).receipt();
-    world.isolate(2);
-    assert_eq!(world.ask(1, set("a", "1")).refusal(), Refusal::NoQuorum { have: 1, need: 2 });
-}
-
-#[test]
-fn a_leader_that_has_restarted_finds_out_who_is_stranded_when_they_meet() {
-    let mut world = retaining(0);
-    world.isolate(3);
-    world.restart(1); // What node 3 holds is not known in the new term.
-    for (id, other) in [(1, 2), (2, 1)] {
-        world.meet(id, other).unwrap();
-    }
-    world.settle();
-    write_checkpoints(&mut world, 3);
-    assert!(log_first(&mut world) > 1);
-    assert_eq!(stranded(&mut world), [false; 2], "node 3 may hold everything");
-    world.meet_all();
-    world.settle();
-    assert_eq!(stranded(&mut world), [false, true]);
-}
-
-#[test]
-fn a_follower_that_is_back_in_time_is_not_stranded() {
+fn a_follower_that_is_back_in_time_is_fed_from_the_log() {
     let mut world = retaining(1 << 20);
     world.isolate(3);
     write_checkpoints(&mut world, 3);
-    assert_eq!((stranded(&mut world), log_first(&mut world)), ([false; 2], 1));
+    assert_eq!(log_first(&mut world), 1);
     assert!(world.status(1).status().log_bytes_held > 0);
     world.meet_all();
     for _ in 0..3 {
         world.settle();
         world.advance(HEARTBEAT);
+        assert_eq!(world.status(1).status().followers[1].checkpoint, None);
     }
-    assert_eq!(stranded(&mut world), [false; 2]);
+    assert!(world.status(1).status().followers[1].reachable);
     assert!(log_first(&mut world) > 1);
 }

@@ -7,11 +7,6 @@ use hdrhistogram::serialization::Deserializer;
 
 use super::*;
 
-fn value(answer: &Answer) -> (Token, Option<(Index, String)>) {
-    let Outcome::Value { token, value } = answer.outcome() else { panic!("{:?}", answer.outcome()) };
-    (token, value.map(|found| (found.revision, String::from_utf8(found.value.to_vec()).unwrap())))
-}
-
 fn page(answer: &Answer) -> (Vec<String>, bool) {
     let Outcome::Page { items, more, .. } = answer.outcome() else { panic!("{:?}", answer.outcome()) };
     (items.iter().map(|item| String::from_utf8(item.key.to_vec()).unwrap()).collect(), more)

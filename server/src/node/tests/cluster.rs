@@ -51,14 +51,42 @@ fn a_node_that_restarts_while_the_cluster_forms_goes_on_from_what_it_stored() {
 }
 
 #[test]
-fn a_replaced_disk_is_refused_and_says_so() {
-    let mut world = World::formed(3, 2);
-    let mut stranger = world.machine(2).node.introduction();
-    stranger.incarnation = Incarnation(99);
-    stranger.stored = None;
-    let machine = world.machine(1);
-    let refusal = machine.node.meet(&stranger, &mut machine.outside).unwrap_err();
-    assert_eq!(refusal, HelloRefusal::OtherIncarnation { node: node_id(2), expected: Incarnation(2) });
+fn a_replaced_disk_joins_and_counts_once_it_is_admitted() {
+    for n in [2, 3] {
+        let mut world = World::formed(3, n);
+        world.ask(1, set("a", "1"));
+        world.replace(2);
+        world.meet_all();
+        world.settle();
+        assert!(!world.status(2).status().voting);
+        let learner = |world: &mut World| world.status(1).status().followers[0].voting;
+        assert!(!learner(&mut world));
+        let admit = Operation::Admit { node: node_id(2) };
+        assert!(world.ask(1, admit.clone()).receipt().holders.contains(node_id(2)), "n={n}");
+        world.advance(HEARTBEAT);
+        world.settle();
+        assert!(world.status(2).status().voting && learner(&mut world));
+        assert!(matches!(world.ask(1, admit).refusal(), Refusal::BadRequest(_)), "it is one already");
+        world.ask(1, set("a", "2"));
+        world.restart(2);
+        world.meet_all();
+        world.settle();
+        assert!(world.status(2).status().voting, "it is one for good");
+        assert_eq!(value(&world.ask(2, get(Consistency::Local, "a"))).1.unwrap().1, "2");
+    }
+}
+
+#[test]
+fn a_replaced_disk_is_admitted_without_being_asked_where_that_is_set() {
+    let mut world = World::with(3, 2, |settings| settings.admits_replaced = true).form();
+    world.replace(3);
+    world.meet_all();
+    world.settle();
+    for _ in 0..5 {
+        world.advance(HEARTBEAT);
+        world.settle();
+    }
+    assert!(world.status(3).status().voting);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::checkpoint::CheckpointInfo;
+use crate::checkpoint::CheckpointWriter;
 
 use super::*;
 
@@ -19,10 +19,6 @@ fn failed_sync() -> LogError {
     LogError::Io { operation: "sync", file: "log".into(), source: io::Error::other("the disk is gone") }
 }
 
-fn info(header: &CheckpointHeader) -> CheckpointInfo {
-    CheckpointInfo { index: header.index, term: header.term, keys: 1, bytes: 1, hash: [0; 32] }
-}
-
 #[test]
 fn a_promise_is_stored_before_anything_is_sent() {
     let mut world = World::formed(3, 2);
@@ -30,7 +26,8 @@ fn a_promise_is_stored_before_anything_is_sent() {
     let mut promises = 0;
     world.meet(1, 2).unwrap();
     for (from, bytes) in std::mem::take(&mut world.machine(2).inbox) {
-        let acts = acts(&mut world, 2, Event::Message { from, message: parse(&bytes).unwrap() });
+        let acts =
+            acts(&mut world, 2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
         let promise = acts.iter().position(|act| matches!(act, Act::Promise));
         let send = acts.iter().position(|act| matches!(act, Act::Send(..)));
         promises += usize::from(promise.is_some());
@@ -44,7 +41,7 @@ fn a_promise_is_stored_before_anything_is_sent() {
 fn an_identity_is_stored_before_anybody_is_told() {
     let mut world = World::new(2, 2);
     let introduction = world.machine(2).node.introduction();
-    acts(&mut world, 1, Event::Connected(node_id(2)));
+    acts(&mut world, 1, Event::Connected(member(2)));
     let machine = world.machine(1);
     machine.node.meet(&introduction, &mut machine.outside).unwrap();
     let acts: Vec<Act> = machine.outside.acts.drain(..).collect();
@@ -59,7 +56,7 @@ fn a_node_that_cannot_store_its_promise_stops_and_says_nothing() {
     world.meet(1, 2).unwrap();
     world.machine(1).inbox.clear();
     let (from, bytes) = world.machine(2).inbox.pop_back().unwrap();
-    world.event(2, Event::Message { from, message: parse(&bytes).unwrap() });
+    world.event(2, Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() });
     assert!(matches!(world.machine(2).error, Some(NodeError::Directory(_))));
     assert!(world.machine(1).inbox.is_empty() && world.machine(2).commands.is_empty());
 }
@@ -105,7 +102,7 @@ fn a_failed_sync_stops_the_node_before_anything_more_is_answered() {
     for event in [
         Event::Log(LogEvent::Failed(failed_sync())),
         Event::Log(durable),
-        Event::Message { from, message: parse(&bytes).unwrap() },
+        Event::Message { from: member(from.get()), message: parse(&bytes).unwrap() },
     ] {
         machine.node.handle(now, event, &mut machine.outside);
     }
@@ -129,13 +126,20 @@ pub(super) fn write_some(world: &mut World, count: usize) {
     }
 }
 
-/// Takes the checkpoint that a node has begun: its records, and the news that it is on the disk.
+/// Takes the checkpoint that a node has begun: its records, the file, and the news that it is on the disk.
 pub(super) fn take_checkpoint(world: &mut World, id: u8, header: &CheckpointHeader) -> Vec<u8> {
     while world.machine(id).blocks.last().is_none_or(|(_, is_last)| !is_last) {
         world.event(id, Event::Checkpoint(CheckpointEvent::WantsBlock));
     }
     let blocks = std::mem::take(&mut world.machine(id).blocks);
-    world.event(id, Event::Checkpoint(CheckpointEvent::Written(info(header))));
+    let directory = world.machine(id).outside.directory.join("checkpoint");
+    let mut writer = CheckpointWriter::create(Arc::new(RealDisk), &directory, header).unwrap();
+    for (records, _) in blocks.iter().filter(|(records, _)| !records.is_empty()) {
+        writer.block(records).unwrap();
+    }
+    let info = writer.finish().unwrap();
+    checkpoint::remove_older(&RealDisk, &directory, checkpoint::KEPT).unwrap();
+    world.event(id, Event::Checkpoint(CheckpointEvent::Written(info)));
     blocks.into_iter().flat_map(|(records, _)| records).collect()
 }
 

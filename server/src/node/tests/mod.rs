@@ -6,6 +6,7 @@ mod bounds;
 mod clients;
 mod cluster;
 mod disks;
+mod transfers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ enum Act {
     Respond(Answer),
     Log(LogCommand),
     ReadLog { to: NodeId, from: Index, bytes_max: usize },
+    Transfer(TransferCommand),
     BeginCheckpoint(CheckpointHeader),
     Block(Vec<u8>, bool),
 }
@@ -87,6 +89,11 @@ impl Answer {
     }
 }
 
+/// Who a node of the world is.
+fn member(id: u8) -> Member {
+    Member { node: node_id(id), incarnation: Incarnation(id.into()) }
+}
+
 /// The world of one node: stores really, notes everything else.
 struct Recorder {
     acts: VecDeque<Act>,
@@ -113,10 +120,20 @@ impl Outside for Recorder {
         self.acts.push_back(Act::ReadLog { to, from, bytes_max });
     }
 
+    fn transfer(&mut self, command: TransferCommand) {
+        self.acts.push_back(Act::Transfer(command));
+    }
+
+    fn discard(&mut self, _: Store) {}
+
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         self.check_storing()?;
         self.acts.push_back(Act::Promise);
         self.vote.store(promise)
+    }
+
+    fn store_held(&mut self, _: Option<(Term, Index)>) -> Result<(), DirectoryError> {
+        panic!("no log is damaged here")
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -154,6 +171,8 @@ struct Machine {
     inbox: VecDeque<(NodeId, Vec<u8>)>,
     commands: VecDeque<LogCommand>,
     reads: VecDeque<(NodeId, Index, usize)>,
+    transfer_worker: TransferWorker,
+    transfers: VecDeque<TransferCommand>,
     checkpoints: Vec<CheckpointHeader>,
     blocks: Vec<(Vec<u8>, bool)>,
     /// Why it stopped.
@@ -218,6 +237,10 @@ impl World {
     }
 
     fn open(&self, id: u8) -> Machine {
+        self.open_as(id, Incarnation(id.into()))
+    }
+
+    fn open_as(&self, id: u8, fresh: Incarnation) -> Machine {
         let settings = DirectorySettings {
             cluster: "test".into(),
             node: node_id(id),
@@ -231,13 +254,14 @@ impl World {
             &disk,
             &path,
             &settings,
-            Incarnation(id.into()),
+            fresh,
             LogSettings { segment_bytes: SEGMENT_BYTES_MIN, ..LogSettings::default() },
             self.settings.checkpoint_interval_bytes,
             BootId::new(1),
         )
         .unwrap();
         let Opened { lock, vote, log, state } = opened;
+        let transfer_worker = TransferWorker::new(disk, path.join("checkpoint"));
         let settings = NodeSettings { advertise: format!("host:{id}"), ..self.settings.clone() };
         Machine {
             node: Node::new(settings, state, Arc::default()),
@@ -248,10 +272,18 @@ impl World {
             inbox: VecDeque::new(),
             commands: VecDeque::new(),
             reads: VecDeque::new(),
+            transfer_worker,
+            transfers: VecDeque::new(),
             checkpoints: Vec::new(),
             blocks: Vec::new(),
             error: None,
         }
+    }
+
+    /// Who a node is now.
+    fn identity(&mut self, id: u8) -> Member {
+        let introduction = self.machine(id).node.introduction();
+        Member { node: introduction.node, incarnation: introduction.incarnation }
     }
 
     fn ids(&self) -> impl Iterator<Item = u8> + use<> {
@@ -289,6 +321,7 @@ impl World {
             Act::Respond(answer) => machine.answers.push_back(answer),
             Act::Log(command) => machine.commands.push_back(command),
             Act::ReadLog { to, from, bytes_max } => machine.reads.push_back((to, from, bytes_max)),
+            Act::Transfer(command) => machine.transfers.push_back(command),
             Act::BeginCheckpoint(header) => machine.checkpoints.push(header),
             Act::Block(records, is_last) => machine.blocks.push((records, is_last)),
         }
@@ -299,7 +332,8 @@ impl World {
         let introduction = self.machine(other).node.introduction();
         let machine = self.machine(id);
         machine.node.meet(&introduction, &mut machine.outside)?;
-        self.event(id, Event::Connected(node_id(other)));
+        let member = self.identity(other);
+        self.event(id, Event::Connected(member));
         Ok(())
     }
 
@@ -331,8 +365,19 @@ impl World {
         self.finish(id);
     }
 
+    /// Kills a node and starts it with an empty directory. Nobody has a link to it.
+    fn replace(&mut self, id: u8) {
+        self.isolate(id);
+        drop(self.machines.remove(usize::from(id) - 1));
+        std::fs::remove_dir_all(self.directory.path().join(id.to_string())).unwrap();
+        let machine = self.open_as(id, Incarnation(100 + u64::from(id)));
+        self.machines.insert(usize::from(id) - 1, machine);
+        self.finish(id);
+    }
+
     fn deliver(&mut self, to: u8) {
         while let Some((from, bytes)) = self.machine(to).inbox.pop_front() {
+            let from = self.identity(from.get());
             self.event(to, Event::Message { from, message: parse(&bytes).unwrap() });
         }
     }
@@ -353,6 +398,10 @@ impl World {
                     log.truncate(after).unwrap();
                     LogEvent::Truncated { generation, after }
                 }
+                LogCommand::Restart { generation, after } => {
+                    log.restart(after).unwrap();
+                    LogEvent::Truncated { generation, after }
+                }
                 LogCommand::DropBefore(index) => {
                     log.drop_before(index).unwrap();
                     LogEvent::Dropped { first: log.reader().first() }
@@ -361,15 +410,26 @@ impl World {
             self.event(id, Event::Log(event));
         }
         while let Some((to, from, bytes_max)) = self.machine(id).reads.pop_front() {
-            let entries = self.machine(id).log.reader().read(from, bytes_max).ok();
-            self.event(id, Event::LogRead { to, entries });
+            let entries = self.machine(id).log.reader().read(from, bytes_max);
+            let read = entries.map_or(LogRead::Dropped, LogRead::Entries);
+            self.event(id, Event::LogRead { to, read });
+        }
+    }
+
+    /// Does what threads of a pool would.
+    fn work_transfers(&mut self, id: u8) {
+        while let Some(command) = self.machine(id).transfers.pop_front() {
+            if let Some(event) = self.machine(id).transfer_worker.carry_out(command) {
+                self.event(id, Event::Transfer(event));
+            }
         }
     }
 
     /// Delivers and logs until nothing is left to do. Time stands still.
     fn settle(&mut self) {
         let is_busy = |machine: &Machine| {
-            !machine.inbox.is_empty() || !machine.commands.is_empty() || !machine.reads.is_empty()
+            let is_idle = machine.inbox.is_empty() && machine.commands.is_empty();
+            !is_idle || !machine.reads.is_empty() || !machine.transfers.is_empty()
         };
         for _ in 0..1000 {
             if !self.machines.iter().any(is_busy) {
@@ -378,6 +438,7 @@ impl World {
             for id in self.ids() {
                 self.deliver(id);
                 self.work_log(id);
+                self.work_transfers(id);
             }
         }
         panic!("the cluster does not come to rest");
@@ -401,6 +462,16 @@ impl World {
         answers.pop_front().unwrap()
     }
 
+    /// Asks, and gives the answer, which has to come at once.
+    fn ask_without_rest(&mut self, node: u8, operation: Operation<'_>) -> Answer {
+        self.request(node, 1, 1, operation);
+        self.machine(node).answers.pop_back().expect("an answer at once")
+    }
+
+    fn status_without_rest(&mut self, node: u8) -> Answer {
+        self.ask_without_rest(node, Operation::Status { histograms: false })
+    }
+
     fn status(&mut self, node: u8) -> Answer {
         self.ask(node, Operation::Status { histograms: false })
     }
@@ -408,6 +479,11 @@ impl World {
     fn answers(&mut self, node: u8) -> Vec<Answer> {
         self.machine(node).answers.drain(..).collect()
     }
+}
+
+fn value(answer: &Answer) -> (Token, Option<(Index, String)>) {
+    let Outcome::Value { token, value } = answer.outcome() else { panic!("{:?}", answer.outcome()) };
+    (token, value.map(|found| (found.revision, String::from_utf8(found.value.to_vec()).unwrap())))
 }
 
 fn set<'a>(key: &'a str, value: &'a str) -> Operation<'a> {

@@ -7,12 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::entry::Entry;
 use quorate_protocol::response::Obstacle;
-use quorate_protocol::{Index, NodeId, Term};
+use quorate_protocol::{Index, Member as NodeIdentity, NodeId, Term};
 
 use super::super::{
-    Input, Message, Output, Promise, ProposeError, Recovered, Replica, Settings, Tail, Terms, Time,
+    Checkpoint, Input, LogRead, Message, Output, Promise, ProposeError, Recovered, Replica, Settings, Tail,
+    Terms, Time,
 };
-use super::{entry, node, set, settings};
+use super::{entry, founders, node, set, settings};
+
+/// Checkpoints are small here, and so are their pieces.
+const PIECE_BYTES: usize = 100;
 
 /// Rounds after which a cluster that is still busy never comes to rest.
 const ROUNDS_MAX: usize = 10_000;
@@ -21,6 +25,8 @@ pub(super) struct Cluster {
     pub(super) now: Time,
     members: Vec<Member>,
     links: BTreeMap<(u8, u8), Link>,
+    /// Checkpoints that some node went on behind: with the log that it had, and with a new one.
+    pub(super) restored: [usize; 2],
 }
 
 pub(super) struct Member {
@@ -31,6 +37,12 @@ pub(super) struct Member {
     pub(super) applied: Vec<Bytes>,
     /// Log reads that are not answered: for whom, from where.
     pub(super) reads: VecDeque<(NodeId, Index)>,
+    /// What is asked about checkpoints that are sent or received, and not answered.
+    pub(super) transfers: VecDeque<Output>,
+    /// The checkpoint that is open for each follower.
+    outgoing: BTreeMap<NodeId, Index>,
+    /// What a checkpoint that was installed in this turn holds.
+    loaded: Option<Vec<Bytes>>,
     pub(super) reports: Vec<String>,
     pub(super) stopped: Option<String>,
 }
@@ -39,10 +51,18 @@ pub(super) struct Member {
 #[derive(Default)]
 pub(super) struct Disk {
     promise: Promise,
+    /// As the log was before it was damaged.
+    pub(super) held: Option<(Term, Index)>,
     /// Durable, from entry 1 on.
     pub(super) entries: Vec<Bytes>,
     /// As the log was last told.
     commit: Index,
+    /// The newest checkpoint: what was applied up to here. The log begins behind it.
+    pub(super) checkpoint: Index,
+    /// A checkpoint that was installed: all entries up to its index.
+    installed: Vec<Bytes>,
+    /// What was received of a checkpoint: its index, and its bytes so far.
+    pub(super) part: (Index, Vec<u8>),
     /// Submitted, not durable.
     pub(super) submitted: VecDeque<Operation>,
     /// Durable, but the replica does not know yet: (generation, index).
@@ -85,18 +105,44 @@ impl Disk {
         self.commit
     }
 
-    fn recover(&self, applied: Index) -> Recovered {
+    /// Whether an entry is durable, in the log or in a checkpoint.
+    pub(super) fn holds(&self, entry: &Bytes) -> bool {
+        let at = Entry::parse(entry).unwrap().index as usize - 1;
+        self.entries.get(at).or(self.installed.get(at)) == Some(entry)
+    }
+
+    /// Goes on behind the checkpoint that was installed, with a log that does not lead to it.
+    fn restart_log(&mut self) {
+        self.entries = self.installed.clone();
+        self.commit = self.entries.len() as Index;
+        self.checkpoint = self.commit;
+    }
+
+    /// What recovery does if there was no time for that, or if the log had not got so far.
+    fn restart_log_if_it_differs(&mut self) {
+        let at = self.installed.len();
+        if at > 0 && self.entries.get(at - 1) != self.installed.last() {
+            self.restart_log();
+        }
+        self.commit = self.commit.max(at as Index);
+    }
+
+    fn recover(&self, applied: Index, m: u8) -> Recovered {
         let mut terms = Terms::default();
+        let mut members = founders(m);
         for bytes in &self.entries {
             let entry = Entry::parse(bytes).unwrap();
             terms.push(entry.index, entry.term);
+            if let Some(member) = entry.admission() {
+                members.push(entry.index, member);
+            }
         }
         let mut tail = Tail::default();
         let last = self.entries.len() as Index;
         if last > applied {
             tail.push(applied + 1, last, self.entries[applied as usize..].concat().into());
         }
-        Recovered { promise: self.promise, terms, applied, tail }
+        Recovered { promise: self.promise, terms, members, held: self.held, applied, tail }
     }
 }
 
@@ -108,14 +154,44 @@ fn split(entries: &Bytes) -> impl Iterator<Item = Bytes> {
 impl Member {
     fn start(settings: Settings, disk: Disk, applied: Index) -> Self {
         Self {
-            replica: Replica::new(settings.clone(), disk.recover(applied)),
+            replica: Replica::new(settings.clone(), disk.recover(applied, settings.quorums.replicas())),
             settings,
             applied: disk.entries[..applied as usize].to_vec(),
             disk,
             reads: VecDeque::new(),
+            transfers: VecDeque::new(),
+            outgoing: BTreeMap::new(),
+            loaded: None,
             reports: Vec::new(),
             stopped: None,
         }
+    }
+
+    /// The checkpoint at an index, as a file.
+    fn file(&self, index: Index) -> Vec<u8> {
+        self.applied[..index as usize].concat()
+    }
+
+    /// Checks what was received, and loads it.
+    fn install(&mut self, index: Index) -> Input<'static> {
+        let (of, bytes) = std::mem::take(&mut self.disk.part);
+        assert_eq!(of, index);
+        let bytes = Bytes::from(bytes);
+        let entries: Result<Vec<_>, _> = quorate_protocol::entry::iterate(&bytes).collect();
+        let mut terms = Terms::default();
+        let mut members = founders(self.settings.quorums.replicas());
+        match entries {
+            Ok(entries) if entries.len() as Index == index => {
+                entries.iter().for_each(|entry| terms.push(entry.index, entry.term));
+                let admissions = entries.iter().filter_map(|entry| Some((entry.index, entry.admission()?)));
+                admissions.for_each(|(index, member)| members.push(index, member));
+            }
+            _ => return Input::PartDamaged(index),
+        }
+        let entries: Vec<_> = split(&bytes).collect();
+        self.disk.installed = entries.clone();
+        self.loaded = Some(entries);
+        Input::PartInstalled { terms, members }
     }
 
     /// (term, index) of everything durable.
@@ -143,6 +219,7 @@ impl Cluster {
             now: Duration::ZERO,
             members: members.collect(),
             links: pairs.map(|pair| (pair, Link::default())).collect(),
+            restored: [0; 2],
         };
         ids().for_each(|id| cluster.turn(id, |_, _| {}));
         cluster.connect_all();
@@ -171,6 +248,12 @@ impl Cluster {
             cluster.restart(id, 0, 0);
         }
         cluster
+    }
+
+    /// Who a node is now.
+    pub(super) fn identity(&self, id: u8) -> NodeIdentity {
+        let Settings { node, incarnation, .. } = self.members[usize::from(id) - 1].settings;
+        NodeIdentity { node, incarnation }
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = u8> + use<> {
@@ -224,6 +307,7 @@ impl Cluster {
                     assert!(!has_sent && promise.may_follow(&member.disk.promise), "R5, R6");
                     member.disk.promise = promise;
                 }
+                Output::Held(held) => member.disk.held = held,
                 Output::Append { generation, first, commit, entries, .. } => {
                     let append = Operation::Append { generation, first, commit, entries };
                     member.disk.submitted.push_back(append);
@@ -239,6 +323,20 @@ impl Cluster {
                     }
                 }
                 Output::ReadLog { to, from, .. } => member.reads.push_back((to, from)),
+                Output::OpenCheckpoint { .. }
+                | Output::ReadCheckpoint { .. }
+                | Output::OpenPart { .. }
+                | Output::StorePart { .. }
+                | Output::InstallPart { .. } => member.transfers.push_back(output),
+                Output::Restore { index, generation } => {
+                    member.applied = member.loaded.take().expect("what is restored was just loaded");
+                    assert_eq!(member.applied.len() as Index, index);
+                    if generation.is_some() {
+                        member.disk.submitted.clear();
+                        member.disk.restart_log();
+                    }
+                    self.restored[usize::from(generation.is_some())] += 1;
+                }
                 Output::Apply(entries) => {
                     for bytes in split(&entries) {
                         let index = Entry::parse(&bytes).unwrap().index;
@@ -278,9 +376,8 @@ impl Cluster {
     /// Hands over a message, without taking it off a link.
     pub(super) fn receive(&mut self, from: u8, to: u8, message: &Message) {
         let message = message.to_wire();
-        self.turn(to, |replica, now| {
-            replica.step(now, Input::Message { from: node(from), message: &message });
-        });
+        let from = self.identity(from);
+        self.turn(to, |replica, now| replica.step(now, Input::Message { from, message: &message }));
     }
 
     /// Delivers what waits on a link, each message in a turn of its own.
@@ -322,10 +419,73 @@ impl Cluster {
     pub(super) fn answer_read(&mut self, id: u8, count: usize) {
         let member = self.member(id);
         let Some((to, from)) = member.reads.pop_front() else { return };
-        let durable = member.disk.entries.get(from as usize - 1..).expect("what is read is durable");
-        let entries = durable[..count.min(durable.len())].concat();
-        assert!(!entries.is_empty(), "what is read is durable");
-        self.turn(id, |replica, now| replica.step(now, Input::LogRead { to, entries: Some(entries.into()) }));
+        let read = if from <= member.disk.checkpoint {
+            LogRead::Dropped
+        } else {
+            let durable = member.disk.entries.get(from as usize - 1..).expect("what is read is durable");
+            assert!(!durable.is_empty(), "what is read is durable");
+            LogRead::Entries(durable[..count.min(durable.len())].concat().into())
+        };
+        self.turn(id, |replica, now| replica.step(now, Input::LogRead { to, read }));
+    }
+
+    /// Takes a checkpoint of what is applied, if that is in the log, and drops the log up to it.
+    pub(super) fn take_checkpoint(&mut self, id: u8) {
+        let member = self.member(id);
+        if !member.disk.entries.starts_with(&member.applied) {
+            return;
+        }
+        let checkpoint = member.applied.len() as Index;
+        member.disk.checkpoint = checkpoint;
+        let superseded: Vec<_> = self
+            .replica(id)
+            .followers()
+            .filter_map(|(node, progress)| {
+                let sent = progress.transfer?.checkpoint?;
+                (sent.index < checkpoint).then_some(node)
+            })
+            .collect();
+        for node in superseded {
+            self.turn(id, |replica, now| replica.step(now, Input::CheckpointSuperseded(node)));
+        }
+    }
+
+    /// Does the first thing that was asked about checkpoints, and tells.
+    pub(super) fn work_transfer(&mut self, id: u8) -> bool {
+        let Some(asked) = self.member(id).transfers.pop_front() else { return false };
+        let member = self.member(id);
+        let input = match asked {
+            Output::OpenCheckpoint { to, .. } => {
+                let index = member.disk.checkpoint;
+                member.outgoing.insert(to, index);
+                let bytes = member.file(index).len() as u64;
+                Input::CheckpointOpened { to, checkpoint: Some(Checkpoint { index, bytes }) }
+            }
+            Output::ReadCheckpoint { to, index, offset, bytes_max } => {
+                let is_open = member.outgoing.get(&to) == Some(&index);
+                let bytes = is_open.then(|| {
+                    let file = member.file(index).split_off(offset as usize);
+                    Bytes::copy_from_slice(&file[..file.len().min(bytes_max).min(PIECE_BYTES)])
+                });
+                Input::CheckpointRead { to, index, offset, bytes }
+            }
+            Output::OpenPart { index, .. } => {
+                if member.disk.part.0 != index {
+                    member.disk.part = (index, Vec::new());
+                }
+                Input::PartStored { index, bytes: member.disk.part.1.len() as u64 }
+            }
+            Output::StorePart { index, offset, bytes } => {
+                assert_eq!((member.disk.part.0, member.disk.part.1.len() as u64), (index, offset));
+                member.disk.part.1.extend_from_slice(&bytes);
+                Input::PartStored { index, bytes: offset + bytes.len() as u64 }
+            }
+            Output::InstallPart { index } => member.install(index),
+            other => panic!("not about checkpoints: {other:?}"),
+        };
+        self.turn(id, |replica, now| replica.step(now, input));
+        self.member(id).loaded = None;
+        true
     }
 
     /// Delivers, syncs and reads until nothing is left to do. Time stands still.
@@ -336,6 +496,7 @@ impl Cluster {
                     !member.disk.submitted.is_empty()
                         || !member.disk.completed.is_empty()
                         || !member.reads.is_empty()
+                        || !member.transfers.is_empty()
                 });
             if !is_busy {
                 return;
@@ -346,6 +507,7 @@ impl Cluster {
             for id in self.ids() {
                 self.sync(id);
                 self.answer_read(id, usize::MAX);
+                self.work_transfer(id);
             }
         }
         panic!("the cluster does not come to rest");
@@ -364,7 +526,8 @@ impl Cluster {
 
     pub(super) fn connect(&mut self, from: u8, to: u8) {
         self.link(from, to).is_up = true;
-        self.turn(from, |replica, now| replica.step(now, Input::Connected(node(to))));
+        let to = self.identity(to);
+        self.turn(from, |replica, now| replica.step(now, Input::Connected(to)));
     }
 
     /// Messages that were sent may still arrive.
@@ -407,8 +570,35 @@ impl Cluster {
         disk.sync(kept);
         disk.submitted.clear();
         disk.completed.clear();
+        disk.restart_log_if_it_differs();
+        let applied = applied.max(disk.checkpoint).max(disk.installed.len() as Index);
         *member = Member::start(member.settings.clone(), disk, applied);
         self.turn(id, |_, _| {});
+    }
+
+    /// Kills a node, whose log is then found damaged behind its first `left` entries. What it had given to its disk is
+    /// gone, and what is on its links.
+    pub(super) fn damage(&mut self, id: u8, left: usize) {
+        self.isolate(id);
+        let disk = &mut self.member(id).disk;
+        // What is in a checkpoint is not in the log.
+        let left = left.max(disk.checkpoint as usize).max(disk.installed.len()).min(disk.entries.len());
+        let last = disk.entries.last().map(|bytes| Entry::parse(bytes).unwrap());
+        let held = last.map(|entry| (entry.term, entry.index)).max(disk.held);
+        disk.held = held;
+        disk.entries.truncate(left);
+        disk.commit = disk.commit.min(left as Index);
+        let applied = disk.commit;
+        self.restart(id, 0, applied);
+    }
+
+    /// Kills a node and starts it with an empty disk: it is another incarnation.
+    pub(super) fn wipe(&mut self, id: u8) {
+        self.isolate(id);
+        let member = self.member(id);
+        member.disk = Disk::default();
+        member.settings.incarnation.0 += 100;
+        self.restart(id, 0, 0);
     }
 
     /// Kills a node and starts it: what was not durable is gone, and so is what was on its links.

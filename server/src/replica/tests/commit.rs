@@ -78,7 +78,7 @@ fn an_entry_of_an_older_term_commits_only_through_one_of_the_own() {
 
 #[test]
 fn a_leader_that_restarts_takes_a_new_term_and_votes_for_itself_in_it() {
-    let mut leader = Replica::new(settings(1, 3, 2), super::super::Recovered::default());
+    let mut leader = Replica::new(settings(1, 3, 2), fresh(3));
     let outputs = finish(&mut leader, Time::ZERO);
     let promise = Promise { term: 1, voted_for: Some(node(1)) };
     assert_eq!(outputs[0], Output::Promise(promise));
@@ -259,7 +259,7 @@ fn a_messages_sender_that_is_no_member_counts_for_nothing() {
     cluster.sync(1);
     let message = ack(1, index);
     cluster.turn(1, |replica, now| {
-        replica.step(now, Input::Message { from: node(9), message: &message.to_wire() });
+        replica.step(now, Input::Message { from: member(9), message: &message.to_wire() });
     });
     assert_eq!(cluster.replica(1).commit(), index - 1);
 }

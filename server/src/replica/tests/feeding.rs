@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_protocol::peer::{PeerMessage, Reject, RejectReason};
 
-use super::super::{Flow, Message, ProposeError, Recovered};
+use super::super::{Flow, LogRead, Message, ProposeError};
 use super::cluster::Cluster;
 use super::*;
 
@@ -11,7 +11,7 @@ use super::*;
 fn bytes_under_way(cluster: &mut Cluster, to: u8) -> usize {
     let sizes = cluster.link(1, to).queue.iter().map(|message| match message {
         Message::Append { entries, .. } => entries.len(),
-        Message::Small(_) => 0,
+        Message::Chunk { .. } | Message::Small(_) => 0,
     });
     sizes.sum()
 }
@@ -127,7 +127,7 @@ fn a_log_read_that_fails_is_tried_again_after_some_rounds_and_not_before() {
     for _ in 0..3 {
         assert_eq!(cluster.member(1).reads.pop_front(), Some((node(3), 2)));
         cluster.turn(1, |replica, now| {
-            replica.step(now, Input::LogRead { to: node(3), entries: None });
+            replica.step(now, Input::LogRead { to: node(3), read: LogRead::Unreadable });
         });
         let mut rounds = 0;
         while cluster.member(1).reads.is_empty() {
@@ -150,7 +150,7 @@ fn a_follower_that_cannot_be_fed_never_counts_as_reachable() {
     cluster.isolate(2);
     for _ in 0..40 {
         cluster.turn(1, |replica, now| {
-            replica.step(now, Input::LogRead { to: node(3), entries: None });
+            replica.step(now, Input::LogRead { to: node(3), read: LogRead::Unreadable });
         });
         cluster.advance(Duration::from_millis(50));
         cluster.deliver(1, 3);
@@ -165,8 +165,8 @@ fn the_answer_to_an_earlier_log_read_is_not_taken_for_a_later_one() {
     assert_eq!(cluster.member(1).reads.pop_front(), Some((node(3), 2)));
     let stale: Bytes = cluster.member(1).disk.entries[1..3].concat().into();
     let answer = |cluster: &mut Cluster| {
-        let entries = Some(stale.clone());
-        cluster.turn(1, |replica, now| replica.step(now, Input::LogRead { to: node(3), entries }));
+        let read = LogRead::Entries(stale.clone());
+        cluster.turn(1, |replica, now| replica.step(now, Input::LogRead { to: node(3), read }));
     };
     answer(&mut cluster); // Taken: entries 2 and 3 go out, and 4 is read.
     assert_eq!(cluster.member(1).reads, [(node(3), 4)]);
@@ -294,7 +294,7 @@ fn a_refusal_of_this_leader_is_reported() {
 
 #[test]
 fn nothing_is_sent_to_a_follower_without_a_link() {
-    let mut leader = Replica::new(settings(1, 3, 1), Recovered::default());
+    let mut leader = Replica::new(settings(1, 3, 1), fresh(3));
     let outputs = finish(&mut leader, Time::ZERO);
     let outputs = outputs.into_iter().chain(turn(&mut leader, HEARTBEAT, Input::Tick));
     assert!(!outputs.into_iter().any(|output| matches!(output, Output::Send { .. })));

@@ -23,7 +23,10 @@ fn follower(log: &[Term], applied: Index) -> Replica {
         tail.push(applied + 1, last, bytes.into());
     }
     let promise = Promise { term: log.last().copied().unwrap_or(0), voted_for: None };
-    Replica::new(settings(2, 3, 2), Recovered { promise, terms, applied, tail })
+    Replica::new(
+        settings(2, 3, 2),
+        Recovered { promise, terms, members: founders(3), held: None, applied, tail },
+    )
 }
 
 /// Entries after (index, term), in `term`; asks for an answer.
@@ -33,7 +36,7 @@ fn append<'a>(term: Term, previous: (Index, Term), commit: Index, entries: &'a [
 
 fn receive(replica: &mut Replica, from: u8, append: &Append<'_>) -> Vec<Output> {
     let message = PeerMessage::Append(append.clone());
-    turn(replica, NOW, Input::Message { from: node(from), message: &message })
+    turn(replica, NOW, Input::Message { from: member(from), message: &message })
 }
 
 fn synced(replica: &mut Replica, generation: u64, index: Index) -> Vec<Output> {
@@ -123,7 +126,7 @@ fn entries_replaced_within_one_turn_go_to_the_log_in_order() {
     let mut replica = follower(&[1], 1);
     for append in [append(1, (1, 1), 1, &entries(1, 2..=3)), append(2, (2, 1), 1, &entries(2, 3..=4))] {
         let message = PeerMessage::Append(append);
-        replica.step(NOW, Input::Message { from: node(1), message: &message });
+        replica.step(NOW, Input::Message { from: member(1), message: &message });
     }
     let outputs = finish(&mut replica, NOW);
     let log: Vec<_> = outputs
@@ -184,7 +187,7 @@ fn an_append_of_a_node_that_does_not_lead_is_refused_reported_and_changes_nothin
 
 #[test]
 fn a_leader_takes_no_entries() {
-    let mut leader = Replica::new(settings(1, 3, 2), Recovered::default());
+    let mut leader = Replica::new(settings(1, 3, 2), fresh(3));
     finish(&mut leader, NOW);
     for from in [1, 2] {
         let outputs = receive(&mut leader, from, &append(7, (0, 0), 1, &entries(7, [1])));
@@ -305,11 +308,11 @@ fn a_vote_is_given_to_nobody() {
         let before = state(&replica);
         let request = RequestVote { term: 9, pre_vote, hand_over: false, last_index: 99, last_term: 9 };
         let message = PeerMessage::RequestVote(request);
-        let outputs = turn(&mut replica, NOW, Input::Message { from: node(3), message: &message });
+        let outputs = turn(&mut replica, NOW, Input::Message { from: member(3), message: &message });
         assert_eq!(sent(&outputs), [PeerMessage::Vote(Vote { term: 1, pre_vote, granted: false })]);
         assert_eq!((state(&replica), outputs.len()), (before, 1));
         let message = PeerMessage::Vote(Vote { term: 9, pre_vote, granted: true });
-        assert_eq!(turn(&mut replica, NOW, Input::Message { from: node(3), message: &message }), []);
+        assert_eq!(turn(&mut replica, NOW, Input::Message { from: member(3), message: &message }), []);
     }
 }
 
@@ -339,7 +342,7 @@ fn an_ack_says_how_long_ago_the_last_entry_was_applied() {
     let mut replica = follower(&[1], 1);
     let heartbeat = |replica: &mut Replica, now, commit, round| {
         let append = Append { round, ..append(1, (3, 1), commit, &[]) };
-        turn(replica, now, Input::Message { from: node(1), message: &PeerMessage::Append(append) })
+        turn(replica, now, Input::Message { from: member(1), message: &PeerMessage::Append(append) })
     };
     receive(&mut replica, 1, &append(1, (1, 1), 1, &entries(1, 2..=3)));
     synced(&mut replica, 0, 3);

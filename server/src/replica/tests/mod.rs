@@ -1,5 +1,5 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`], [`obstacles`], [`office`]), and a search for what no statement thought of ([`random`]).
+//! [`follower`], [`obstacles`], [`office`], [`transfer`]), and a search for what no statement thought of ([`random`]).
 
 mod cluster;
 mod commit;
@@ -8,14 +8,15 @@ mod follower;
 mod obstacles;
 mod office;
 mod random;
+mod transfer;
 
 use std::time::Duration;
 
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::request::{Mutation, Write};
-use quorate_protocol::{Index, Leadership, NodeId, Quorums, Term};
+use quorate_protocol::{Incarnation, Index, Leadership, Member, NodeId, Quorums, Term};
 
-use super::{Input, Output, Replica, Settings, Time};
+use super::{Input, Membership, Output, Recovered, Replica, Settings, Time};
 
 const HEARTBEAT: Duration = Duration::from_millis(50);
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -24,10 +25,30 @@ fn node(id: u8) -> NodeId {
     NodeId::try_from(id).unwrap()
 }
 
+/// Of a node whose disk was never replaced.
+fn incarnation(id: u8) -> Incarnation {
+    Incarnation(id.into())
+}
+
+fn member(id: u8) -> Member {
+    Member { node: node(id), incarnation: incarnation(id) }
+}
+
+/// Those that the cluster was formed with.
+fn founders(m: u8) -> Membership {
+    Membership::new((1..=m).map(member))
+}
+
+/// An empty directory of a founder.
+fn fresh(m: u8) -> Recovered {
+    Recovered { members: founders(m), ..Recovered::default() }
+}
+
 /// Node 1 leads.
 fn settings(id: u8, m: u8, n: u8) -> Settings {
     Settings {
         node: node(id),
+        incarnation: incarnation(id),
         nodes: (1..=m).map(node).collect(),
         quorums: Quorums::new(m, n).unwrap(),
         leadership: Leadership::Configured(node(1)),
@@ -38,6 +59,7 @@ fn settings(id: u8, m: u8, n: u8) -> Settings {
         uncommitted_bytes_max: 1 << 20,
         window_bytes_max: 1 << 20,
         tail_bytes_max: 1 << 20,
+        transfer_bytes_per_second: 0,
     }
 }
 

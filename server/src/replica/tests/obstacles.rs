@@ -158,7 +158,7 @@ fn entries_refused_just_before_the_obstacle_went_are_sent_again() {
     let message = cluster.link(1, 3).queue.pop_front().unwrap();
     let message = message.to_wire();
     cluster.turn(3, |replica, now| {
-        replica.step(now, Input::Message { from: node(1), message: &message });
+        replica.step(now, Input::Message { from: member(1), message: &message });
         replica.set_obstacle(None);
     });
     cluster.settle();

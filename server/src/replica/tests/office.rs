@@ -3,8 +3,8 @@
 use quorate_protocol::peer::{Ack, PeerMessage, Vote};
 use quorate_protocol::{Index, Leadership, NodeId};
 
-use super::super::{HandOverError, Input, Message, Output, ProposeError, Recovered, Replica, Settings, Time};
-use super::{ELECTION_TIMEOUT, node, set, settings, turn};
+use super::super::{HandOverError, Input, Message, Output, ProposeError, Replica, Settings, Time};
+use super::{ELECTION_TIMEOUT, fresh, member, node, set, settings, turn};
 
 /// Node 1 of three with its office, and all that it has sent last.
 struct Leader {
@@ -17,11 +17,11 @@ impl Leader {
     /// Elected just now, by node 2.
     fn elected(n: u8) -> Self {
         let settings = Settings { leadership: Leadership::Elected, ..settings(1, 3, n) };
-        let replica = Replica::new(settings, Recovered::default());
+        let replica = Replica::new(settings, fresh(3));
         let mut leader = Self { replica, now: Time::ZERO, sent: Vec::new() };
         leader.turn(Input::Tick);
-        leader.turn(Input::Connected(node(2)));
-        leader.turn(Input::Connected(node(3)));
+        leader.turn(Input::Connected(member(2)));
+        leader.turn(Input::Connected(member(3)));
         leader.now += 2 * ELECTION_TIMEOUT;
         leader.turn(Input::Tick);
         leader.message(2, PeerMessage::Vote(Vote { term: 0, pre_vote: true, granted: true }));
@@ -35,7 +35,7 @@ impl Leader {
     }
 
     fn message(&mut self, from: u8, message: PeerMessage<'static>) {
-        self.turn(Input::Message { from: node(from), message: &message });
+        self.turn(Input::Message { from: member(from), message: &message });
     }
 
     /// A follower that answers every round holds everything up to an index.
@@ -91,7 +91,7 @@ fn a_target_is_judged_by_the_leader_alone() {
     assert_eq!(leader.replica.hand_over(now, Some(node(9))), Err(HandOverError::Unknown(node(9))));
     assert_eq!(leader.replica.hand_over(now, Some(node(2))), Err(HandOverError::Unreachable));
     let follower = Settings { leadership: Leadership::Elected, ..settings(2, 3, 2) };
-    let mut follower = Replica::new(follower, Recovered::default());
+    let mut follower = Replica::new(follower, fresh(3));
     for target in [2, 9] {
         let refused = follower.hand_over(Time::ZERO, Some(node(target)));
         assert_eq!(refused, Err(HandOverError::NotLeader), "the leader says what is wrong with it");
