@@ -16,11 +16,13 @@ use quorate_protocol::response::{DiskStatus, FollowerStatus};
 use crate::report::{Distribution, Follower, LagSample, LogUsage, Stages};
 use crate::visible::Visible;
 
-/// The lag of every follower between two states of the leader, asked for with histograms.
-pub fn between(begin: &NodeStatus, end: &NodeStatus) -> anyhow::Result<Vec<Follower>> {
-    let (begin, end) = (begin.view(), end.view());
+/// The lag of every follower between two states of the leader in one term, asked for with histograms; without the
+/// first since it leads.
+pub fn between(begin: Option<&NodeStatus>, end: &NodeStatus) -> anyhow::Result<Vec<Follower>> {
+    let (begin, end) = (begin.map(NodeStatus::view), end.view());
     let lag = |after: &FollowerStatus<'_>| {
-        let before = begin.followers.iter().find(|follower| follower.node == after.node);
+        let before =
+            begin.iter().flat_map(|begin| &begin.followers).find(|follower| follower.node == after.node);
         follower(before, after)
             .with_context(|| format!("the lag of node {} as the leader tells it", after.node))
     };

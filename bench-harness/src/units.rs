@@ -139,6 +139,25 @@ pub mod duration_text {
     }
 }
 
+/// The same for a duration that may be missing.
+pub mod optional_duration {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        duration.map(super::format_duration).serialize(serializer)
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| super::parse_duration(&text)).transpose().map_err(D::Error::custom)
+    }
+}
+
 /// Anything in a plan or report that is written as text, as its `Display` and `FromStr` have it.
 pub mod text {
     use std::fmt::Display;

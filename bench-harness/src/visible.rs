@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
+use quorate_client::Client;
 use quorate_client::load::KeyPrefix;
-use quorate_client::{Client, Consistency};
 use smol::Timer;
 
 use crate::members::Members;
@@ -62,13 +62,13 @@ pub fn probe_key(prefix: &KeyPrefix, follower: u8) -> Vec<u8> {
 }
 
 impl Probes {
-    /// Begins to probe every follower, so often in a second each.
-    pub fn start(members: Members, prefix: KeyPrefix, per_second: u32) -> anyhow::Result<Self> {
+    /// Begins to probe every node but the one that leads now, so often in a second each.
+    pub fn start(members: Members, leader: u8, prefix: KeyPrefix, per_second: u32) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::Builder::new()
             .name("probes".to_owned())
-            .spawn(move || probe_all(&members, &prefix, per_second, &stopped))
+            .spawn(move || probe_all(&members, leader, &prefix, per_second, &stopped))
             .context("the thread of the probes cannot be started")?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -89,17 +89,17 @@ impl Drop for Probes {
 
 fn probe_all(
     members: &Members,
+    leader: u8,
     prefix: &KeyPrefix,
     per_second: u32,
     stop: &AtomicBool,
 ) -> anyhow::Result<BTreeMap<u8, Visible>> {
-    let leader = members.client(members.leader())?.with_deadline(CALL_TIME_MAX);
+    let writer = members.client_of_all()?.with_deadline(CALL_TIME_MAX);
     let interval = Duration::from_secs(1) / per_second.max(1);
-    let probes = members.followers().map(|follower| {
-        let reader = members.client(follower)?;
-        let reader = reader.with_deadline(CALL_TIME_MAX).with_consistency(Consistency::Local);
+    let probes = members.others(leader).map(|follower| {
+        let reader = members.client(follower)?.with_deadline(CALL_TIME_MAX);
         let key = probe_key(prefix, follower);
-        Ok((follower, Probe { leader: leader.clone(), reader, key }))
+        Ok((follower, Probe { writer: writer.clone(), reader, key }))
     });
     let probes = probes.collect::<anyhow::Result<Vec<_>>>()?;
     let executor = smol::LocalExecutor::new();
@@ -108,7 +108,7 @@ fn probe_all(
         .enumerate()
         .map(|(position, (follower, probe))| {
             // Not all at the same moment.
-            let offset = interval * position as u32 / members.followers().count() as u32;
+            let offset = interval * position as u32 / members.ids().count() as u32;
             executor.spawn(async move { (follower, probe.repeat(offset, interval, stop).await) })
         })
         .collect();
@@ -125,7 +125,7 @@ fn probe_all(
 
 /// One follower's probe.
 struct Probe {
-    leader: Client,
+    writer: Client,
     reader: Client,
     key: Vec<u8>,
 }
@@ -147,7 +147,7 @@ impl Probe {
                 return visible;
             }
             // A write that fails is the load's business, which counts its own.
-            if let Ok(written) = self.leader.set(&self.key, b"").await {
+            if let Ok(written) = self.writer.set(&self.key, b"").await {
                 match self.wait_visible(written.revision(), stop).await {
                     Some(time) => visible.times_ns.saturating_record(time.as_nanos() as u64),
                     None if stop.load(Ordering::Relaxed) => {}

@@ -7,7 +7,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use bench_harness::environment::Environment;
-use bench_harness::plan::{Arrivals, Case, Distribution as Keys, Load, Plan, ReadFrom, System, ValueBytes};
+use bench_harness::plan::{
+    Arrivals, Case, Distribution as Keys, LeaderSettings, Load, Plan, ReadFrom, System, ValueBytes,
+};
 use bench_harness::report::{Calls, Distribution, Generator, Output as Saved, Report, Run};
 use bench_harness::verify::Verified;
 use hdrhistogram::Histogram;
@@ -24,6 +26,7 @@ fn case(quorum: u8) -> Case {
         replicas: 3,
         quorum,
         durability: Durability::Fsync,
+        leadership: LeaderSettings::default(),
         load: Load {
             clients: 64,
             in_flight: 1,
@@ -85,7 +88,7 @@ fn run(case: &Case, repeat: u32, per_second: f64) -> Run {
         floor: None,
         peer: None,
         verified: Some(Verified { keys: 1_000, ..Verified::default() }),
-        failover: None,
+        leaders: Vec::new(),
         receipts: None,
     }
 }

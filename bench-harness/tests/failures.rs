@@ -15,7 +15,7 @@ use bench_harness::cluster::{Cluster, Links, Program, Settings};
 use bench_harness::lag;
 use bench_harness::verify::verify;
 use quorate_client::load::{self, Control, QuorateTarget, Reads, Report, Workload};
-use quorate_client::{Client, Durability, Error, ErrorKind, NodeStatus, Refusal};
+use quorate_client::{Client, Consistency, Durability, Error, ErrorKind, NodeStatus, Refusal};
 use quorate_protocol::Quorums;
 use tempfile::TempDir;
 
@@ -118,7 +118,7 @@ fn assert_nothing_is_lost(cluster: &mut Cluster, report: &Report) {
 }
 
 fn client(cluster: &Cluster) -> Client {
-    cluster.client(LEADER).unwrap().with_deadline(CALL)
+    cluster.client(LEADER).unwrap().with_deadline(CALL).with_consistency(Consistency::Linearizable)
 }
 
 fn status(cluster: &Cluster, node: u8) -> Option<NodeStatus> {
@@ -177,7 +177,7 @@ fn a_follower_that_is_down_has_no_lag_but_the_entries_that_it_lacks() {
     for _ in 0..10 {
         smol::block_on(leader.set("key", "value")).unwrap();
     }
-    let lags = lag::between(&before, &state()).unwrap();
+    let lags = lag::between(Some(&before), &state()).unwrap();
     let [running, down] = lags.as_slice() else { panic!("{lags:?}") };
     assert!(running.node == 2 && running.lag_us.is_some(), "{lags:?}");
     assert!(down.node == 3 && down.lag_us.is_none() && down.entries_behind_max >= 10, "{lags:?}");

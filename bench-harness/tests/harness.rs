@@ -76,7 +76,9 @@ fn a_short_run_measures_two_followers_and_loses_nothing() {
     assert_eq!((run.writes.refused, run.writes.unknown), (0, 0));
     let latency = &run.writes.latency_us;
     assert!(latency.p50 > 0.0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{run:?}");
-    assert_eq!(run.followers.iter().map(|follower| follower.node).collect::<Vec<_>>(), [2, 3]);
+    let leader = run.nodes.iter().find(|node| node.leader).expect("one was elected").node;
+    let others: Vec<_> = (1..=3).filter(|node| *node != leader).collect();
+    assert_eq!(run.followers.iter().map(|follower| follower.node).collect::<Vec<_>>(), others);
     assert!(
         run.followers.iter().all(|follower| follower.lag_us.as_ref().is_some_and(|lag| lag.max > 0.0)),
         "{run:?}"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bench_harness::cluster::{Cluster, Links, Program, Settings};
 use bench_harness::lag;
 use bench_harness::proxy::LinkSettings;
-use quorate_client::{Client, Durability, Error, ErrorKind, NodeStatus, Receipt, Refusal};
+use quorate_client::{Client, Consistency, Durability, Error, ErrorKind, NodeStatus, Receipt, Refusal};
 use quorate_protocol::Quorums;
 use tempfile::TempDir;
 
@@ -59,7 +59,7 @@ fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 fn client(cluster: &Cluster) -> Client {
-    cluster.client(LEADER).unwrap().with_deadline(PATIENCE)
+    cluster.client(LEADER).unwrap().with_deadline(PATIENCE).with_consistency(Consistency::Linearizable)
 }
 
 fn write(client: &Client) -> Receipt {
@@ -119,7 +119,7 @@ fn a_follower_on_a_slow_link_is_not_waited_for_when_two_of_three_are_enough() {
     }
     wait_for_durable(&cluster, SLOW);
     let lags = wait_for("an acknowledgement of the slow one", || {
-        let lags = lag::between(&begin, &status(&cluster, LEADER)?).unwrap();
+        let lags = lag::between(Some(&begin), &status(&cluster, LEADER)?).unwrap();
         lags.iter().all(|lag| lag.lag_us.is_some()).then_some(lags)
     });
     let slow = lags.iter().find(|lag| lag.node == SLOW).unwrap();

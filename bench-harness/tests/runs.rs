@@ -50,7 +50,8 @@ fn reads_are_measured_beside_writes_and_come_from_followers_when_asked() {
 
 #[test]
 fn a_delayed_link_to_one_follower_costs_nothing_until_its_acknowledgement_is_needed() {
-    let arguments = "--quorum 2,3 --link 3=10ms --clients 4 --duration 1s --warmup 200ms --keys 1000";
+    let arguments =
+        "--leader 1 --quorum 2,3 --link 3=10ms --clients 4 --duration 1s --warmup 200ms --keys 1000";
     let report = report_of(arguments);
     let [two, three] = report.runs.as_slice() else { panic!("two runs were asked for") };
     // There and back.
@@ -82,7 +83,8 @@ fn the_stages_of_the_lag_add_up_and_an_idle_cluster_has_none() {
 
 #[test]
 fn a_follower_that_stood_still_has_a_backlog_and_drains_it() {
-    let run = run_of("--scenario catch-up --backlog 200KiB --clients 8 --duration 4s --warmup 200ms");
+    let run =
+        run_of("--leader 1 --scenario catch-up --backlog 200KiB --clients 8 --duration 4s --warmup 200ms");
     let events: Vec<_> = run.events.iter().map(|event| event.what.as_str()).collect();
     assert_eq!(events, ["pause 3", "resume 3"]);
     let catch_up = &run.catch_ups[0];
@@ -95,9 +97,22 @@ fn a_follower_that_stood_still_has_a_backlog_and_drains_it() {
 }
 
 #[test]
+fn a_leader_that_is_killed_has_a_successor_which_the_report_names() {
+    let run = run_of("--scenario leader-kill --clients 4 --duration 8s --warmup 200ms --keys 1000");
+    let killed = run.events[0].what.strip_prefix("kill ").unwrap();
+    assert_eq!(run.events[1].what, format!("restart {killed}"));
+    let first = &run.leaders[0];
+    assert!(first.node.to_string() != killed && first.t_s > run.events[0].t_s, "{:?}", run.leaders);
+    let last = run.nodes.iter().find(|node| node.leader).expect("somebody leads at the end");
+    assert_eq!(run.leaders.last().unwrap().node, last.node);
+    assert!(run.followers.iter().all(|follower| follower.node != last.node) && run.followers.len() == 2);
+    assert!(run.verified.unwrap().is_clean());
+}
+
+#[test]
 fn a_slowed_sync_shows_in_the_disk_stage_and_a_restart_is_survived() {
     let run = run_of(
-        "--fault 0s_slow-sync_3_20ms --fault 1s_slow-sync_3_0s --fault 1200ms_kill_3 --fault 1700ms_restart_3 \
+        "--leader 1 --fault 0s_slow-sync_3_20ms --fault 1s_slow-sync_3_0s --fault 1200ms_kill_3 --fault 1700ms_restart_3 \
          --clients 4 --duration 3s --warmup 200ms",
     );
     assert_eq!(run.events.len(), 4);
@@ -157,7 +172,7 @@ fn a_cluster_that_ran_before_is_measured_verified_and_left_as_it_was() {
         program: Program::harness(PROGRAM),
         quorums: Quorums::new(3, 2).unwrap(),
         durability: Durability::Os,
-        leader: Some(1),
+        leader: None,
         name: "theirs".to_owned(),
         directory: cluster_directory,
         links: Links::Direct,

@@ -132,7 +132,7 @@ impl Client {
     }
 
     /// Has the leader hand over to another replica, or to the one that has most of the log, and returns the term
-    /// that began with it. Writes are refused meanwhile.
+    /// that began with it. Writes are refused meanwhile, so it is not tried again if nobody takes over.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Term, Error> {
         match self.call(Operation::HandOver { to }).await? {
             Reply::HandedOver(term) => Ok(term),
@@ -165,10 +165,8 @@ impl Client {
 
     /// Sends a request until it is answered, its deadline passes, or trying again could do harm.
     async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {
-        let is_write = matches!(
-            operation,
-            Operation::Write { .. } | Operation::HandOver { .. } | Operation::Admit { .. }
-        );
+        let is_hand_over = matches!(operation, Operation::HandOver { .. });
+        let is_write = is_hand_over || matches!(operation, Operation::Write { .. } | Operation::Admit { .. });
         let mut request = Request { id: 0, deadline_ms: 0, operation };
         let mut deadline = Deadline::after(self.deadline);
         let mut retry = Retry::default();
@@ -176,6 +174,9 @@ impl Client {
             match self.handle.shared.exchange(&mut request, deadline).await? {
                 Answer::Proceed => {
                     deadline.refresh();
+                }
+                Answer::Reply(Reply::Refused(refusal @ Refusal::NotReady(_))) if is_hand_over => {
+                    return Err(Error::Refused(refusal));
                 }
                 answer => match judge(answer, is_write) {
                     Verdict::Done(result) => return result,

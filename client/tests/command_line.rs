@@ -123,6 +123,57 @@ fn status_of_one_node_is_an_object() {
     assert_eq!((&one["role"], &one["election_quorum"]), (&"leader".into(), &2.into()));
     assert_eq!(one["followers"][0]["entries_behind"], 1);
     assert_eq!(one["followers"][0]["lag_us"], 1_234_567);
+    assert_eq!((&one["voted_for"], &one["leadership"]), (&1.into(), &"elected".into()));
+    let elections = [
+        "pre_votes",
+        "stood",
+        "won",
+        "votes_given",
+        "votes_refused",
+        "stepped_down",
+        "followed",
+        "truncations",
+        "confirmations",
+    ];
+    assert!(elections.iter().all(|count| one["elections"][count].is_u64()), "{one}");
+    let messages = ["append", "ack", "reject", "request_vote", "vote", "other"];
+    for way in ["sent", "received"] {
+        assert!(messages.iter().all(|kind| one[way][kind].is_u64()), "{one}");
+    }
+    assert_eq!((&one["elections"]["won"], &one["sent"]["append"]), (&2.into(), &1_234_567.into()));
+}
+
+#[test]
+fn status_as_text_shows_elections_and_messages_and_fits_a_terminal() {
+    let text = stdout(quorate(&store(), &["status"]).success());
+    assert!(text.contains("elections since each node started") && text.contains("1234567/0"), "{text}");
+    let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(longest <= 120, "{longest} characters:\n{text}");
+}
+
+#[test]
+fn a_hand_over_prints_the_term_and_its_errors_tell_what_to_do() {
+    let server = store();
+    let text = stdout(quorate(&server, &["hand-over", "--to", "2"]).success());
+    assert_eq!(text, "handed over: term 4 has begun\n");
+    let json = stdout(quorate(&server, &["hand-over", "--format", "json"]).success());
+    assert_eq!(json, "{\"term\":4}\n");
+    let (configured, _refused) = always(Refusal::BadRequest("the leader is configured".into()));
+    assert!(error(&quorate(&configured, &["hand-over"]).code(1)).contains("configured"));
+    let brief = |server: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["--servers", server, "--timeout", "300ms", "hand-over"]).args(arguments).assert()
+    };
+    let (alone, _refused) = always(Refusal::NotReady("no other replica has taken over".into()));
+    assert!(error(&brief(&alone, &[]).code(4)).contains("no other replica has taken over"));
+    let silent = Fake::start();
+    let unknown = error(&brief(&silent.address, &[]).code(5));
+    assert!(
+        unknown.contains("`quorate status` says who leads") && !unknown.contains("read the key"),
+        "{unknown}"
+    );
+    brief(&server, &["--to", "0"]).code(2);
+    brief(&server, &["--to", "64"]).code(2);
 }
 
 #[test]

@@ -193,7 +193,8 @@ pub enum Obstacle {
 fn leader_words(leader: &Option<LeaderHint>) -> String {
     match leader {
         Some(hint) => format!("; node {} at {} is", hint.node, hint.address),
-        None => String::new(),
+        None => ", and knows of none: an election is under way, or too few replicas can be reached for one"
+            .to_owned(),
     }
 }
 

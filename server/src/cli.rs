@@ -88,7 +88,8 @@ struct Settings {
     /// How many replicas, the leader included, must hold a write durably before it is acknowledged.
     #[arg(long, value_name = "N", env = "QUORATE_QUORUM")]
     quorum: Option<u8>,
-    /// The replica that leads [default: the lowest id].
+    /// The replica that leads, always: without it there are no writes. Not given, the replicas elect a leader, and
+    /// another when it is gone.
     #[arg(long, value_name = "ID", env = "QUORATE_LEADER")]
     leader: Option<u8>,
     /// What durable means: synced to disk, or in the operating system's cache (lost in a power cut).
@@ -100,12 +101,18 @@ struct Settings {
     /// Where others are told that clients reach this replica [default: the address of --listen].
     #[arg(long, value_name = "HOST:PORT", env = "QUORATE_ADVERTISE")]
     advertise: Option<String>,
-    /// Milliseconds between heartbeats [default: 50].
+    /// Milliseconds between heartbeats of the leader [default: 50].
     #[arg(long, value_name = "MS", env = "QUORATE_HEARTBEAT_MS")]
     heartbeat_ms: Option<u32>,
-    /// Milliseconds without an answer after which a replica counts as out of reach [default: 300].
+    /// Milliseconds without a sign of the leader after which a replica stands for election, up to twice as long at
+    /// random; and without an answer after which a replica counts as out of reach [default: 300].
     #[arg(long, value_name = "MS", env = "QUORATE_ELECTION_TIMEOUT_MS")]
     election_timeout_ms: Option<u32>,
+    /// Milliseconds for which a leader that was confirmed answers reads without asking the others again; until they
+    /// are over no other is elected. The same on all replicas; their clocks must not drift apart by a tenth of it; 0
+    /// asks for every read [default: 0].
+    #[arg(long, value_name = "MS", env = "QUORATE_LEASE_MS")]
+    lease_ms: Option<u32>,
     /// Milliseconds without an answer of the disk after which no writes are taken [default: 2000].
     #[arg(long, value_name = "MS", env = "QUORATE_DISK_STALL_MS")]
     disk_stall_ms: Option<u32>,
@@ -227,6 +234,7 @@ impl Settings {
             advertise: self.advertise.or(other.advertise),
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_timeout_ms: self.election_timeout_ms.or(other.election_timeout_ms),
+            lease_ms: self.lease_ms.or(other.lease_ms),
             disk_stall_ms: self.disk_stall_ms.or(other.disk_stall_ms),
             disk_timeout_ms: self.disk_timeout_ms.or(other.disk_timeout_ms),
             segment_mib: self.segment_mib.or(other.segment_mib),
@@ -259,6 +267,7 @@ impl Settings {
         let mut server = ServerSettings::new(identity, nodes, data);
         server.peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
         (server.node.heartbeat, server.node.election_timeout) = self.timing(&server.node)?;
+        server.node.lease = self.lease(&server)?;
         (server.node.disk_stall, server.node.disk_timeout) = self.disk_patience(&server.node)?;
         if let Some(count) = positive("checkpoint-mib", self.checkpoint_mib)? {
             server.node.checkpoint_interval_bytes = mib(count);
@@ -370,6 +379,34 @@ impl Settings {
             ));
         }
         Ok((heartbeat, election_timeout))
+    }
+
+    /// How long a lease is, once heartbeat and election timeout are known.
+    fn lease(&self, server: &ServerSettings) -> Result<Option<Duration>, WrongSetting> {
+        let Some(ms) = self.lease_ms.filter(|ms| *ms > 0) else { return Ok(None) };
+        let NodeSettings { heartbeat, election_timeout, .. } = server.node;
+        let lease = Duration::from_millis(ms.into());
+        if let Leadership::Configured(leader) = server.identity.leadership {
+            return wrong(format!(
+                "--lease-ms is {ms}, and --leader is {leader}: a configured leader answers reads without a lease, as \
+                 nobody else can lead; leave one out"
+            ));
+        }
+        if lease > election_timeout {
+            return wrong(format!(
+                "--lease-ms is {ms}, and --election-timeout-ms is {}: nobody may be elected while a lease runs, so it \
+                 must be no longer than the timeout",
+                election_timeout.as_millis()
+            ));
+        }
+        if lease < heartbeat * 2 {
+            return wrong(format!(
+                "--lease-ms is {ms}, and --heartbeat-ms is {}: heartbeats renew the lease, so it must be two of them or \
+                 more",
+                heartbeat.as_millis()
+            ));
+        }
+        Ok(Some(lease))
     }
 
     fn disk_patience(&self, default: &NodeSettings) -> Result<(Duration, Duration), WrongSetting> {
@@ -485,6 +522,9 @@ fn announce(server: &ServerSettings, address: &str) {
         writes_stop(*quorums),
         leader_lost(*quorums, *leadership),
     );
+    if let Some(lease) = server.node.lease {
+        tracing::info!("a confirmed leader answers reads for {} ms without asking again", lease.as_millis());
+    }
     match server.node.memory_bytes_max {
         u64::MAX => tracing::warn!("this system does not say how much memory there is: set --memory-mib"),
         bytes => tracing::info!("the store may take {} MiB of memory", bytes >> 20),

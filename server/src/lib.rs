@@ -14,6 +14,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+mod clock;
 pub mod directory;
 pub mod disk;
 pub mod log;

@@ -26,6 +26,7 @@ use quorate_protocol::response::Response;
 use quorate_protocol::{Durability, Index, Member, NodeId, Term, frame};
 
 use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
+use crate::clock::Clock;
 use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogThread, ReadError, Stopped};
@@ -183,7 +184,7 @@ pub(crate) struct Shell {
     node: RefCell<Node>,
     world: RefCell<World>,
     inbox: Arc<Inbox>,
-    started: Instant,
+    clock: Clock,
     pub(crate) reactor: Rc<Reactor>,
     pub(crate) guard: Rc<Guard>,
     pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
@@ -214,7 +215,7 @@ impl Shell {
             node: RefCell::new(node),
             world: RefCell::new(world),
             inbox,
-            started: Instant::now(),
+            clock: Clock::start(),
             reactor,
             guard: Rc::new(Guard::new(connections_max)),
             buffer: shared_buffer(),
@@ -310,9 +311,9 @@ impl Shell {
         self.inbox.wake();
     }
 
-    /// Monotonic time since the loop's beginning.
+    /// Monotonic time since the loop's beginning, in which the machine may have been suspended.
     pub(crate) fn now(&self) -> Time {
-        self.started.elapsed()
+        self.clock.elapsed()
     }
 
     pub(crate) fn in_flight_max(&self) -> u32 {

@@ -177,6 +177,9 @@ fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_writte
         ("--checkpoint-mib 0".into(), "give at least 1"),
         ("--memory-mib 0".into(), "give at least 1"),
         ("--election-timeout-ms 100".into(), "three heartbeats or more"),
+        ("--lease-ms 301".into(), "no longer than the timeout"),
+        ("--lease-ms 99".into(), "two of them or more"),
+        ("--lease-ms 200 --leader 1".into(), "leave one out"),
         ("--config missing.toml".into(), "cannot read the configuration missing.toml"),
         // An address of a network kept for examples: nobody's.
         ("--listen 192.0.2.1:1".into(), "cannot listen on 192.0.2.1:1"),

@@ -13,12 +13,12 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use quorate_client::Client;
+use quorate_client::{Client, Role};
 use quorate_protocol::{Durability, Leadership, NodeId, NodeSet, Quorums};
 use quorate_server::directory::DirectorySettings;
 use quorate_server::server::{self, Listeners, ServerError, ServerSettings};
+use smol::LocalExecutor;
 use smol::channel::{self, Sender};
-use smol::{LocalExecutor, Timer};
 use tempfile::TempDir;
 
 /// How long a cluster may take to form.
@@ -42,7 +42,7 @@ struct Replica {
 }
 
 impl Cluster {
-    /// Starts a cluster whose first replica leads, and waits until all have met.
+    /// Starts a cluster, and waits until it has elected a leader that reaches all others.
     pub(crate) fn start(quorums: Quorums, durability: Durability) -> Self {
         let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let listeners: BTreeMap<NodeId, Listeners> = (1..=quorums.replicas())
@@ -54,7 +54,8 @@ impl Cluster {
             .iter()
             .map(|(node, listeners)| (*node, listeners.peer_address().unwrap().unwrap().to_string()))
             .collect();
-        let leader = listeners.values().next().unwrap().client_address().unwrap().to_string();
+        let addresses: Vec<_> =
+            listeners.values().map(|listeners| listeners.client_address().unwrap().to_string()).collect();
         let replicas = listeners
             .into_iter()
             .map(|(node, listeners)| {
@@ -62,25 +63,33 @@ impl Cluster {
                 Replica::start(settings, listeners)
             })
             .collect();
-        let cluster = Self { leader, replicas, _directory: directory };
-        Calls::new(&cluster, 1, START_DEADLINE).time(1, 1, async |client, _| ready(client).await);
-        cluster
+        Self { leader: wait_for_leader(&addresses), replicas, _directory: directory }
     }
 }
 
-/// Waits until the leader has met every follower.
-async fn ready(client: &Client) {
+/// Waits until one leads and reaches all others: its address.
+fn wait_for_leader(addresses: &[String]) -> String {
+    let connect = |address: &String| Client::builder().servers([address]).deadline(START_DEADLINE).connect();
+    let clients: Vec<_> = addresses.iter().map(|address| connect(address).unwrap()).collect();
     let start = Instant::now();
     loop {
-        let node = client.status(false).await.unwrap();
-        let status = node.view();
-        let followers = status.followers.iter().filter(|follower| follower.reachable).count();
-        if followers + 1 == usize::from(status.quorums.replicas()) {
-            return;
+        for (client, address) in clients.iter().zip(addresses) {
+            if smol::block_on(leads_all(client)) {
+                return address.clone();
+            }
         }
-        assert!(start.elapsed() < START_DEADLINE, "no cluster yet: {status:?}");
-        Timer::after(POLL_PAUSE).await;
+        assert!(start.elapsed() < START_DEADLINE, "nobody leads yet");
+        thread::sleep(POLL_PAUSE);
     }
+}
+
+async fn leads_all(client: &Client) -> bool {
+    let node = client.status(false).await.unwrap();
+    let status = node.view();
+    let followers = status.followers.iter().filter(|follower| follower.reachable).count();
+    status.role == Role::Leader
+        && status.commit > 0
+        && followers + 1 == usize::from(status.quorums.replicas())
 }
 
 impl Drop for Cluster {
@@ -119,12 +128,11 @@ fn settings(
     directory: &Path,
 ) -> ServerSettings {
     let nodes: NodeSet = peers.keys().copied().collect();
-    let leader = nodes.iter().next().unwrap();
     let identity = DirectorySettings {
         cluster: "benchmark".into(),
         node,
         quorums,
-        leadership: Leadership::Configured(leader),
+        leadership: Leadership::Elected,
         durability,
     };
     let mut settings = ServerSettings::new(identity, nodes, directory.join(node.to_string()));

@@ -38,7 +38,7 @@ use quorate_client::Client;
 use quorate_protocol::{Durability, Quorums};
 use rustix::process::Signal;
 
-use crate::members::{self, Members};
+use crate::members::Members;
 use crate::node::SUBCOMMAND;
 use crate::proxy::Proxy;
 use address::Reservation;
@@ -60,7 +60,7 @@ pub struct Settings {
     pub quorums: Quorums,
     /// What "durable" means.
     pub durability: Durability,
-    /// The node that leads, 1 to m; none if the nodes elect one.
+    /// The configured leader, 1 to m; none if it is elected.
     pub leader: Option<u8>,
     /// The cluster's name.
     pub name: String,
@@ -136,7 +136,9 @@ impl Cluster {
     /// Starts all nodes, and does not wait until they serve: see [`Cluster::wait_ready`].
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let replicas = settings.quorums.replicas();
-        if let Some(leader) = settings.leader.filter(|leader| !(1..=replicas).contains(leader)) {
+        if let Some(leader) = settings.leader
+            && !(1..=replicas).contains(&leader)
+        {
             bail!("node {leader} cannot lead: the cluster has nodes 1 to {replicas}");
         }
         let reservation = Reservation::take(replicas)?;
@@ -155,17 +157,6 @@ impl Cluster {
     /// m and n.
     pub fn quorums(&self) -> Quorums {
         self.settings.quorums
-    }
-
-    /// The node that was set to lead. Panics if the nodes elect one: their statuses say which.
-    pub fn leader(&self) -> u8 {
-        self.settings.leader.expect("the leader is a setting, not elected")
-    }
-
-    /// All but the node that was set to lead; panics like [`leader`](Self::leader).
-    pub fn followers(&self) -> impl Iterator<Item = u8> {
-        let leader = self.leader();
-        self.ids().filter(move |node| *node != leader)
     }
 
     /// Where clients reach a node.
@@ -205,17 +196,15 @@ impl Cluster {
         self.nodes.iter().find(|known| known.id == node)?.process.as_ref().map(Process::id)
     }
 
-    /// The nodes as their clients reach them. Panics if they elect a leader.
+    /// The nodes as their clients reach them.
     pub fn members(&self) -> Members {
         let nodes = self.ids().map(|node| (node, self.address(node).to_string()));
-        Members::new(self.settings.name.clone(), self.leader(), nodes.collect())
+        Members::new(self.settings.name.clone(), nodes.collect())
     }
 
-    /// A client that asks one node alone: see [`Members::client`]. Where nodes elect a leader, each is asked as one
-    /// that does not lead.
+    /// A client that asks one node alone: see [`Members::client`].
     pub fn client(&self, node: u8) -> anyhow::Result<Client> {
-        let address = self.address(node).to_string();
-        members::client(&self.settings.name, &address, self.settings.leader == Some(node))
+        self.members().client(node)
     }
 
     /// Kills a node with SIGKILL, and waits for its end: a crash of the process, not of the machine.
@@ -531,6 +520,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut cluster = cluster_of("exec sleep 60", directory.path()).unwrap();
         let error = smol::block_on(cluster.wait_ready(Duration::from_millis(100))).unwrap_err().to_string();
-        assert!(error.starts_with("the cluster was not ready within 100ms: the leader"), "{error}");
+        assert!(error.starts_with("the cluster was not ready within 100ms: "), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use quorate_client::{Client, NodeStatus, Role};
+use quorate_client::{Client, NodeStatus};
 use quorate_protocol::Index;
 use smol::Timer;
 
@@ -17,16 +17,21 @@ const POLL: Duration = Duration::from_millis(20);
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
 impl Cluster {
-    /// Waits until the cluster is formed, a leader has committed its first entry, and every other node that was started
-    /// is reachable from it; returns the leader. Fails as soon as a node ends, or when the time is up.
+    /// Waits until the cluster is formed, somebody leads and has committed the first entry of its term, and every
+    /// other node that was started is reachable from it. Who it is. Fails as soon as a node ends, or when the time is
+    /// up.
     pub async fn wait_ready(&mut self, time_max: Duration) -> anyhow::Result<u8> {
+        let members = self.members();
         let running: Vec<_> = self.ids().filter(|node| self.process_id(*node).is_some()).collect();
         let deadline = Instant::now() + time_max;
         loop {
             self.check_running()?;
-            let reason = match self.find_ready_leader(&running).await? {
-                Ok(leader) => return Ok(leader),
-                Err(reason) => reason,
+            let reason = match members.find_leader(&running, ANSWER_TIME_MAX).await? {
+                None => "no node leads".to_owned(),
+                Some((leader, status)) => match judge(&status, &running) {
+                    Ok(()) => return Ok(leader),
+                    Err(reason) => reason,
+                },
             };
             if Instant::now() >= deadline {
                 let logs = self.directory().display();
@@ -37,20 +42,6 @@ impl Cluster {
             }
             Timer::after(POLL).await;
         }
-    }
-
-    /// Asks the node that was set to lead, or each that may have been elected. The inner error says what is missing.
-    async fn find_ready_leader(&self, running: &[u8]) -> anyhow::Result<Result<u8, String>> {
-        let mut reason = Err("no node runs".to_owned());
-        let configured = self.settings.leader;
-        for node in configured.into_iter().chain(running.iter().copied().filter(|_| configured.is_none())) {
-            let client = self.client(node)?.with_deadline(ANSWER_TIME_MAX);
-            reason = leader_is_ready(&client, node, running).await.map(|()| node);
-            if reason.is_ok() {
-                break;
-            }
-        }
-        Ok(reason)
     }
 
     /// Waits until a node has applied everything up to `index`. Fails as soon as a node ends, or when it gets
@@ -94,26 +85,17 @@ pub async fn wait_applied(
     }
 }
 
-/// An error says what is missing.
-async fn leader_is_ready(client: &Client, node: u8, running: &[u8]) -> Result<(), String> {
-    match client.status(false).await {
-        Ok(status) => judge(&status, node, running),
-        Err(error) => Err(format!("the leader does not answer ({error})")),
-    }
-}
-
-fn judge(status: &NodeStatus, leader: u8, running: &[u8]) -> Result<(), String> {
+/// Whether a leader can serve and reaches all others that run; an error says what is missing.
+fn judge(status: &NodeStatus, running: &[u8]) -> Result<(), String> {
     let status = status.view();
-    if !status.formed {
-        return Err("the leader has not met every replica yet".to_owned());
-    }
-    if status.role != Role::Leader || status.commit == 0 {
+    if status.commit == 0 {
         return Err("the leader has not committed its first entry".to_owned());
     }
     let is_reachable = |node: &u8| {
-        status.followers.iter().any(|follower| follower.node.get() == *node && follower.reachable)
+        status.node.get() == *node
+            || status.followers.iter().any(|follower| follower.node.get() == *node && follower.reachable)
     };
-    match running.iter().find(|node| **node != leader && !is_reachable(node)) {
+    match running.iter().find(|node| !is_reachable(node)) {
         Some(node) => Err(format!("the leader does not reach node {node}")),
         None => Ok(()),
     }

@@ -1,12 +1,13 @@
 //! Which runs belong together: those of one case, within a report and across two.
 //!
 //! A case is what is asked of a cluster, not how long: its duration, warm-up, deadline and probes do not tell cases
-//! apart, nor do the addresses of a cluster that ran already. Where they differ, a remark says so.
+//! apart, nor do how its leader is found or the addresses of a cluster that ran already. Where they differ, a remark
+//! says so.
 
 use std::time::Duration;
 
 use super::Remark;
-use crate::plan::{Case, System};
+use crate::plan::{Case, LeaderSettings, System};
 use crate::report::{Report, Run};
 use crate::units::{counted, format_duration};
 
@@ -50,6 +51,7 @@ fn identity(case: &Case) -> Case {
     let mut same = case.clone();
     (same.load.duration, same.load.warmup, same.load.deadline) = Default::default();
     same.probes_per_second = 0;
+    same.leadership = LeaderSettings::default();
     if let System::Connected(servers) = &mut same.system {
         servers.clear();
     }
@@ -121,6 +123,10 @@ pub(super) fn differences(before: &Case, after: &Case) -> Vec<Remark> {
     if before.probes_per_second != after.probes_per_second {
         let (before, after) = (before.probes_per_second, after.probes_per_second);
         remarks.push(Remark::note(format!("probes per second: {before} in A, {after} in B")));
+    }
+    if before.leadership != after.leadership {
+        let [before, after] = [before, after].map(|case| case.leadership.to_string());
+        remarks.push(Remark::note(format!("leader: {before} in A, {after} in B")));
     }
     if before.system != after.system {
         let [before, after] = [before, after].map(|case| case.system.to_string());

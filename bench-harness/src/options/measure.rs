@@ -10,8 +10,8 @@ use super::{Format, parse_backlog};
 use crate::failure::Failure;
 use crate::peers::PeerKind;
 use crate::plan::{
-    Arrivals, Case, Distribution, Fault, Load, NodeLink, Plan, ReadFrom, Scenario, Spacing, System,
-    ValueBytes, durability_text,
+    Arrivals, Case, Distribution, Fault, LeaderSettings, Load, NodeLink, Plan, ReadFrom, Scenario, Spacing,
+    System, ValueBytes, durability_text,
 };
 use crate::units::parse_duration;
 
@@ -35,17 +35,34 @@ pub struct Measure {
         help_heading = "Cluster")]
     pub durability: List<Durability>,
 
+    /// The node that leads, by setting; without it the leader is elected
+    #[arg(long, value_name = "ID", help_heading = "Cluster")]
+    pub leader: Option<u8>,
+
+    /// Time between heartbeats of the leader [default: the server's, 50ms]
+    #[arg(long, value_name = "T", value_parser = parse_duration, help_heading = "Cluster")]
+    pub heartbeat: Option<Duration>,
+
+    /// Time without a leader until an election, up to twice as long at random [default: the server's, 300ms]
+    #[arg(long, value_name = "T", value_parser = parse_duration, help_heading = "Cluster")]
+    pub election_timeout: Option<Duration>,
+
+    /// Time for which a leader that was confirmed answers reads without asking again [default: none]
+    #[arg(long, value_name = "T", value_parser = parse_duration, help_heading = "Cluster")]
+    pub lease: Option<Duration>,
+
     /// What the links to and from a node are like, each way: 2=5ms±1ms; once for each node
     #[arg(long, value_name = "NODE=LINK", value_parser = parse_node_link, help_heading = "Cluster")]
     pub link: Vec<NodeLink>,
 
     /// Measure another system instead, which must be installed: redis, postgres or etcd
-    #[arg(long, value_name = "SYSTEM", help_heading = "Cluster", conflicts_with_all = ["connect", "link"])]
+    #[arg(long, value_name = "SYSTEM", help_heading = "Cluster", conflicts_with_all = ["connect", "link", "leader", "heartbeat", "election_timeout", "lease"])]
     pub target: Option<PeerKind>,
 
     /// Measure a cluster that runs already, by its nodes' client addresses; nothing is started or stopped
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = parse_server, help_heading = "Cluster",
-        conflicts_with_all = ["replicas", "quorum", "durability", "link", "fault", "scenario", "data_dir"])]
+        conflicts_with_all = ["replicas", "quorum", "durability", "leader", "heartbeat", "election_timeout", "lease", "link",
+            "fault", "scenario", "data_dir"])]
     pub connect: Vec<String>,
 
     /// What to load with.
@@ -268,6 +285,11 @@ impl Measure {
         Ok(quorums)
     }
 
+    fn leadership(&self) -> LeaderSettings {
+        let Self { leader, heartbeat, election_timeout, lease, .. } = *self;
+        LeaderSettings { leader, heartbeat, election_timeout, lease }
+    }
+
     fn case(&self, replicas: u8, quorum: u8, durability: Durability, load: Load) -> Case {
         let system = match self.target {
             Some(peer) => System::Peer(peer),
@@ -280,6 +302,7 @@ impl Measure {
             replicas,
             quorum,
             durability,
+            leadership: self.leadership(),
             load,
             links: self.link.clone(),
             faults: self.fault.clone(),
@@ -309,6 +332,7 @@ impl Versus {
                     replicas: self.replicas,
                     quorum: self.quorum,
                     durability: self.durability,
+                    leadership: LeaderSettings::default(),
                     load: load.clone(),
                     links: Vec::new(),
                     faults: Vec::new(),
@@ -421,7 +445,7 @@ mod tests {
 
     use super::super::{Command, Options};
     use super::*;
-    use crate::plan::When;
+    use crate::plan::{When, Who};
 
     fn options_of(line: &str) -> Result<Options, String> {
         let arguments = std::iter::once("bench-harness").chain(line.split_whitespace()).map(OsString::from);
@@ -471,7 +495,7 @@ mod tests {
     #[test]
     fn scenarios_and_faults_are_in_the_plan() {
         let plan = plan_of("--scenario catch-up --backlog 2MiB --duration 8s").unwrap();
-        let when = When::Behind { node: 3, bytes: 2 << 20 };
+        let when = When::Behind { node: Who::Follower, bytes: 2 << 20 };
         assert_eq!(plan.cases[0].faults[1].when, when);
         let plan = plan_of("--link 2=5ms+-1ms --link 3=10MB/s").unwrap();
         assert_eq!(plan.cases[0].links.len(), 2);
@@ -491,7 +515,9 @@ mod tests {
             ("--reads 200%", "50%"),
             ("--link 2", "2=5ms"),
             ("--link 4=5ms", "no node 4"),
-            ("--scenario leader-kill", "possible values"),
+            ("--scenario leader-drown", "possible values"),
+            ("--scenario leader-kill --leader 1", "leave out --leader"),
+            ("--leader 4", "there is no node 4"),
             ("--scenario catch-up --replicas 1", "choose --replicas from 2 on"),
             ("--replicas 1000", "choose a number from 1 to"),
             ("--rate -5", "--rate -5 is out of range"),

@@ -41,9 +41,10 @@ Examples:
   bench-harness --quorum all                           one row for each quorum: 1, 2 and 3 of 3
   bench-harness --replicas 3,5 --quorum all --repeats 5  every quorum of both, five times, shuffled
   bench-harness --rate 2000 --clients 16 --in-flight 64  open loop: 2,000 calls a second, come what may
-  bench-harness --quorum all --link 3=5ms±1ms          one follower is far away
-  bench-harness --fault '3s pause 3' --fault '6s resume 3'   a follower stands still for three seconds
+  bench-harness --leader 1 --quorum all --link 3=5ms±1ms   one follower is far away
+  bench-harness --fault '3s pause follower' --fault '6s resume follower'   one stands still for three seconds
   bench-harness --scenario catch-up --backlog 64MiB    how long a follower takes to drain a backlog
+  bench-harness --quorum all --scenario leader-kill    how long writes stop when the leader is killed
   bench-harness --slo p99=5ms                          the highest rate at which p99 stays below 5 ms
   bench-harness --connect 10.0.0.1:7401,10.0.0.2:7401  a cluster that runs already
   bench-harness versus                                 against every other system that is installed
@@ -51,7 +52,8 @@ Examples:
   bench-harness --quorum all --dry-run > plan.json     what would be done; --plan plan.json does it
 
 Faults: 'WHEN ACTION', WHEN a time since measuring began or 'behind NODE BYTES'; the actions are pause N, resume N,
-kill N, restart N, slow-sync N TIME, link N LINK, cut A>B, isolate N, heal.
+kill N, restart N, slow-sync N TIME, link N LINK, cut A>B, isolate N, heal. A node is a number, leader, or follower (of
+those that do not lead the highest number).
 Links: a delay each way, jitter, bytes per second: 5ms, 5ms±1ms (or 5ms+-1ms), 10MB/s, 5ms±1ms,10MB/s.
 
 Exit codes: 0 done, 1 acknowledged writes lost or a run failed, 2 wrong use, 130 interrupted.

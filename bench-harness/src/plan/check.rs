@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_client::load::VALUE_BYTES_MIN;
 use quorate_protocol::{Quorums, limits};
 
-use super::{Action, Arrivals, Case, Fault, Load, Plan, System, VERSION, When};
+use super::{Action, Arrivals, Case, Fault, Load, Plan, System, VERSION, When, Who};
 use crate::peers::PeerKind;
 use crate::units::counted;
 
@@ -75,7 +75,7 @@ impl Case {
             .map_err(|error| format!("{error}; choose --quorum from 1 to {replicas}, or raise --replicas"))?;
         match &self.system {
             System::Peer(peer) => self.check_peer(*peer),
-            _ => self.check_faults(),
+            _ => self.leadership.check(replicas).and_then(|()| self.check_faults()),
         }
     }
 
@@ -87,17 +87,29 @@ impl Case {
         peer.check(self.replicas, self.quorum, self.durability).map_err(|error| error.to_string())
     }
 
+    /// Whether that is known to be the leader.
+    fn leads(&self, node: Who) -> bool {
+        node == Who::Leader || self.leadership.leader.is_some_and(|leader| node == Who::Node(leader))
+    }
+
     fn check_faults(&self) -> Result<(), String> {
-        let named = self.links.iter().map(|link| link.node).chain(self.faults.iter().flat_map(|fault| {
-            let behind = match fault.when {
-                When::Behind { node, .. } => Some(node),
-                When::At(_) => None,
-            };
-            fault.action.nodes().into_iter().chain(behind)
-        }));
+        let named =
+            self.links.iter().map(|link| Who::Node(link.node)).chain(self.faults.iter().flat_map(|fault| {
+                let behind = match fault.when {
+                    When::Behind { node, .. } => Some(node),
+                    When::At(_) => None,
+                };
+                fault.action.nodes().into_iter().chain(behind)
+            }));
         for node in named {
-            if !(1..=self.replicas).contains(&node) {
-                return Err(format!("there is no node {node}: the nodes are 1 to {}", self.replicas));
+            match node {
+                Who::Node(node) if !(1..=self.replicas).contains(&node) => {
+                    return Err(format!("there is no node {node}: the nodes are 1 to {}", self.replicas));
+                }
+                Who::Follower if self.replicas == 1 => {
+                    return Err("a cluster of one has no follower: choose --replicas from 2 on".to_owned());
+                }
+                _ => {}
             }
         }
         for (position, link) in self.links.iter().enumerate() {
@@ -116,10 +128,19 @@ impl Case {
                     return Err(format!("\"{fault}\" stands after a later one: name faults in their order"));
                 }
                 When::At(time) => earlier = time,
-                When::Behind { node: 1, .. } => {
-                    return Err(format!("\"{fault}\": node 1 leads, and is never behind itself"));
+                When::Behind { node, .. } if self.leads(node) => {
+                    return Err(format!("\"{fault}\": who leads is never behind itself"));
                 }
                 When::Behind { .. } => {}
+            }
+            if let Action::Kill(node) = fault.action
+                && self.leadership.leader.is_some()
+                && self.leads(node)
+            {
+                return Err(format!(
+                    "\"{fault}\" would end the configured leader, without which nothing is written: name a follower, or \
+                     leave out --leader"
+                ));
             }
             stopped.follow(fault)?;
         }
@@ -130,8 +151,8 @@ impl Case {
 /// Which nodes the faults so far have stopped.
 #[derive(Default)]
 struct Stopped {
-    dead: BTreeSet<u8>,
-    paused: BTreeSet<u8>,
+    dead: BTreeSet<Who>,
+    paused: BTreeSet<Who>,
 }
 
 impl Stopped {
@@ -139,9 +160,6 @@ impl Stopped {
     /// one.
     fn follow(&mut self, fault: &Fault) -> Result<(), String> {
         match fault.action {
-            Action::Kill(1) => Err("\"kill 1\" would end the leader, without which nothing is written: \
-                                    a follower is 2 or higher"
-                .to_owned()),
             Action::Restart(node) if !self.dead.remove(&node) => {
                 Err(format!("\"{fault}\" starts a node that runs: kill it before"))
             }
@@ -259,19 +277,41 @@ mod tests {
             (&["3s pause 4"][..], "no node 4"),
             (&["10s pause 2"], "longer --duration"),
             (&["3s pause 2", "2s resume 2"], "in their order"),
-            (&["3s kill 1"], "a follower is 2 or higher"),
+            (&["3s restart leader"], "kill it before"),
+            (&["3s kill leader", "4s pause leader"], "restart it before"),
+            (&["behind leader 1MiB heal"], "never behind itself"),
             (&["3s restart 2"], "kill it before"),
             (&["3s kill 2", "4s pause 2"], "restart it before"),
             (&["3s kill 2", "4s kill 2"], "restart it before"),
             (&["3s resume 2"], "pause it before"),
             (&["3s pause 2", "4s pause 2"], "resume it before"),
             (&["3s cut 2>2"], "two ends"),
-            (&["behind 1 1MiB heal"], "never behind itself"),
         ] {
             let faults = faults.iter().map(|fault| fault.parse().unwrap()).collect();
             let said = refused(|case| case.faults = faults);
             assert!(said.contains(advice), "{said}");
         }
+    }
+
+    #[test]
+    fn a_configured_leader_is_not_killed_and_is_never_behind() {
+        for (fault, advice) in [
+            ("3s kill 2", "leave out --leader"),
+            ("3s kill leader", "leave out --leader"),
+            ("behind 2 1MiB heal", "never behind itself"),
+        ] {
+            let said = refused(|case| {
+                case.leadership.leader = Some(2);
+                case.faults = vec![fault.parse().unwrap()];
+            });
+            assert!(said.contains(advice), "{said}");
+        }
+        assert!(refused(|case| case.leadership.leader = Some(4)).contains("there is no node 4"));
+        let said = refused(|case| {
+            case.leadership.leader = Some(1);
+            case.leadership.lease = Some(Duration::from_millis(100));
+        });
+        assert!(said.contains("leave one out"), "{said}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 3s pause 2                  SIGSTOP; resume lets it go on
-//! 3s kill 2                   SIGKILL; restart starts it again with its data
+//! 3s kill leader              SIGKILL; restart starts it again with its data
 //! 3s slow-sync 2 20ms         every sync of node 2 takes so much longer; 0s heals
 //! 3s link 2 5ms±1ms,10MB/s    the links to and from node 2
 //! 3s cut 1>2                  nothing that node 1 sends reaches node 2; the other way is open
@@ -11,7 +11,9 @@
 //! behind 2 64MiB resume 2     as soon as node 2 lacks so many bytes of log
 //! ```
 //!
-//! Times count from the beginning of the measured window.
+//! Times count from the beginning of the measured window. A node is named by its number, as `leader`, or as
+//! `follower`: who leads when the fault comes (it waits until somebody does), and the highest number of all others.
+//! Whatever is then resumed, restarted or healed under that name is the same node.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +33,17 @@ pub struct Fault {
     pub action: Action,
 }
 
+/// A node, as a fault names it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Who {
+    /// By its number.
+    Node(u8),
+    /// Who leads when it comes.
+    Leader,
+    /// Of those that do not lead then the one with the highest number.
+    Follower,
+}
+
 /// When something is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum When {
@@ -39,7 +52,7 @@ pub enum When {
     /// As soon as a follower lacks so many bytes of the leader's log, after everything before it in the list.
     Behind {
         /// The follower.
-        node: u8,
+        node: Who,
         /// Bytes of entries that it does not hold durably.
         bytes: u64,
     },
@@ -49,26 +62,26 @@ pub enum When {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     /// Stops a node's process with SIGSTOP: it answers nothing, and its connections stay open.
-    Pause(u8),
+    Pause(Who),
     /// Lets a paused node go on.
-    Resume(u8),
+    Resume(Who),
     /// Ends a node with SIGKILL.
-    Kill(u8),
+    Kill(Who),
     /// Starts a killed node again, with its data.
-    Restart(u8),
+    Restart(Who),
     /// Makes every sync of a node take so much longer.
-    SlowSync(u8, Duration),
+    SlowSync(Who, Duration),
     /// Makes all links to and from a node like this.
-    Link(u8, LinkSettings),
+    Link(Who, LinkSettings),
     /// Lets nothing through from one node to another.
     Cut {
         /// Who is not heard.
-        from: u8,
+        from: Who,
         /// By whom.
-        to: u8,
+        to: Who,
     },
     /// Lets nothing through to or from a node.
-    Isolate(u8),
+    Isolate(Who),
     /// Makes all links as they were at the start.
     Heal,
 }
@@ -80,7 +93,7 @@ impl Action {
     }
 
     /// The nodes that it names.
-    pub fn nodes(&self) -> Vec<u8> {
+    pub fn nodes(&self) -> Vec<Who> {
         match self {
             Self::Pause(node)
             | Self::Resume(node)
@@ -93,9 +106,25 @@ impl Action {
             Self::Heal => Vec::new(),
         }
     }
+
+    /// The same, of other nodes.
+    #[must_use]
+    pub fn of_nodes(&self, node: impl Fn(Who) -> Who) -> Self {
+        match self {
+            Self::Pause(who) => Self::Pause(node(*who)),
+            Self::Resume(who) => Self::Resume(node(*who)),
+            Self::Kill(who) => Self::Kill(node(*who)),
+            Self::Restart(who) => Self::Restart(node(*who)),
+            Self::SlowSync(who, time) => Self::SlowSync(node(*who), *time),
+            Self::Link(who, settings) => Self::Link(node(*who), *settings),
+            Self::Cut { from, to } => Self::Cut { from: node(*from), to: node(*to) },
+            Self::Isolate(who) => Self::Isolate(node(*who)),
+            Self::Heal => Self::Heal,
+        }
+    }
 }
 
-const ADVICE: &str = "write for example \"3s pause 2\", \"5s resume 2\", \"3s slow-sync 2 20ms\", \"3s cut 1>2\" \
+const ADVICE: &str = "write for example \"3s pause 2\", \"5s resume 2\", \"3s kill leader\", \"3s slow-sync 2 20ms\", \"3s cut 1>2\" \
                       or \"behind 2 64MiB resume 2\"; bench-harness --help lists all";
 
 impl FromStr for Fault {
@@ -137,8 +166,25 @@ fn parse_action(words: &[&str]) -> Result<Option<Action>, String> {
     }))
 }
 
-fn parse_node(text: &str) -> Result<u8, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is no node: write its number"))
+fn parse_node(text: &str) -> Result<Who, String> {
+    match text {
+        "leader" => Ok(Who::Leader),
+        "follower" => Ok(Who::Follower),
+        number => match number.parse() {
+            Ok(number) => Ok(Who::Node(number)),
+            Err(_) => Err(format!("\"{text}\" is no node: write its number, leader or follower")),
+        },
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(number) => write!(f, "{number}"),
+            Self::Leader => f.write_str("leader"),
+            Self::Follower => f.write_str("follower"),
+        }
+    }
 }
 
 impl fmt::Display for When {
@@ -201,6 +247,9 @@ mod tests {
             "2s isolate 3",
             "9s heal",
             "behind 2 64MiB resume 2",
+            "1s kill leader",
+            "2s cut leader>follower",
+            "behind follower 1MiB resume follower",
         ] {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
         }

@@ -8,6 +8,7 @@
 
 mod check;
 mod fault;
+mod leadership;
 mod load;
 mod scenario;
 
@@ -18,7 +19,8 @@ use quorate_protocol::{Durability, Quorums};
 use serde::{Deserialize, Serialize};
 
 pub use check::check_open_files;
-pub use fault::{Action, Fault, When};
+pub use fault::{Action, Fault, When, Who};
+pub use leadership::LeaderSettings;
 pub use load::{Arrivals, Distribution, Load, ReadFrom, Spacing, ValueBytes};
 pub use scenario::Scenario;
 
@@ -59,6 +61,9 @@ pub struct Case {
     /// What "durably" means.
     #[serde(with = "durability_text")]
     pub durability: Durability,
+    /// How its leader is found. Plans of before there were elections do not say it.
+    #[serde(default = "LeaderSettings::before_elections")]
+    pub leadership: LeaderSettings,
     /// The load.
     pub load: Load,
     /// What the links to and from single nodes are like, from the start; without any, nothing stands between the
@@ -220,6 +225,7 @@ pub(crate) mod tests {
             replicas: 3,
             quorum,
             durability: Durability::Fsync,
+            leadership: LeaderSettings::default(),
             load: load::tests::load(),
             links: Vec::new(),
             faults: Vec::new(),

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Action, Case, Fault, When};
+use super::{Action, Case, Fault, When, Who};
 use crate::proxy::LinkSettings;
 
 /// What a slowed sync takes longer, and what a slow link delays each way.
 const SLOW: Duration = Duration::from_millis(10);
 
-/// A named scenario. All of them are about the follower with the highest number: what a leader's end costs comes
-/// with elections.
+/// A named scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Scenario {
     /// A follower stands still for the second quarter (SIGSTOP)
@@ -26,12 +25,16 @@ pub enum Scenario {
     SlowLink,
     /// A follower stands still until it lacks --backlog of log, and then has to catch up under load
     CatchUp,
+    /// The leader is killed after a quarter and started again at the half
+    LeaderKill,
+    /// The leader stands still for the second quarter (SIGSTOP)
+    LeaderPause,
 }
 
 impl Scenario {
     /// What is done to a case's cluster.
     pub fn faults(self, case: &Case, backlog_bytes: u64) -> Vec<Fault> {
-        let (node, leader) = (case.replicas, 1);
+        let (node, leader) = (Who::Follower, Who::Leader);
         let quarter = case.load.duration / 4;
         let from_to = |begin, end| {
             let at = |quarters, action| Fault { when: When::At(quarter * quarters), action };
@@ -44,6 +47,8 @@ impl Scenario {
             Self::OneWayCut => from_to(Action::Cut { from: leader, to: node }, Action::Heal),
             Self::SlowDisk => from_to(Action::SlowSync(node, SLOW), Action::SlowSync(node, Duration::ZERO)),
             Self::SlowLink => from_to(Action::Link(node, LinkSettings::delay(SLOW)), Action::Heal),
+            Self::LeaderKill => from_to(Action::Kill(leader), Action::Restart(leader)),
+            Self::LeaderPause => from_to(Action::Pause(leader), Action::Resume(leader)),
             Self::CatchUp => {
                 let pause = Fault { when: When::At(quarter / 2), action: Action::Pause(node) };
                 let when = When::Behind { node, bytes: backlog_bytes };
@@ -75,7 +80,7 @@ mod tests {
         let faults = Scenario::FollowerPause.faults(&case(2), 0);
         assert_eq!(
             faults.iter().map(Fault::to_string).collect::<Vec<_>>(),
-            ["2500ms pause 3", "5s resume 3"]
+            ["2500ms pause follower", "5s resume follower"]
         );
     }
 }

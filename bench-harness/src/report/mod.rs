@@ -27,8 +27,8 @@ use serde::Deserialize;
 
 pub use distribution::{Distribution, tenths};
 pub use model::{
-    Calls, CatchUp, Event, Follower, Generator, Goal, LagSample, LogUsage, Node, Report, Run, SCHEMA, Second,
-    Stages, State, Trial,
+    Calls, CatchUp, Event, Follower, Generator, Goal, LagSample, LeaderSeen, LogUsage, Node, Report, Run,
+    SCHEMA, Second, Stages, State, Trial,
 };
 
 use crate::environment::utc;

@@ -96,8 +96,9 @@ pub struct Run {
     pub peer: Option<PeerDescription>,
     /// Whether everything acknowledged is there; none if that was not checked.
     pub verified: Option<Verified>,
-    /// Time without a leader, when one was killed: comes with elections, null until then.
-    pub failover: Option<serde_json::Value>,
+    /// Who began to lead in the measured time, and when that was noticed.
+    #[serde(default)]
+    pub leaders: Vec<LeaderSeen>,
     /// Time to each number of copies, from progressive receipts: null until the server sends them.
     pub receipts: Option<serde_json::Value>,
 }
@@ -207,6 +208,17 @@ pub struct LagSample {
     pub bytes: u64,
     /// Age of the oldest of them, in microseconds; 0 if there was none.
     pub lag_us: u64,
+}
+
+/// A node that began to lead.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LeaderSeen {
+    /// Seconds after measuring began, when it was noticed: up to some tenths of a second late.
+    pub t_s: f64,
+    /// The node.
+    pub node: u8,
+    /// In this term.
+    pub term: u64,
 }
 
 /// What one node did and used in the measured time.

@@ -144,6 +144,7 @@ fn of_run(run: &Run) -> Vec<String> {
             run.events.iter().map(|event| format!("{} s {}", seconds(event.t_s), event.what)).collect();
         remarks.push(format!("done to it: {}", events.join(", ")));
     }
+    remarks.extend(leaders(run));
     remarks.extend(run.catch_ups.iter().map(catch_up));
     for follower in run.followers.iter().filter(|follower| follower.probes_failed > 0) {
         let failed = counted(follower.probes_failed, "probe");
@@ -183,6 +184,34 @@ fn verified(verified: &Verified) -> Vec<String> {
     }
     if !verified.differing.is_empty() {
         remarks.push(format!("REPLICAS DIFFER from the leader: {:?}", verified.differing));
+    }
+    remarks
+}
+
+/// Changes of the leader, and what they mean for the figures.
+fn leaders(run: &Run) -> Vec<String> {
+    let is_of_a_cluster = run.peer.is_none();
+    let led = run.nodes.iter().find(|node| node.leader);
+    let mut remarks = Vec::new();
+    if !run.leaders.is_empty() {
+        let each: Vec<_> = run
+            .leaders
+            .iter()
+            .map(|seen| format!("{} s node {} in term {}", seconds(seen.t_s), seen.node, seen.term))
+            .collect();
+        let times = match run.leaders.len() {
+            1 => "once".to_owned(),
+            2 => "twice".to_owned(),
+            times => format!("{times} times"),
+        };
+        let lag = match led {
+            Some(node) => format!("; lag is what node {} saw since it leads", node.node),
+            None => String::new(),
+        };
+        remarks.push(format!("THE LEADER CHANGED {times}: {}{lag}", each.join(", ")));
+    }
+    if is_of_a_cluster && led.is_none() && !run.nodes.is_empty() {
+        remarks.push("NOBODY LED at the end: nothing is known of lag".to_owned());
     }
     remarks
 }

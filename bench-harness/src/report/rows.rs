@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Calls, Distribution, Follower, Report, Run};
-use crate::plan::{Arrivals, Case, ReadFrom, System};
+use crate::plan::{Arrivals, Case, LeaderSettings, ReadFrom, System};
 use crate::units::{counted, format_duration, show_count, show_us};
 
 /// In place of a figure that there is none of.
@@ -165,6 +165,7 @@ fn aspects(case: &Case) -> Vec<Aspect> {
         setting(false, system(&case.system)),
         setting(false, counted(case.replicas.into(), "replica")),
         setting(false, case.durability.to_string()),
+        setting(case.leadership == LeaderSettings::default(), case.leadership.to_string()),
         aspect(Of::Load, false, arrivals),
         aspect(Of::Load, false, clients),
         setting(load.reads <= 0.0, reads),

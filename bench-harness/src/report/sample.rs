@@ -114,7 +114,7 @@ pub(crate) fn run(quorum: u8) -> Run {
         }),
         peer: None,
         verified: Some(Verified { keys: 99_512, ..Verified::default() }),
-        failover: None,
+        leaders: Vec::new(),
         receipts: None,
         case,
     }

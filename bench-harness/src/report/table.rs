@@ -105,9 +105,10 @@ pub(super) fn context(report: &Report) -> Vec<String> {
     if let Some(case) = report.plan.cases.first() {
         let (duration, warmup) = (format_duration(case.load.duration), format_duration(case.load.warmup));
         lines.push(format!(
-            "{}, {}, {}, {duration} after {warmup} of warm-up, {}seed {}",
+            "{}, {}, {}, {}, {duration} after {warmup} of warm-up, {}seed {}",
             counted(case.replicas.into(), "replica"),
             case.durability,
+            case.leadership,
             case.load,
             if report.plan.repeats > 1 {
                 format!("{} repeats, ", report.plan.repeats)
@@ -209,7 +210,7 @@ mod tests {
         let text = render(&whole());
         for line in [
             "quorate 0.1.0 (release), Linux 6.1.0, 2 × Fast CPU, 8 GiB, ext4 with fsync p50 120 µs",
-            "3 replicas, fsync, 64 clients × 1 in flight, 100 B values, 100000 keys, 10s after 2s of warm-up, seed 1",
+            "3 replicas, fsync, leader elected, 64 clients × 1 in flight, 100 B values, 100000 keys, 10s after 2s of warm-up, seed 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
         }

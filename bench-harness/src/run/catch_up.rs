@@ -1,10 +1,10 @@
 //! How long followers took to catch up, from what was seen of them over time.
 
-use crate::plan::Action;
+use crate::plan::{Action, Who};
 use crate::report::{CatchUp, LagSample};
 
 /// One catch-up for each time that a follower which lacked entries was let go on. It has caught up when it lacks
-/// no more entries than it did at most before anything was done to the cluster.
+/// no more entries than it did at most before anything was done to the cluster. The actions name nodes by number.
 pub(super) fn catch_ups<'a>(
     actions: &[(f64, Action)],
     samples: impl Fn(u8) -> &'a [LagSample],
@@ -32,7 +32,7 @@ pub(super) fn catch_ups<'a>(
 /// The followers that an action lets go on.
 fn let_go(action: &Action, nodes: &[u8]) -> Vec<u8> {
     match action {
-        Action::Resume(node) | Action::Restart(node) => vec![*node],
+        Action::Resume(Who::Node(node)) | Action::Restart(Who::Node(node)) => vec![*node],
         Action::Heal => nodes.to_vec(),
         _ => Vec::new(),
     }
@@ -53,7 +53,8 @@ mod tests {
         entries.iter().enumerate().map(sample).collect()
     }
 
-    const PAUSED: [(f64, Action); 2] = [(1.5, Action::Pause(3)), (4.5, Action::Resume(3))];
+    const PAUSED: [(f64, Action); 2] =
+        [(1.5, Action::Pause(Who::Node(3))), (4.5, Action::Resume(Who::Node(3)))];
 
     #[test]
     fn a_backlog_is_drained_when_the_follower_is_as_before() {
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn healing_is_for_all_who_lack_something_and_nobody_else() {
-        let actions = [(1.5, Action::Isolate(3)), (4.5, Action::Heal)];
+        let actions = [(1.5, Action::Isolate(Who::Node(3))), (4.5, Action::Heal)];
         let (well, cut) = (samples(&[5, 9, 7, 8, 9, 2]), samples(&[5, 9, 300, 600, 900, 1]));
         let lacked = |node| if node == 3 { &cut[..] } else { &well[..] };
         let found = catch_ups(&actions, lacked, &[2, 3]);

@@ -119,22 +119,22 @@ pub async fn run(case: &Case, with: &Circumstances<'_>) -> Result<Run, Failure> 
 async fn started(case: &Case, with: &Circumstances<'_>) -> Result<Run, Failure> {
     with.progress.phase("starting");
     let mut cluster = Cluster::start(Settings {
-        program: Program::this()?,
+        program: Program::this()?.with_options(case.leadership.server_options()),
         quorums: case.quorums()?,
         durability: case.durability,
-        leader: Some(1),
+        leader: case.leadership.leader,
         name: "bench".to_owned(),
         directory: with.place.path().to_owned(),
         links: if case.needs_proxy() { Links::Proxied { seed: with.seed } } else { Links::Direct },
     })?;
-    with.interrupt.or(cluster.wait_ready(READY_TIME_MAX)).await?;
+    let leader = with.interrupt.or(cluster.wait_ready(READY_TIME_MAX)).await?;
     let mut faults = Faults::of(case);
     faults.set_links(&cluster)?;
-    let target = target(case, &cluster.members());
+    let target = target(case, &cluster.members(), leader);
     let mut subject = Subject::Started(cluster);
     let measured = measure(case, with, &mut subject, target, KeyPrefix::DEFAULT, &mut faults).await?;
     let mut run = describe(case, with, &measured)?;
-    let delays = cluster_delays(case);
+    let delays = cluster_delays(case, leader);
     run.floor = Floor::of(case.quorum, case.durability, &FloorInputs::new(with.environment, delays));
     let Subject::Started(mut cluster) = subject else { unreachable!("it was started above") };
     with.progress.phase("verifying");
@@ -154,7 +154,7 @@ async fn connected(case: &Case, servers: &[String], with: &Circumstances<'_>) ->
     let mut case = case.clone();
     found.describe(&mut case);
     let prefix = unique_prefix();
-    let target = target(&case, &found.members);
+    let target = target(&case, &found.members, found.leader);
     let mut subject = Subject::Connected(found.members.clone());
     let measured = measure(&case, with, &mut subject, target, prefix, &mut Faults::of(&case)).await;
     let measured = match measured {
@@ -216,10 +216,10 @@ async fn measure(
     faults: &mut Faults,
 ) -> Result<Measured, Failure> {
     let members = subject.members();
-    let probes = || {
+    let probes = |leader| {
         let per_second = case.probes_per_second;
-        let members = members.clone().filter(|members| per_second > 0 && members.followers().count() > 0);
-        members.map(|members| Probes::start(members, key_prefix, per_second)).transpose()
+        let members = members.clone().filter(|members| per_second > 0 && members.ids().count() > 1);
+        members.map(|members| Probes::start(members, leader, key_prefix, per_second)).transpose()
     };
     let workload = generator::workload(&case.load, with.seed, key_prefix);
     let generator = Generator::start(workload, target, None)?;
@@ -248,15 +248,16 @@ async fn measure(
     Ok(Measured { load, watched, members })
 }
 
-fn target(case: &Case, members: &Members) -> QuorateTarget {
+/// Followers to read from are those of the leader that there is now.
+fn target(case: &Case, members: &Members, leader: u8) -> QuorateTarget {
     let reads = match case.load.read_from {
-        ReadFrom::Followers if members.followers().count() > 0 => Reads::Follower {
-            servers: members.followers().map(|node| members.address(node).to_owned()).collect(),
+        ReadFrom::Followers if members.ids().count() > 1 => Reads::Follower {
+            servers: members.others(leader).map(|node| members.address(node).to_owned()).collect(),
         },
         _ => Reads::Leader,
     };
     QuorateTarget {
-        servers: members.addresses(),
+        servers: members.addresses_from(leader),
         deadline: case.load.deadline,
         cluster: Some(members.cluster().to_owned()),
         reads,
@@ -269,10 +270,7 @@ fn describe(case: &Case, with: &Circumstances<'_>, measured: &Measured) -> anyho
     let resources = Resources::between(&watched.begin.resources, &watched.end.resources);
     let elapsed_s = load.elapsed.as_secs_f64();
     let samples = |node: u8| watched.samples.get(&node).map_or(&[][..], Vec::as_slice);
-    let mut followers = match members {
-        Some(members) => watched.lag_of_followers(members.leader())?,
-        None => Vec::new(),
-    };
+    let mut followers = watched.lag_of_followers()?;
     for follower in &mut followers {
         lag::add_samples(follower, samples(follower.node), watched.visible.get(&follower.node));
     }
@@ -298,7 +296,7 @@ fn describe(case: &Case, with: &Circumstances<'_>, measured: &Measured) -> anyho
         floor: None,
         peer: None,
         verified: None,
-        failover: None,
+        leaders: watched.leaders.clone(),
         receipts: None,
     })
 }
@@ -323,7 +321,7 @@ fn nodes(
         let (begin, end) = (watched.begin.statuses.get(&node), watched.end.statuses.get(&node));
         Ok(Node {
             node,
-            leader: members.map_or(node == 1, |members| members.leader() == node),
+            leader: if members.is_some() { watched.leader() == Some(node) } else { node == 1 },
             cpu_us_per_write: usage.as_ref().and_then(|usage| per_write(usage.cpu_s() * 1e6)),
             disk_bytes_per_write: written.and_then(|bytes| per_write(bytes as f64)),
             usage,
@@ -337,12 +335,12 @@ fn nodes(
 
 /// What each follower's link to the leader is delayed on purpose, one way, in microseconds. Of two nodes with
 /// links of their own, the one that was named later decides about the link between them.
-fn cluster_delays(case: &Case) -> Vec<u64> {
+fn cluster_delays(case: &Case, leader: u8) -> Vec<u64> {
     let of = |follower: u8| {
-        let last = case.links.iter().rfind(|link| [1, follower].contains(&link.node));
+        let last = case.links.iter().rfind(|link| [leader, follower].contains(&link.node));
         last.map_or(0, |link| link.link.delay.as_micros() as u64)
     };
-    (2..=case.replicas).map(of).collect()
+    (1..=case.replicas).filter(|node| *node != leader).map(of).collect()
 }
 
 fn verified_unless_interrupted(verified: Result<Verified, Failure>) -> Result<Option<Verified>, Failure> {
@@ -368,15 +366,15 @@ fn unique_prefix() -> KeyPrefix {
 
 /// Removes what a load has written to a cluster that is not ours.
 async fn remove_keys(members: &Members, keys: &KeyPrefix) -> anyhow::Result<()> {
-    let leader: Client = members.client(members.leader())?;
+    let client: Client = members.client_of_all()?;
     loop {
         let range: Range<'_> = prefix(keys.as_bytes());
-        let page = leader.scan(range, limits::BATCH_MUTATIONS_MAX).await?;
+        let page = client.scan(range, limits::BATCH_MUTATIONS_MAX).await?;
         if page.items.is_empty() {
             return Ok(());
         }
         let deletes = page.items.iter().map(|item| Mutation::Delete { key: &item.key }).collect();
-        leader.batch(deletes).await?;
+        client.batch(deletes).await?;
     }
 }
 

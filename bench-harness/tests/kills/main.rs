@@ -362,7 +362,7 @@ impl Run {
                 .unwrap_or_else(|violation| panic!("node {node}, after {}: {violation}", self.tally))
         };
         let leaders = check(LEADER);
-        for follower in self.cluster.followers() {
+        for follower in self.cluster.members().others(LEADER) {
             assert!(
                 check(follower) == leaders,
                 "node {follower} differs from the leader after {}",

@@ -103,7 +103,11 @@ pub(super) enum Command {
             required_if_eq("read", "session"))]
         token: Option<Token>,
     },
-    /// Print how each of the nodes named is, and how far the leader's followers are
+    /// Print how each of the nodes named is, what it has seen of elections, and how far the leader's followers are
+    ///
+    /// In the table of elections: who has its vote in this term; how often it asked for votes as it heard no leader,
+    /// stood, won, voted for another, refused its vote, ended leading, began to follow a leader, cut entries that a
+    /// later leader did not have; and the rounds of heartbeats that confirmed it for reads.
     Status,
     /// Make a replica whose data directory was replaced a voting member again, once it has caught up
     Admit {
@@ -111,7 +115,8 @@ pub(super) enum Command {
         #[arg(value_name = "ID", value_parser = clap::value_parser!(u8).range(1..=63))]
         node: u8,
     },
-    /// Have the leader hand over to another replica, and print the term that begins with it
+    /// Have the leader hand over to another replica, and print the term that has begun. Writes are refused meanwhile,
+    /// as a rule for less than 100 ms. Exit code 1 if it cannot be, 4 if no other replica has taken over
     HandOver {
         /// The number of the replica that is to lead; if not said, the one that has most of the log
         #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u8).range(1..))]

@@ -123,10 +123,20 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             Ok(output::admitted(out, format, node, &written)?)
         }
         Command::HandOver { to } => {
-            let term = client.hand_over(node(*to)?).await?;
+            let term = client.hand_over(node(*to)?).await.map_err(hand_over_failure)?;
             Ok(output::handed_over(out, format, term)?)
         }
         Command::Status => unreachable!("done above"),
+    }
+}
+
+/// A hand-over writes nothing that could be read: whether it has happened the nodes say.
+fn hand_over_failure(error: Error) -> Failure {
+    match exit_of(&error) {
+        Exit::Unknown => {
+            Failure { exit: Exit::Unknown, message: format!("{error}; `quorate status` says who leads") }
+        }
+        _ => error.into(),
     }
 }
 

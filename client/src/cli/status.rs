@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use quorate_protocol::response::{CheckpointTransfer, FollowerStatus, Status};
+use quorate_protocol::Leadership;
+use quorate_protocol::response::{CheckpointTransfer, ElectionStatus, FollowerStatus, MessageCounts, Status};
 use serde_json::{Value as Json, json};
 use smol::net::TcpStream;
 use smol::{Timer, future};
@@ -86,6 +87,12 @@ fn text(nodes: &[Asked]) -> String {
         };
     }
     let mut text = format!("{table}\n");
+    let statuses: Vec<_> =
+        nodes.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.view())).collect();
+    if !statuses.is_empty() {
+        text += &format!("elections since each node started\n{}\n", elections_table(&statuses));
+        text += &format!("messages sent/received since each node started\n{}\n", messages_table(&statuses));
+    }
     for (server, answer) in nodes {
         match answer {
             Ok(status) if !status.view().followers.is_empty() => {
@@ -124,6 +131,56 @@ fn row(server: &str, status: &Status<'_>) -> [String; 11] {
         status.applied.to_string(),
         status.keys.to_string(),
     ]
+}
+
+/// What each node has seen of elections. A round is one of heartbeats that confirmed a leader for reads.
+fn elections_table(statuses: &[Status<'_>]) -> Table {
+    let mut table = new_table([
+        "node", "vote", "asked", "stood", "won", "voted", "refused", "ended", "followed", "cut", "rounds",
+    ]);
+    for status in statuses {
+        let ElectionStatus {
+            pre_votes,
+            stood,
+            won,
+            votes_given,
+            votes_refused,
+            stepped_down,
+            followed,
+            truncations,
+            confirmations,
+        } = status.elections;
+        let counts = [
+            pre_votes,
+            stood,
+            won,
+            votes_given,
+            votes_refused,
+            stepped_down,
+            followed,
+            truncations,
+            confirmations,
+        ];
+        let vote = status.voted_for.map_or("none".to_owned(), |node| node.to_string());
+        table.add_row(
+            [status.node.to_string(), vote].into_iter().chain(counts.map(|count| count.to_string())),
+        );
+    }
+    table
+}
+
+fn messages_table(statuses: &[Status<'_>]) -> Table {
+    let mut table = new_table(["node", "append", "ack", "reject", "request vote", "vote", "other"]);
+    for status in statuses {
+        let counts = |counts: &MessageCounts| {
+            let MessageCounts { append, ack, reject, request_vote, vote, other } = *counts;
+            [append, ack, reject, request_vote, vote, other]
+        };
+        let both = counts(&status.sent).into_iter().zip(counts(&status.received));
+        let both = both.map(|(sent, received)| format!("{sent}/{received}"));
+        table.add_row(std::iter::once(status.node.to_string()).chain(both));
+    }
+    table
 }
 
 fn followers_table(followers: &[FollowerStatus<'_>]) -> Table {
@@ -183,12 +240,17 @@ fn status_json(server: &str, status: &Status<'_>) -> Json {
         "formed": status.formed,
         "role": role(status.role),
         "term": status.term,
+        "voted_for": status.voted_for.map(|node| node.get()),
         "leader": status.leader.as_ref().map(|leader| leader.node.get()),
         "leader_address": status.leader.as_ref().map(|leader| leader.address.as_str()),
         "replicas": status.quorums.replicas(),
         "quorum": status.quorums.quorum(),
         "election_quorum": status.quorums.election_quorum(),
+        "leadership": leadership(&status.leadership),
         "durability": status.durability.to_string(),
+        "elections": status.elections,
+        "sent": status.sent,
+        "received": status.received,
         "last": status.last,
         "durable": status.durable,
         "commit": status.commit,
@@ -210,6 +272,14 @@ fn status_json(server: &str, status: &Status<'_>) -> Json {
         },
         "followers": status.followers.iter().map(follower_json).collect::<Vec<_>>(),
     })
+}
+
+/// How the leader is found, in one word; a configured one is the leader that is told besides.
+fn leadership(leadership: &Leadership) -> &'static str {
+    match leadership {
+        Leadership::Configured(_) => "configured",
+        Leadership::Elected => "elected",
+    }
 }
 
 fn follower_json(follower: &FollowerStatus<'_>) -> Json {

@@ -17,6 +17,7 @@ mod formation;
 mod histograms;
 mod lag;
 mod memory;
+mod notes;
 mod outside;
 mod reads;
 mod recovery;
@@ -52,6 +53,7 @@ use disk_watch::DiskWatch;
 use formation::Formation;
 use lag::Lag;
 use memory::MemoryLimit;
+use notes::Notes;
 use reads::WaitingRead;
 
 pub use outside::{ClientId, Outside};
@@ -231,6 +233,7 @@ pub struct Node {
     handing_over: Vec<HandingOver>,
     /// The term that it led in at the end of the last turn; none if it did not.
     led: Option<Term>,
+    notes: Notes,
     sent: MessageCounts,
     received: MessageCounts,
     /// Whom the links on which this node sends lead to.
@@ -243,6 +246,8 @@ pub struct Node {
     installed: Option<Installed>,
     swept: Time,
     is_stopping: bool,
+    /// It led when it was told to stop, and somebody could follow.
+    leaves_office: bool,
     outputs: Vec<Output>,
     error: Option<NodeError>,
 }
@@ -272,6 +277,7 @@ impl Node {
             reads: Vec::new(),
             handing_over: Vec::new(),
             led: None,
+            notes: Notes::default(),
             sent: MessageCounts::default(),
             received: MessageCounts::default(),
             connected: BTreeMap::new(),
@@ -280,6 +286,7 @@ impl Node {
             installed: None,
             swept: Time::ZERO,
             is_stopping: false,
+            leaves_office: false,
             outputs: Vec::new(),
             error: None,
             recovered: Some(recovered),
@@ -351,7 +358,8 @@ impl Node {
     pub fn stop(&mut self, now: Time) {
         self.is_stopping = true;
         if let Some(replica) = &mut self.replica {
-            let _ = replica.hand_over(now, None); // Who cannot hand over just stops.
+            // Who cannot hand over just stops.
+            self.leaves_office = replica.hand_over(now, None).is_ok();
         }
     }
 
@@ -360,11 +368,14 @@ impl Node {
         self.is_stopping
     }
 
-    /// Whether a request has been taken and not been answered, or leadership is being handed over.
+    /// Whether a request has been taken and not been answered, or leadership is being handed over. That is not over
+    /// before the successor leads: the vote of this node may be one of those that it needs.
     pub fn is_busy(&self) -> bool {
+        let is_handing_over =
+            |replica: &Replica| replica.is_handing_over() || self.leaves_office && replica.leader().is_none();
         !self.waiting.is_empty()
             || !self.reads.is_empty()
-            || self.replica.as_ref().is_some_and(Replica::is_handing_over)
+            || self.replica.as_ref().is_some_and(is_handing_over)
     }
 
     /// Checks another replica's introduction, and learns from it.
@@ -637,7 +648,11 @@ impl Node {
             Output::Restore { index, generation } => self.restore(index, generation, outside),
             Output::Apply(entries) => self.apply(&entries, outside)?,
             Output::Report(report) => tracing::warn!("{report}"),
-            Output::Note(note) => tracing::info!("{note}"),
+            Output::Note(note) => {
+                let (node, term) =
+                    (self.formation.identity().node, self.replica.as_ref().map_or(0, Replica::term));
+                self.notes.say(now, node, term, note);
+            }
             Output::Stop(reason) => return Err(NodeError::Rule(reason)),
         }
         Ok(())

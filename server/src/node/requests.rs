@@ -82,7 +82,7 @@ impl Node {
             ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
-            ProposeError::HandingOver => Refusal::NotReady(error.to_string()),
+            ProposeError::HandingOver | ProposeError::JustElected => Refusal::NotReady(error.to_string()),
         })?;
         self.memory.appended(index, write);
         Ok(index)
@@ -103,7 +103,9 @@ impl Node {
         replica.hand_over(now, to).map_err(|error| match error {
             HandOverError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             HandOverError::Unreachable => Refusal::NotReady(error.to_string()),
-            HandOverError::Configured | HandOverError::Unknown(_) => Refusal::BadRequest(error.to_string()),
+            HandOverError::Configured | HandOverError::Unknown(_) | HandOverError::LeadsAlready(_) => {
+                Refusal::BadRequest(error.to_string())
+            }
         })
     }
 

@@ -95,6 +95,9 @@ impl Replica {
             return self.inquire(now, true);
         }
         self.elections.pre_votes += 1;
+        if matches!(self.role, Role::Follower(_)) {
+            self.note_silence(now);
+        }
         self.ask_for_votes(now, true, Because::NoLeader);
     }
 
@@ -127,7 +130,10 @@ impl Replica {
         self.elections.stood += 1;
         let term = self.promise.term + 1;
         self.promise(Promise { term, voted_for: Some(self.settings.node) });
-        self.note(format!("stands for election in term {term}"));
+        self.note(match because {
+            Because::NoLeader => format!("stands for election in term {term}"),
+            Because::HandOver => format!("stands for election in term {term}, as the leader has asked"),
+        });
         self.ask_for_votes(now, false, because);
     }
 
@@ -166,12 +172,57 @@ impl Replica {
                 false => self.vote(now, from, request),
             };
         match granted {
-            true if !request.pre_vote => self.elections.votes_given += 1,
+            true if !request.pre_vote => {
+                self.elections.votes_given += 1;
+                self.note(format!("votes for node {from} in term {}", request.term));
+            }
             true => {}
-            false => self.elections.votes_refused += 1,
+            false => {
+                self.elections.votes_refused += 1;
+                let reason = self.why_not(now, request);
+                self.note(format!("does not vote for node {from}: {reason}"));
+            }
         }
         let vote = Vote { term: self.promise.term, pre_vote: request.pre_vote, granted };
         self.send_small(from, PeerMessage::Vote(vote));
+    }
+
+    /// Why a vote was refused.
+    fn why_not(&self, now: Time, request: &RequestVote) -> String {
+        let (last_term, last) = self.position();
+        if !self.is_elected() {
+            "the leader is configured".into()
+        } else if request.term < self.promise.term {
+            format!("it asks for term {}, and there is a term {}", request.term, self.promise.term)
+        } else if !request.hand_over && self.hears_leader(now) {
+            match self.leader {
+                Some(leader) => format!("node {leader} leads, and was heard just now"),
+                None => "a leader was heard just now".into(),
+            }
+        } else if (request.last_term, request.last_index) < (last_term, last) {
+            let RequestVote { last_index, last_term: its_term, .. } = request;
+            format!(
+                "its log ends with entry {last_index} of term {its_term}, this one with {last} of {last_term}"
+            )
+        } else {
+            match self.promise.voted_for {
+                Some(other) => format!("node {other} has the vote of term {}", self.promise.term),
+                None => format!("it asks for term {}, which is promised", request.term),
+            }
+        }
+    }
+
+    /// Says why this node asks for votes.
+    fn note_silence(&mut self, now: Time) {
+        let needed = self.votes_needed();
+        let asks = format!("asks who would vote for it, and needs {needed} of {}", self.settings.nodes.len());
+        self.note(match (self.leader, self.heard_leader) {
+            (Some(leader), Some(heard)) => {
+                let silent = now.saturating_sub(heard).as_millis();
+                format!("has heard nothing of its leader, node {leader}, for {silent} ms: {asks}")
+            }
+            _ => format!("knows of no leader: {asks}"),
+        });
     }
 
     /// Whether the candidate's log is good enough, and there is need for another leader.

@@ -24,9 +24,12 @@ pub enum HandOverError {
     /// The leader is a setting.
     #[error("the leader is configured: it cannot be another")]
     Configured,
-    /// Not a replica of this cluster, or this node itself.
-    #[error("node {0} is no other replica of this cluster")]
+    /// Not a replica of this cluster.
+    #[error("there is no node {0} in this cluster: name another replica, or none")]
     Unknown(NodeId),
+    /// The one asked for is this node.
+    #[error("node {0} leads already")]
+    LeadsAlready(NodeId),
     /// Nobody can be reached, or not the one asked for.
     #[error("no replica that could lead can be reached")]
     Unreachable,
@@ -37,8 +40,8 @@ pub enum HandOverError {
 pub(super) struct HandOver {
     to: Option<NodeId>,
     deadline: Time,
-    /// Whom it has asked.
-    asked: Option<NodeId>,
+    /// When it last asked somebody to stand.
+    asked: Option<Time>,
 }
 
 impl Replica {
@@ -48,21 +51,22 @@ impl Replica {
         if !self.is_elected() {
             return Err(HandOverError::Configured);
         }
-        if let Some(node) = to
-            && (node == self.settings.node || !self.settings.nodes.contains(node))
-        {
-            return Err(HandOverError::Unknown(node));
+        if !self.is_leader() {
+            return Err(HandOverError::NotLeader);
+        }
+        match to {
+            Some(node) if node == self.settings.node => return Err(HandOverError::LeadsAlready(node)),
+            Some(node) if !self.settings.nodes.contains(node) => return Err(HandOverError::Unknown(node)),
+            _ => {}
         }
         let deadline = now + TIMEOUTS * self.settings.election_timeout;
-        let target = self.successor(now, to);
-        let Role::Leader(leader) = &mut self.role else { return Err(HandOverError::NotLeader) };
-        if target.is_none() {
-            return Err(HandOverError::Unreachable);
+        let target = self.successor(now, to).ok_or(HandOverError::Unreachable)?;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.hand_over = Some(HandOver { to, deadline, asked: None });
         }
-        leader.hand_over = Some(HandOver { to, deadline, asked: None });
         self.note(match to {
-            Some(node) => format!("hands over to node {node}"),
-            None => "hands over".into(),
+            Some(node) => format!("hands over to node {node}, as was asked"),
+            None => format!("hands over, to node {target} as it is now"),
         });
         Ok(())
     }
@@ -80,12 +84,16 @@ impl Replica {
             if let Role::Leader(leader) = &mut self.role {
                 leader.hand_over = None;
             }
-            return self.note("nobody has taken over: goes on leading".into());
+            return self.note("nobody has taken over in time: goes on leading".into());
         }
-        let Some(to) = self.successor(now, to).filter(|to| asked != Some(*to)) else { return };
+        // Two that stand at once take votes from each other: the first has an election timeout to succeed.
+        if asked.is_some_and(|asked| now.saturating_sub(asked) < self.settings.election_timeout) {
+            return;
+        }
+        let Some(to) = self.successor(now, to) else { return };
         let holds_all = self.follower(to).is_some_and(|progress| progress.durable == self.last);
         if holds_all {
-            self.ask_to_stand(to);
+            self.ask_to_stand(now, to);
         }
     }
 
@@ -97,19 +105,20 @@ impl Replica {
             return;
         }
         if let Some(to) = self.successor(now, None) {
-            self.ask_to_stand(to);
+            self.ask_to_stand(now, to);
         }
         self.step_down(now, "its disk does not answer");
     }
 
-    fn ask_to_stand(&mut self, to: NodeId) {
+    fn ask_to_stand(&mut self, now: Time, to: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
             leader.confirmations.lease_has_ended = true; // R22
             if let Some(hand_over) = &mut leader.hand_over {
-                hand_over.asked = Some(to);
+                hand_over.asked = Some(now);
             }
         }
         let term = self.promise.term;
+        self.note(format!("has asked node {to} to lead"));
         self.send_small(to, PeerMessage::TimeoutNow(TimeoutNow { term }));
     }
 

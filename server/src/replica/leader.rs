@@ -156,6 +156,15 @@ impl Replica {
         }
     }
 
+    /// Whether it was elected less than an election timeout ago, and nothing has been committed since: that it reaches
+    /// nobody yet means nothing.
+    pub(super) fn has_just_taken_office(&self, now: Time) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let timeout = self.settings.election_timeout;
+        let is_new = leader.since.is_none_or(|since| now.saturating_sub(since) < timeout);
+        self.is_elected() && is_new && self.commit < leader.first_of_term
+    }
+
     pub(super) fn with_progress(&mut self, node: NodeId, change: impl FnOnce(&mut Progress)) {
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.followers.get_mut(&node)

@@ -394,6 +394,9 @@ pub enum ProposeError {
         /// n
         need: u8,
     },
+    /// It was elected just now, and has yet to hear who can be reached.
+    #[error("the leader was elected just now, and has not heard the other replicas yet")]
+    JustElected,
     /// As much is uncommitted as may be.
     #[error("too many bytes are not committed yet")]
     Overloaded,
@@ -556,6 +559,9 @@ impl Replica {
             return Err(ProposeError::HandingOver);
         }
         let (have, need) = (self.reachable(now), self.settings.quorums.quorum());
+        if have < need && self.has_just_taken_office(now) {
+            return Err(ProposeError::JustElected);
+        }
         if have < need {
             return Err(ProposeError::NoQuorum { have, need });
         }

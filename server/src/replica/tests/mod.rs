@@ -1,11 +1,12 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`], [`obstacles`], [`transfer`]), and a search for what no statement thought of ([`random`]).
+//! [`follower`], [`obstacles`], [`office`], [`transfer`]), and a search for what no statement thought of ([`random`]).
 
 mod cluster;
 mod commit;
 mod feeding;
 mod follower;
 mod obstacles;
+mod office;
 mod random;
 mod transfer;
 
