@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use quorate_protocol::handshake::{HelloRefusal, Origin, ReplicaIdentity};
-use quorate_protocol::{ClusterId, Incarnation, NodeId, NodeSet};
+use quorate_protocol::{ClusterId, Incarnation, Leadership, NodeId, NodeSet};
 
 use crate::directory::Identity;
 
@@ -102,7 +102,8 @@ impl Formation {
     fn join(&mut self, peer: &ReplicaIdentity) -> bool {
         let own = self.identity.node;
         let former = peer.founders.iter().find(|founder| founder.node == own);
-        let is_replaced = former.is_some_and(|former| former.incarnation != self.identity.incarnation);
+        let is_replaced = former.is_some_and(|former| former.incarnation != self.identity.incarnation)
+            && self.identity.leadership != Leadership::Configured(own);
         if !self.identity.members.is_empty() || !peer.formed || !is_replaced {
             return false;
         }
@@ -154,10 +155,12 @@ impl Formation {
                 )));
             }
         }
-        // Of a formed cluster the log says who votes; until it does, a newcomer only listens.
+        // Of a formed cluster the log says who votes; until it does, a newcomer only listens. That a configured leader
+        // cannot.
+        let may_be_replaced = own.formed && own.leadership != Leadership::Configured(peer.node);
         if let Some((_, expected)) = own.members.iter().find(|(node, _)| *node == peer.node)
             && *expected != peer.incarnation
-            && !own.formed
+            && !may_be_replaced
         {
             return Err(HelloRefusal::OtherIncarnation { node: peer.node, expected: *expected });
         }
@@ -189,7 +192,7 @@ fn describe_origin(origin: Option<Origin>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_protocol::{Durability, Leadership, Quorums};
+    use quorate_protocol::{Durability, Quorums};
 
     use super::*;
 

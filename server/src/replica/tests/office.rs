@@ -71,6 +71,7 @@ fn writes_at_the_very_beginning_are_to_be_tried_again_and_later_ones_are_told_th
 #[test]
 fn one_follower_is_asked_to_stand_and_another_only_after_an_election_timeout() {
     let mut leader = Leader::elected(2);
+    leader.ack(3, 0);
     leader.ack(3, 1);
     leader.ack(2, 0);
     leader.replica.hand_over(leader.now, None).unwrap();
