@@ -18,7 +18,7 @@ use super::{Flow, Message, Output, Progress, Replica, Role, Tail, Terms, Time, n
 /// Rounds after which what could not be read from the log is tried again: about a second of heartbeats.
 const READ_AGAIN_ROUNDS: u64 = 20;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leader {
     /// The index of its no-op (R15).
     pub(super) first_of_term: Index,

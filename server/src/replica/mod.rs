@@ -264,7 +264,7 @@ pub enum ProposeError {
 }
 
 /// One replica's state.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     settings: Settings,
     promise: Promise,
@@ -300,7 +300,7 @@ pub struct Replica {
     outputs: Vec<Output>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Role {
     Leader(Leader),
     Follower(Follower),

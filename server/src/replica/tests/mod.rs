@@ -5,6 +5,7 @@ mod cluster;
 mod commit;
 mod feeding;
 mod follower;
+mod model;
 mod obstacles;
 mod random;
 
