@@ -145,7 +145,10 @@ impl Replica {
     pub(super) fn receive_reject(&mut self, now: Time, from: NodeId, reject: &Reject) {
         let next_round = self.next_round();
         let Some(progress) = self.current_follower(now, from, reject.term) else { return };
-        progress.answered(now, reject.round);
+        // Who refuses an append of an older term has answered no round of this one: rounds begin anew with each term.
+        if !matches!(reject.reason, RejectReason::StaleTerm | RejectReason::NotLeader) {
+            progress.answered(now, reject.round);
+        }
         match reject.reason {
             RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
                 progress.next = hint.min(reject.previous_index.saturating_sub(1)) + 1;

@@ -1,5 +1,6 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`], [`obstacles`]), and a search for what no statement thought of ([`random`]).
+//! [`follower`], [`obstacles`]), behaviours as commands and what comes of them ([`scripts`]), a search for what no
+//! statement thought of ([`random`]), and all that can happen in a small cluster ([`model`]).
 
 mod cluster;
 mod commit;
@@ -8,6 +9,7 @@ mod follower;
 mod model;
 mod obstacles;
 mod random;
+mod scripts;
 
 use std::time::Duration;
 

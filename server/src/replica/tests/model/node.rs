@@ -29,14 +29,22 @@ pub(super) enum Event {
     Heartbeat,
     Propose,
     /// A linearizable read is asked for, when so many entries were committed.
-    Read { floor: Index },
-    Receive { message: Arc<Envelope> },
+    Read {
+        floor: Index,
+    },
+    Receive {
+        message: Arc<Envelope>,
+    },
     /// The disk has done the next operation.
     Sync,
     /// The link to a node is lost, and up again.
-    Reconnect { to: NodeId },
+    Reconnect {
+        to: NodeId,
+    },
     /// It is killed and started: of what it had given to its disk, the first `kept` operations were done.
-    Crash { kept: usize },
+    Crash {
+        kept: usize,
+    },
 }
 
 /// A message on its way.
@@ -54,6 +62,14 @@ impl Envelope {
         let message = without_figures(message);
         let what = hash_of(format!("{message:?}"));
         Arc::new(Self { from, to, message, what })
+    }
+
+    pub(super) fn is_pre_vote(&self) -> bool {
+        match &self.message {
+            Message::Small(PeerMessage::RequestVote(request)) => request.pre_vote,
+            Message::Small(PeerMessage::Vote(vote)) => vote.pre_vote,
+            _ => false,
+        }
     }
 }
 
@@ -199,7 +215,7 @@ impl Node {
         let reads_answered = node.answer_reads(&mut carried);
         node.mark();
         if !has_pre_votes {
-            carried.sent.retain(|envelope| !is_pre_vote(&envelope.message));
+            carried.sent.retain(|envelope| !envelope.is_pre_vote());
         }
         Some(Turn {
             node: Arc::new(node),
@@ -378,12 +394,4 @@ struct Carried {
     sent: Vec<Arc<Envelope>>,
     applied: Vec<Bytes>,
     broken: Option<Rule>,
-}
-
-fn is_pre_vote(message: &Message) -> bool {
-    match message {
-        Message::Small(PeerMessage::RequestVote(request)) => request.pre_vote,
-        Message::Small(PeerMessage::Vote(vote)) => vote.pre_vote,
-        _ => false,
-    }
 }

@@ -115,13 +115,7 @@ fn check_applied(
     ensure(!has_counted || last_term == Some(node.replica.term()), Rule::OwnTermIsCounted)
 }
 
-fn check_holders(
-    nodes: &[Arc<Node>],
-    leader: &Node,
-    place: usize,
-    bytes: &Bytes,
-    n: u8,
-) -> Result<(), Rule> {
+fn check_holders(nodes: &[Arc<Node>], leader: &Node, place: usize, bytes: &Bytes, n: u8) -> Result<(), Rule> {
     let holds = |node: &Node| node.disk.entries.get(place) == Some(bytes);
     let holders = nodes.iter().filter(|node| holds(node)).count();
     ensure(holders >= usize::from(n) && (n > 1 || holds(leader)), Rule::CommittedIsOnQuorum)
