@@ -1,24 +1,41 @@
 //! The small model: every interleaving of what can happen to a few real replicas, within bounds.
 //!
 //! Each node is a [`Replica`], as production runs it, with a disk and a clock in memory; `stateright` tries all
-//! orders of timeouts, deliveries, syncs, crashes, writes and reads, and checks [`rules`] after each step.
+//! orders of timeouts, deliveries, syncs, crashes, writes and reads, and [`rules`] are checked after each step.
 //!
 //! # What is modelled, and how
 //!
-//! - **Network**: what was ever sent can be delivered at any time, again, or never. So loss, repetition and disorder
-//!   need no steps of their own.
+//! - **Network**: a message arrives at any time or never, once. On one link messages arrive in order, as on a
+//!   connection; or, with `is_unordered`, in any. With `forgets` a message of an ended term is lost instead of being
+//!   refused; what its receiver could only ignore is always lost, except acks while the mutant is on that counts them.
+//! - **Votes**: with `has_pre_votes` all are messages. Otherwise pre-votes are simply given, which allows more than can
+//!   happen; and a vote arrives at once or never, which misses nothing: see [`Small::deliver_votes`].
 //! - **Time**: there is no common clock. That a node has heard no leader for long enough, or a leader nobody, is a step
 //!   that may happen at any time; a voter that is asked has heard no leader. That is more than can happen: what holds
 //!   here holds with timeouts of any length.
 //! - **Disk**: operations become durable one by one, in order, as steps of their own; a crash keeps any prefix of
-//!   those under way. A promise is durable at once, as the core's contract says.
-//! - **Bounds**: terms, client entries, crashes, reads, heartbeats and reconnections are counted; each leader adds the
-//!   first entry of its term. Nothing else is bounded: neither messages under way nor deliveries.
+//!   those under way. A promise is durable at once, as the core's contract says. After a restart what the log knows
+//!   to be committed is applied; the others notice the restart at once.
+//! - **Bounds**: terms, client entries, crashes, reads, heartbeats, and the rounds of one leader: when messages overtake
+//!   each other every mismatch begins one for all followers, without end. Each leader adds the first entry of its
+//!   term. Neither deliveries nor messages under way are bounded.
+//!
+//! # How far it goes
+//!
+//! `cargo test` follows the smallest clusters. All that is followed to its end ([`WHOLE`]):
+//!
+//! ```text
+//! QUORATE_EXHAUSTIVE=1 cargo test --release -p quorate-server --lib replica::tests::model -- --nocapture --test-threads=1
+//! ```
+//!
+//! Each step costs little, as a node's turn is remembered by node and event. Whole spaces grow about tenfold with each
+//! entry, crash or term.
 //!
 //! # Omissions
 //!
 //! Leases, as they are a matter of clocks; hand-overs, as a node may stand at any time anyhow; obstacles; batches of
-//! several writes. Log reads are answered at once. Admission of new incarnations (R27) is not there yet.
+//! several writes; repeated messages. Log reads are answered at once. Admission of new incarnations (R27) is not there
+//! yet.
 
 mod digest;
 mod node;
