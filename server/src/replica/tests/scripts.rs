@@ -38,6 +38,7 @@ use quorate_protocol::response::Obstacle;
 use super::super::{Message, ReadState, ReadTicket};
 use super::cluster::Cluster;
 use super::*;
+use crate::mutant::{Mutant, with};
 
 /// Longer than any election timeout.
 const LONG: Duration = Duration::from_secs(2);
@@ -299,10 +300,13 @@ pub(super) fn describe(message: &Message) -> String {
     }
 }
 
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/replica/tests/scripts")
+}
+
 #[test]
 fn every_script_gives_what_is_written_in_it() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/replica/tests/scripts");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path()).collect();
     paths.sort();
     let writes = std::env::var("QUORATE_GOLDEN").as_deref() == Ok("write");
     for path in &paths {
@@ -316,4 +320,13 @@ fn every_script_gives_what_is_written_in_it() {
         }
     }
     assert!(paths.len() >= 27, "{} scripts", paths.len());
+}
+
+/// The small model needs three terms, an entry and a crash to show this one.
+#[test]
+fn the_script_of_stale_acks_shows_when_they_count() {
+    let input = std::fs::read_to_string(folder().join("a_stale_ack_of_an_old_term_counts_nothing")).unwrap();
+    let run = || goldenscript::generate(&mut Script::default(), &input);
+    let output = with(Mutant::AckWithoutTerm, run).unwrap();
+    assert_ne!(output, input);
 }
