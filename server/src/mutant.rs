@@ -4,7 +4,7 @@
 //! test, for as long as [`with`] runs; outside of tests [`is_on`] is a constant, and nothing of this remains.
 
 /// A known bug.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Mutant {
     /// 1: a batch is called durable before it is synced.
     AckBeforeSync,

@@ -22,12 +22,12 @@ use crate::mutant::{Mutant, is_on};
 use super::{Follower, Promise, Replica, Role, Time};
 
 /// A node that asks for votes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Candidate {
     /// Whether it only asks if it would get them.
-    pre_vote: bool,
+    pub(super) pre_vote: bool,
     /// Who has said yes, itself included.
-    votes: NodeSet,
+    pub(super) votes: NodeSet,
 }
 
 /// Why a node stands for election.
@@ -38,7 +38,7 @@ enum Because {
 }
 
 /// The random part of timeouts: a small generator (xorshift), seeded by whoever owns the replica.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Timeouts {
     state: u64,
 }

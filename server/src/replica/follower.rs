@@ -10,10 +10,10 @@ use quorate_protocol::{Index, NodeId, Term};
 use super::{Output, Replica, Role, Time};
 use crate::mutant::{Mutant, is_on};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Follower {
     /// The last index known to equal this term's leader's log; 0 until its first append.
-    matched: Index,
+    pub(super) matched: Index,
     /// What the leader has committed, as far as it is known to match (R16).
     pub(super) commit: Index,
     /// What is due to be acknowledged: nothing, a sync (round 0), or a round.

@@ -36,7 +36,7 @@ pub enum HandOverError {
 }
 
 /// A hand-over under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HandOver {
     to: Option<NodeId>,
     deadline: Time,

@@ -21,7 +21,7 @@ use super::{
 /// Rounds after which what could not be read from the log is tried again: about a second of heartbeats.
 const READ_AGAIN_ROUNDS: u64 = 20;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leader {
     /// The index of its no-op (R15).
     pub(super) first_of_term: Index,
@@ -65,8 +65,9 @@ impl Replica {
         let others = self.settings.nodes.iter().filter(|node| *node != self.settings.node);
         let followers = others.map(|node| {
             let mut progress = Progress::new(self.last + 1);
-            progress.incarnation = self.connected.get(&node).copied();
-            progress.connected = progress.incarnation.is_some();
+            let linked = self.connected.get(&node).copied();
+            progress.incarnation = linked.or_else(|| self.members.incarnation(node));
+            progress.connected = linked.is_some();
             (node, progress)
         });
         let followers = followers.collect();
@@ -233,9 +234,10 @@ impl Replica {
     pub(super) fn receive_reject(&mut self, now: Time, from: Member, reject: &Reject) {
         let next_round = self.next_round();
         let Some(progress) = self.current_follower(now, from, reject.term) else { return };
-        // An append of an older term was sent in a round of that term, maybe by this node: it confirms nothing (R21).
-        let is_of_this_term = reject.reason != RejectReason::StaleTerm;
-        progress.answered(now, if is_of_this_term { reject.round } else { 0 });
+        // Who refuses an append of an older term has answered no round of this one: rounds begin anew with each term.
+        if !matches!(reject.reason, RejectReason::StaleTerm | RejectReason::NotLeader) {
+            progress.answered(now, reject.round);
+        }
         match reject.reason {
             RejectReason::Mismatch { hint } if progress.awaits(reject.previous_index) => {
                 let is_answer = matches!(progress.flow, Flow::Probing { round } if reject.round >= round);

@@ -45,6 +45,12 @@ impl Membership {
         self.has_at(Index::MAX, member)
     }
 
+    /// Which incarnation of a node is a member as of the last entry.
+    pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
+        let admitted = self.admissions.iter().rev().find(|(_, member)| member.node == node);
+        admitted.map(|(_, member)| member.incarnation).or_else(|| self.base.get(&node).copied())
+    }
+
     /// The members as of an index: what a checkpoint at that index carries.
     pub fn at(&self, index: Index) -> Vec<Member> {
         let mut members = self.base.clone();

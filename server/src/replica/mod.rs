@@ -423,7 +423,7 @@ pub enum AdmitError {
 }
 
 /// One replica's state.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     settings: Settings,
     promise: Promise,
@@ -463,7 +463,7 @@ pub struct Replica {
     outputs: Vec<Output>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Role {
     Leader(Leader),
     Follower(Follower),

@@ -37,12 +37,12 @@ pub struct Progress {
     /// The round that it was last asked in.
     pub(super) round_sent: u64,
     /// (last index, bytes) of the appends sent and not acknowledged.
-    in_flight: VecDeque<(Index, usize)>,
+    pub(super) in_flight: VecDeque<(Index, usize)>,
     in_flight_bytes: usize,
 }
 
 /// How a follower is fed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Flow {
     /// Where its log matches is not known: an empty append asks, in this round (0: not asked yet).
     Probing {

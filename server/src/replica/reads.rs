@@ -25,7 +25,7 @@ const ROUNDS_MAX: usize = 256;
 const DRIFT_DIVISOR: u32 = 10;
 
 /// A read that waits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ReadTicket {
     /// In which it was asked for.
     term: Term,
@@ -58,12 +58,12 @@ pub enum ReadError {
 }
 
 /// What a leader knows of its confirmations.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Confirmations {
     /// A read waits for the next round.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// The last round that was begun for reads.
-    round: u64,
+    pub(super) round: u64,
     /// (round, beginning), oldest first; kept for leases only.
     began: VecDeque<(u64, Time)>,
     /// When the last confirmed round began.

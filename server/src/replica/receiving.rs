@@ -19,7 +19,7 @@ use super::sending::CHECKPOINT_WINDOW_BYTES;
 use super::{Membership, Output, Replica, Role, Tail, Terms, Time};
 
 /// What is received, and what the disk is doing about it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Receiver {
     incoming: Option<Incoming>,
     /// Whether the disk has not answered what it was last asked.
@@ -30,7 +30,7 @@ pub(super) struct Receiver {
 }
 
 /// A checkpoint that is being received.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Incoming {
     from: NodeId,
     index: Index,

@@ -24,7 +24,7 @@ use crate::mutant::{Mutant, is_on};
 use super::{Output, Replica, Role, Time};
 
 /// A replica that asks how far the others' logs go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Inquiry {
     pre_vote: bool,
     /// Of those who have answered.

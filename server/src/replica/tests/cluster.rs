@@ -24,6 +24,8 @@ const ROUNDS_MAX: usize = 10_000;
 pub(super) struct Cluster {
     pub(super) now: Time,
     members: Vec<Member>,
+    /// What the replicas have done, as scripts show it; for whoever wants to know.
+    pub(super) trace: Option<Vec<String>>,
     links: BTreeMap<(u8, u8), Link>,
     /// Checkpoints that some node went on behind: with the log that it had, and with a new one.
     pub(super) restored: [usize; 2],
@@ -147,6 +149,30 @@ impl Disk {
     }
 }
 
+/// An output as scripts show it.
+fn describe(id: u8, output: &Output) -> String {
+    let run = |entries: &Bytes| {
+        let indexes: Vec<Index> = split(entries).map(|bytes| Entry::parse(&bytes).unwrap().index).collect();
+        format!("{}..={}", indexes[0], indexes[indexes.len() - 1])
+    };
+    match output {
+        Output::Promise(Promise { term, voted_for: Some(node) }) => {
+            format!("{id}: promises term {term} to {node}")
+        }
+        Output::Promise(Promise { term, voted_for: None }) => format!("{id}: promises term {term}"),
+        Output::Append { first, last, .. } => format!("{id}: appends {first}..={last}"),
+        Output::Truncate { after, .. } => format!("{id}: truncates after {after}"),
+        Output::Send { to, message } => format!("{id} → {to}: {}", super::scripts::describe(message)),
+        Output::ReadLog { to, from, .. } => format!("{id}: reads its log from {from} on for {to}"),
+        Output::Apply(entries) => format!("{id}: applies {}", run(entries)),
+        Output::Report(text) => format!("{id}: reports: {text}"),
+        Output::Note(text) => format!("{id}: {text}"),
+        Output::Stop(text) => format!("{id}: stops: {text}"),
+        Output::Led => format!("{id}: notes that it leads"),
+        other => format!("{id}: {other:?}"),
+    }
+}
+
 /// The entries of a run.
 fn split(entries: &Bytes) -> impl Iterator<Item = Bytes> {
     quorate_protocol::entry::iterate(entries).map(|entry| entries.slice_ref(entry.unwrap().bytes))
@@ -219,6 +245,7 @@ impl Cluster {
         let mut cluster = Self {
             now: Duration::ZERO,
             members: members.collect(),
+            trace: None,
             links: pairs.map(|pair| (pair, Link::default())).collect(),
             restored: [0; 2],
         };
@@ -240,13 +267,7 @@ impl Cluster {
         let m = logs.len() as u8;
         let mut cluster = Self::new(m, m);
         for (id, terms) in (1..).zip(logs) {
-            cluster.isolate(id);
-            let disk = &mut cluster.member(id).disk;
-            disk.submitted.clear();
-            disk.promise = Promise { term: terms.last().copied().unwrap_or(0), voted_for: None };
-            disk.entries =
-                (1..).zip(*terms).map(|(index, term)| entry(*term, index, b"value").into()).collect();
-            cluster.restart(id, 0, 0);
+            cluster.give_log(id, terms);
         }
         cluster
     }
@@ -255,6 +276,16 @@ impl Cluster {
     pub(super) fn identity(&self, id: u8) -> NodeIdentity {
         let Settings { node, incarnation, .. } = self.members[usize::from(id) - 1].settings;
         NodeIdentity { node, incarnation }
+    }
+
+    /// Starts a node anew with another log; its links are down.
+    pub(super) fn give_log(&mut self, id: u8, terms: &[Term]) {
+        self.isolate(id);
+        let disk = &mut self.member(id).disk;
+        disk.submitted.clear();
+        disk.promise = Promise { term: terms.last().copied().unwrap_or(0), voted_for: None };
+        disk.entries = (1..).zip(terms).map(|(index, term)| entry(*term, index, b"value").into()).collect();
+        self.restart(id, 0, 0);
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = u8> + use<> {
@@ -294,7 +325,8 @@ impl Cluster {
         let now = self.now;
         let replica = &mut self.member(id).replica;
         let result = act(replica, now);
-        let outputs = super::finish(replica, now);
+        let mut outputs = Vec::new();
+        replica.finish_turn(now, &mut outputs);
         self.carry_out(id, outputs);
         result
     }
@@ -302,6 +334,9 @@ impl Cluster {
     fn carry_out(&mut self, id: u8, outputs: Vec<Output>) {
         let mut has_sent = false;
         for output in outputs {
+            if let Some(trace) = &mut self.trace {
+                trace.push(describe(id, &output));
+            }
             let member = self.member(id);
             match output {
                 Output::Promise(promise) => {

@@ -1,13 +1,16 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`], [`obstacles`], [`office`], [`transfer`]), and a search for what no statement thought of ([`random`]).
+//! [`follower`], [`obstacles`], [`office`], [`transfer`]), behaviours as commands and what comes of them ([`scripts`]), a
+//! search for what no statement thought of ([`random`]), and all that can happen in a small cluster ([`model`]).
 
 mod cluster;
 mod commit;
 mod feeding;
 mod follower;
+mod model;
 mod obstacles;
 mod office;
 mod random;
+mod scripts;
 mod transfer;
 
 use std::time::Duration;
