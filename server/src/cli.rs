@@ -113,6 +113,10 @@ struct Settings {
     /// asks for every read [default: 0].
     #[arg(long, value_name = "MS", env = "QUORATE_LEASE_MS")]
     lease_ms: Option<u32>,
+    /// Make a replica with a replaced data directory a voting member as soon as it has caught up; without it, `quorate
+    /// admit` does that.
+    #[arg(long, env = "QUORATE_ADMIT_REPLACED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    admit_replaced: Option<bool>,
     /// Milliseconds without an answer of the disk after which no writes are taken [default: 2000].
     #[arg(long, value_name = "MS", env = "QUORATE_DISK_STALL_MS")]
     disk_stall_ms: Option<u32>,
@@ -235,6 +239,7 @@ impl Settings {
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_timeout_ms: self.election_timeout_ms.or(other.election_timeout_ms),
             lease_ms: self.lease_ms.or(other.lease_ms),
+            admit_replaced: self.admit_replaced.or(other.admit_replaced),
             disk_stall_ms: self.disk_stall_ms.or(other.disk_stall_ms),
             disk_timeout_ms: self.disk_timeout_ms.or(other.disk_timeout_ms),
             segment_mib: self.segment_mib.or(other.segment_mib),
@@ -268,6 +273,7 @@ impl Settings {
         server.peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
         (server.node.heartbeat, server.node.election_timeout) = self.timing(&server.node)?;
         server.node.lease = self.lease(&server)?;
+        server.node.admits_replaced = self.admit_replaced.unwrap_or(false);
         (server.node.disk_stall, server.node.disk_timeout) = self.disk_patience(&server.node)?;
         if let Some(count) = positive("checkpoint-mib", self.checkpoint_mib)? {
             server.node.checkpoint_interval_bytes = mib(count);

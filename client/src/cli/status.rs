@@ -118,10 +118,12 @@ fn row(server: &str, status: &Status<'_>) -> [String; 11] {
     let formed = if status.formed { "" } else { ", not formed" };
     let obstacle =
         status.obstacle.map_or(String::new(), |obstacle| format!(", {}", obstacle_words(obstacle)));
+    let voting = if status.voting || !status.formed { "" } else { ", not admitted" };
+    let repairing = if status.repairing { ", gets its log anew" } else { "" };
     [
         server.into(),
         status.node.to_string(),
-        format!("{}{formed}{obstacle}", role(status.role)),
+        format!("{}{formed}{voting}{repairing}{obstacle}", role(status.role)),
         status.term.to_string(),
         status.leader.as_ref().map_or("unknown".into(), |leader| leader.node.to_string()),
         format!("{} of {}", quorums.quorum(), quorums.replicas()),
@@ -206,6 +208,7 @@ fn reachable(follower: &FollowerStatus<'_>) -> String {
         FollowerStatus { checkpoint: Some(checkpoint), .. } => {
             format!("no, {}", checkpoint_words(checkpoint))
         }
+        FollowerStatus { reachable: true, voting: false, .. } => "yes, not admitted".into(),
         FollowerStatus { reachable: true, .. } => "yes".into(),
         _ => "no".into(),
     }
@@ -264,6 +267,8 @@ fn status_json(server: &str, status: &Status<'_>) -> Json {
         "memory_bytes": status.memory_bytes,
         "memory_bytes_max": status.memory_bytes_max,
         "obstacle": status.obstacle,
+        "voting": status.voting,
+        "repairing": status.repairing,
         "disk": {
             "syncs": status.disk.syncs,
             "entries": status.disk.entries,
@@ -285,6 +290,7 @@ fn leadership(leadership: &Leadership) -> &'static str {
 fn follower_json(follower: &FollowerStatus<'_>) -> Json {
     json!({
         "node": follower.node.get(),
+        "voting": follower.voting,
         "reachable": follower.reachable,
         "obstacle": follower.obstacle,
         "checkpoint": follower.checkpoint,
