@@ -201,9 +201,11 @@ impl Replica {
             }
         } else if (request.last_term, request.last_index) < (last_term, last) {
             let RequestVote { last_index, last_term: its_term, .. } = request;
-            format!(
-                "its log ends with entry {last_index} of term {its_term}, this one with {last} of {last_term}"
-            )
+            let own = match self.held {
+                Some(_) => "this one may have held more before it was damaged".into(),
+                None => format!("this one with {last} of {last_term}"),
+            };
+            format!("its log ends with entry {last_index} of term {its_term}, {own}")
         } else {
             match self.promise.voted_for {
                 Some(other) => format!("node {other} has the vote of term {}", self.promise.term),
