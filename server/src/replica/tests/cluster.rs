@@ -169,7 +169,26 @@ fn describe(id: u8, output: &Output) -> String {
         Output::Note(text) => format!("{id}: {text}"),
         Output::Stop(text) => format!("{id}: stops: {text}"),
         Output::Led => format!("{id}: notes that it leads"),
-        other => format!("{id}: {other:?}"),
+        Output::Held(Some((term, index))) => format!("{id}: notes that its log held {index} of term {term}"),
+        Output::Held(None) => format!("{id}: notes that its log is whole again"),
+        Output::OpenCheckpoint { to, verify } => {
+            let checked = if *verify { ", and checks it" } else { "" };
+            format!("{id}: opens its checkpoint for {to}{checked}")
+        }
+        Output::ReadCheckpoint { to, index, offset, .. } => {
+            format!("{id}: reads checkpoint {index} from byte {offset} on for {to}")
+        }
+        Output::OpenPart { index, total_bytes } => {
+            format!("{id}: looks what it has of checkpoint {index}, of {total_bytes} bytes")
+        }
+        Output::StorePart { index, offset, bytes } => {
+            format!("{id}: writes bytes {offset}..{} of checkpoint {index}", offset + bytes.len() as u64)
+        }
+        Output::InstallPart { index } => format!("{id}: checks checkpoint {index}, and loads it"),
+        Output::Restore { index, generation: Some(_) } => {
+            format!("{id}: goes on behind checkpoint {index} with a new log")
+        }
+        Output::Restore { index, generation: None } => format!("{id}: goes on behind checkpoint {index}"),
     }
 }
 

@@ -17,8 +17,12 @@
 //! sync [1 …]                   disks do what they were given, and nodes hear of it
 //! settle                       delivers and syncs until nothing is left to do
 //! crash 1                      killed and started: what was not durable is gone, and its links are down
-//! propose 1 value · read 1 · hand-over 1 [2] · disk 1 stalled|full|fine
-//! status                       role, indexes and log of every node
+//! damage 1 2                   the same, and of its log only the first two entries are whole
+//! wipe 1                       the same, with an empty disk in place of its own: another incarnation
+//! checkpoint 1                 takes one of what is applied, and drops the log up to there
+//! work [1 …]                   reads and writes, one each, that nodes have asked for: of logs, of checkpoints
+//! propose 1 value · read 1 · hand-over 1 [2] · admit 1 3 · disk 1 stalled|full|fine
+//! status                       role, indexes and log of every node; [… 1] where the log begins behind a checkpoint
 //! ```
 //!
 //! Scripts are written by hand, their output is not:
@@ -32,7 +36,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
-use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::peer::{CheckpointAck, CheckpointChunk, Inquire, PeerMessage, Position};
 use quorate_protocol::response::Obstacle;
 
 use super::super::{Message, ReadState, ReadTicket};
@@ -123,6 +127,16 @@ impl Script {
             }
             "settle" => cluster.settle(),
             "crash" => cluster.crash(id(args)?),
+            "damage" => cluster.damage(id(args)?, args.next_pos().ok_or("behind which entry?")?.parse()?),
+            "wipe" => cluster.wipe(id(args)?),
+            "checkpoint" => cluster.take_checkpoint(id(args)?),
+            "work" => {
+                let some = ids(args)?;
+                for id in cluster.ids().filter(|id| some.is_empty() || some.contains(id)) {
+                    cluster.answer_read(id, usize::MAX);
+                    cluster.work_transfer(id);
+                }
+            }
             "propose" => {
                 let (id, value) = (id(args)?, args.next_pos().ok_or("which value?")?.to_string());
                 cluster.propose_to(id, value.as_bytes())?;
@@ -136,6 +150,10 @@ impl Script {
             "hand-over" => {
                 let (from, to) = (id(args)?, ids(args)?.first().copied());
                 cluster.turn(from, |replica, now| replica.hand_over(now, to.map(node)))?;
+            }
+            "admit" => {
+                let (leader, newcomer) = (id(args)?, node(id(args)?));
+                cluster.turn(leader, |replica, now| replica.admit(now, newcomer))?;
             }
             "disk" => {
                 let (id, obstacle) = (id(args)?, args.next_pos().ok_or("how is it?")?);
@@ -216,13 +234,13 @@ fn parse_obstacle(name: &str) -> Result<Option<Obstacle>> {
     }
 }
 
-/// A node's clock is ahead for one turn.
+/// A node's clock is ahead until it stands, or asks where other logs end; not for long, as some never do.
 fn stand(cluster: &mut Cluster, id: u8) {
     let now = cluster.now;
-    let stood = |cluster: &Cluster| cluster.replica(id).elections().pre_votes;
-    let before = stood(cluster);
+    let said = |cluster: &Cluster| cluster.trace.as_ref().map_or(0, Vec::len);
+    let before = said(cluster);
     for _ in 0..10 {
-        if stood(cluster) == before {
+        if said(cluster) == before {
             cluster.tick(id);
             cluster.now += LONG;
         }
@@ -253,10 +271,19 @@ fn status(cluster: &Cluster) -> String {
             _ => "follows nobody".to_owned(),
         };
         let (durable, commit) = (replica.durable(), replica.commit());
-        let terms: Vec<String> =
-            (1..=replica.last()).map(|index| replica.terms().term(index).unwrap_or(0).to_string()).collect();
-        let log = terms.join(" ");
-        format!("{id}: {role} in term {}, durable {durable}, commit {commit}, log [{log}]", replica.term())
+        let lacks = match replica.held() {
+            Some((term, index)) => format!(", held {index} of term {term}"),
+            None => String::new(),
+        };
+        let voting = if replica.is_voting() { "" } else { ", is not admitted" };
+        let dropped = (member.disk.checkpoint > 0).then(|| "…".to_owned());
+        let in_log = member.disk.checkpoint + 1..=replica.last();
+        let terms = in_log.map(|index| replica.terms().term(index).unwrap_or(0).to_string());
+        let log = dropped.into_iter().chain(terms).collect::<Vec<_>>().join(" ");
+        format!(
+            "{id}: {role} in term {}, durable {durable}, commit {commit}, log [{log}]{lacks}{voting}",
+            replica.term()
+        )
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -296,6 +323,31 @@ pub(super) fn describe(message: &Message) -> String {
             format!("{kind}: {answer}, in term {}", vote.term)
         }
         PeerMessage::TimeoutNow(message) => format!("stand now, in term {}", message.term),
+        PeerMessage::Inquire(Inquire { term, pre_vote }) => {
+            let kind = if pre_vote { "would you say" } else { "say" };
+            format!("{kind} where your log ends, in term {term}")
+        }
+        PeerMessage::Position(Position { term, pre_vote, last_index, last_term }) => {
+            let kind = if pre_vote { "would say" } else { "log ends" };
+            format!("{kind}: at {last_index} of term {last_term}, in term {term}")
+        }
+        PeerMessage::CheckpointChunk(chunk) => {
+            let CheckpointChunk { term, index, offset, bytes, .. } = chunk;
+            let end = offset + bytes.len() as u64;
+            match bytes.len() {
+                0 => {
+                    format!("how much have you of checkpoint {index}? round {}, in term {term}", chunk.round)
+                }
+                _ => format!(
+                    "bytes {offset}..{end} of {} of checkpoint {index}, in term {term}",
+                    chunk.total_bytes
+                ),
+            }
+        }
+        PeerMessage::CheckpointAck(CheckpointAck { term, index, round, state }) => {
+            let round = if round == 0 { String::new() } else { format!(", round {round}") };
+            format!("checkpoint {index}: {state:?}{round}, in term {term}")
+        }
         other => format!("{other:?}"),
     }
 }
@@ -319,7 +371,7 @@ fn every_script_gives_what_is_written_in_it() {
             false => assert_eq!(output, input, "{}", path.display()),
         }
     }
-    assert!(paths.len() >= 27, "{} scripts", paths.len());
+    assert!(paths.len() >= 33, "{} scripts", paths.len());
 }
 
 /// The small model needs three terms, an entry and a crash to show this one.
