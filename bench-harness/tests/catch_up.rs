@@ -1,22 +1,21 @@
 //! Real server processes: a follower that was away for longer than the leader keeps log is sent a checkpoint.
 //!
 //! The link to it is narrow, so that it can be killed while it receives. Nothing here depends on how fast the machine
-//! is: a test waits until what it needs has happened, and gives up after [`PATIENCE`].
+//! is: a test waits until what it needs has happened, and gives up after [`DEADLINE`].
+
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bench_harness::cluster::{Cluster, Links, Program, Settings};
 use bench_harness::proxy::LinkSettings;
 use quorate_client::{Client, Consistency, Durability, NodeStatus};
 use quorate_protocol::Quorums;
 use quorate_protocol::response::CheckpointTransfer;
+use support::{DEADLINE, wait_for};
 use tempfile::TempDir;
-
-/// After this long something that must happen has not happened.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const LEADER: u8 = 1;
 
@@ -50,24 +49,12 @@ fn start() -> (Cluster, TempDir) {
         links: Links::Proxied { seed: 2026 },
     };
     let mut cluster = Cluster::start(settings).unwrap();
-    smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
+    smol::block_on(cluster.wait_ready(DEADLINE)).unwrap();
     (cluster, directory)
 }
 
-/// Asks again until the answer is there.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn client(cluster: &Cluster, node: u8) -> Client {
-    cluster.client(node).unwrap().with_deadline(PATIENCE)
+    cluster.client(node).unwrap().with_deadline(DEADLINE)
 }
 
 fn status(cluster: &Cluster, node: u8) -> Option<NodeStatus> {

@@ -2,14 +2,16 @@
 //!
 //! Whatever happens, after the last restart every acknowledged write must be on every replica, and all
 //! replicas must hold the same. Nothing here depends on how fast the machine is: a test waits until what it
-//! needs has happened, and gives up after [`PATIENCE`].
+//! needs has happened, and gives up after [`DEADLINE`].
+
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bench_harness::cluster::{Cluster, Links, Program, Settings};
 use bench_harness::lag;
@@ -17,10 +19,8 @@ use bench_harness::verify::verify;
 use quorate_client::load::{self, Control, QuorateTarget, Reads, Report, Workload};
 use quorate_client::{Client, Consistency, Durability, Error, ErrorKind, NodeStatus, Refusal};
 use quorate_protocol::{NodeId, Quorums};
+use support::{DEADLINE, wait_for};
 use tempfile::TempDir;
-
-/// After this long something that must happen has not happened.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Of one call; longer than a replica that is gone stays unnoticed.
 const CALL: Duration = Duration::from_secs(1);
@@ -49,19 +49,7 @@ fn start(quorum: u8) -> (Cluster, TempDir) {
 }
 
 fn wait_ready(cluster: &mut Cluster) {
-    smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
-}
-
-/// Asks again until the answer is there.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
+    smol::block_on(cluster.wait_ready(DEADLINE)).unwrap();
 }
 
 /// Clients that write without a pause, in a thread of their own.

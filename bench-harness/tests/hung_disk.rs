@@ -1,19 +1,19 @@
 //! A server process whose disk hangs ends, although one of its threads never returns.
 
+mod support;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate_client::{Client, Error, ErrorKind};
 use rustix::process::{Pid, Signal, kill_process};
 use smol::block_on;
+use support::{DEADLINE, wait_for};
 use tempfile::TempDir;
-
-/// After this long something that must happen has not happened.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Far longer than a test lasts.
 const HUNG: Duration = Duration::from_secs(3600);
@@ -46,7 +46,7 @@ impl Node {
             log.split_once("clients at ")?.1.split_once(',')?.0.parse().ok()
         });
         let servers = [address.to_string()];
-        let client = Client::builder().servers(servers).deadline(PATIENCE).connect().unwrap();
+        let client = Client::builder().servers(servers).deadline(DEADLINE).connect().unwrap();
         block_on(client.set("first", "value")).unwrap();
         client
     }
@@ -73,17 +73,6 @@ impl Drop for Node {
 
 fn sync_delay(directory: &Path) -> PathBuf {
     directory.join("sync-delay")
-}
-
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Writes until a write is not answered, in a thread of its own; how it was answered in the end.

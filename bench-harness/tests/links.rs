@@ -3,7 +3,8 @@
 //! Times are only ever asserted to be long enough, which holds by construction; that the rest of a cluster
 //! does not wait for a slow replica shows in who holds a write when it is acknowledged.
 
-use std::thread;
+mod support;
+
 use std::time::{Duration, Instant};
 
 use bench_harness::cluster::{Cluster, Links, Program, Settings};
@@ -11,10 +12,8 @@ use bench_harness::lag;
 use bench_harness::proxy::LinkSettings;
 use quorate_client::{Client, Consistency, Durability, Error, ErrorKind, NodeStatus, Receipt, Refusal};
 use quorate_protocol::Quorums;
+use support::{DEADLINE, wait_for};
 use tempfile::TempDir;
-
-/// After this long something that must happen has not happened.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Longer than a replica that is gone stays unnoticed.
 const NOTICED: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ fn start(quorum: u8, links: Links) -> (Cluster, TempDir) {
         links,
     };
     let mut cluster = Cluster::start(settings).unwrap();
-    smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
+    smol::block_on(cluster.wait_ready(DEADLINE)).unwrap();
     (cluster, directory)
 }
 
@@ -46,20 +45,8 @@ fn start_proxied(quorum: u8) -> (Cluster, TempDir) {
     start(quorum, Links::Proxied { seed: 2026 })
 }
 
-/// Asks again until the answer is there.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn client(cluster: &Cluster) -> Client {
-    cluster.client(LEADER).unwrap().with_deadline(PATIENCE).with_consistency(Consistency::Linearizable)
+    cluster.client(LEADER).unwrap().with_deadline(DEADLINE).with_consistency(Consistency::Linearizable)
 }
 
 fn write(client: &Client) -> Receipt {
@@ -145,8 +132,8 @@ fn a_write_that_all_three_must_hold_takes_a_slow_link_there_and_back() {
 fn no_write_waits_for_the_link_between_two_followers() {
     let (cluster, _directory) = start_proxied(3);
     // Longer than the deadline of a write.
-    cluster.set_link_between(2, SLOW, LinkSettings::delay(2 * PATIENCE)).unwrap();
-    let client = client(&cluster);
+    cluster.set_link_between(2, SLOW, LinkSettings::delay(DEADLINE)).unwrap();
+    let client = client(&cluster).with_deadline(DEADLINE / 2);
     for _ in 0..5 {
         assert_eq!(holders(&write(&client)), [1, 2, 3]);
     }
@@ -171,7 +158,7 @@ fn an_isolated_follower_is_done_without_when_two_of_three_are_enough_and_catches
     assert!(cluster.proxy().unwrap().traffic(LEADER, SLOW).unwrap().waiting_bytes > 0);
     cluster.heal_all().unwrap();
     wait_reachable(&cluster, true);
-    smol::block_on(cluster.wait_applied(SLOW, receipt.index, PATIENCE)).unwrap();
+    smol::block_on(cluster.wait_applied(SLOW, receipt.index, DEADLINE)).unwrap();
 }
 
 #[test]
@@ -200,7 +187,7 @@ fn a_follower_that_is_heard_no_more_still_hears_the_leader() {
     cluster.cut(SLOW, LEADER).unwrap();
     let receipt = write(&client(&cluster));
     assert_eq!(holders(&receipt), [1, 2]);
-    smol::block_on(cluster.wait_applied(SLOW, receipt.index, PATIENCE)).unwrap();
+    smol::block_on(cluster.wait_applied(SLOW, receipt.index, DEADLINE)).unwrap();
     wait_reachable(&cluster, false);
     cluster.heal(SLOW, LEADER).unwrap();
     wait_reachable(&cluster, true);
@@ -260,7 +247,7 @@ fn a_slow_disk_stays_slow_over_a_restart_until_that_is_taken_back() {
     cluster.slow_sync(LEADER, DELAY).unwrap();
     cluster.kill(LEADER).unwrap();
     cluster.restart(LEADER).unwrap();
-    smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
+    smol::block_on(cluster.wait_ready(DEADLINE)).unwrap();
     let client = client(&cluster);
     let (_, elapsed) = time_write(&client);
     assert!(elapsed >= DELAY, "{elapsed:?}");

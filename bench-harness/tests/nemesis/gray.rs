@@ -10,7 +10,8 @@ use quorate_client::NodeStatus;
 
 use super::clients::Load;
 use super::machine;
-use super::scene::{Scene, Setup, wait_for};
+use super::scene::{Scene, Setup};
+use super::support::wait_for;
 use quorate_protocol::Quorums;
 
 /// Writes that are timed, one after the other, beside the load.

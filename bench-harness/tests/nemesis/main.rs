@@ -23,6 +23,8 @@ mod gray;
 mod history;
 mod partitions;
 mod scene;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,7 +45,7 @@ const CALLS_LONG: u64 = 1_000_000;
 const CLUSTERS: [(u8, u8); 5] = [(3, 2), (3, 1), (3, 3), (5, 3), (4, 3)];
 
 /// Of entries between two checkpoints, unless `QUORATE_NEMESIS_CHECKPOINT_MIB` says otherwise.
-const CHECKPOINT_MIB: u64 = 64;
+const CHECKPOINT_MIB: u64 = 1;
 
 /// Real processes need the machine for themselves: these tests run one after the other.
 static MACHINE: Mutex<()> = Mutex::new(());

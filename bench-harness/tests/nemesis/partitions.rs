@@ -15,7 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::clients::Load;
-use super::scene::{Scene, Setup, wait_for};
+use super::scene::{Scene, Setup};
+use super::support::wait_for;
 use super::{machine, seed, setting};
 use quorate_protocol::Quorums;
 

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bench_harness::cluster::{Cluster, Links, Program, Settings};
-use bench_harness::node::SYNC_DELAY_POLL;
 use bench_harness::proxy::LinkSettings;
 use quorate_client::{Client, Durability, KeyValue, NodeStatus, Role, prefix};
 use quorate_protocol::{Index, Quorums};
@@ -16,10 +15,7 @@ use tempfile::TempDir;
 use super::checker::{self, Summary};
 use super::clients::{self, CALL, Clients, Load};
 use super::history::{Action, Call, Key, Outcome, Recorder};
-
-/// After this long something that must happen has not happened. A failover takes about a second, on a machine that is
-/// not busy with something else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+use super::support::{DEADLINE, wait_for};
 
 /// How long a node that is well may take to say how it is.
 const ANSWER: Duration = Duration::from_millis(300);
@@ -141,7 +137,7 @@ impl Scene {
             links: Links::Proxied { seed: load.seed },
         })
         .unwrap();
-        smol::block_on(cluster.wait_ready(PATIENCE)).unwrap();
+        smol::block_on(cluster.wait_ready(DEADLINE)).unwrap();
         let servers: Vec<_> = cluster.addresses().iter().map(ToString::to_string).collect();
         let probe =
             Client::builder().servers(&servers).deadline(CALL).connect_timeout(ANSWER).connect().unwrap();
@@ -186,16 +182,14 @@ impl Scene {
         self.broken.paused.remove(&node);
     }
 
-    /// From now on no sync of the node's disk returns. Only a new process ends that.
+    /// No sync of the node's disk that begins a moment later returns. Only a new process ends that.
     pub(crate) fn hang_disk(&mut self, node: u8) {
         self.slow_disk(node, HUNG);
     }
 
-    /// From now on every sync takes so much longer; [`Scene::heal_disk`] ends it.
+    /// Every sync that begins a moment later takes so much longer; [`Scene::heal_disk`] ends it.
     pub(crate) fn slow_disk(&mut self, node: u8, delay: Duration) {
         self.cluster.slow_sync(node, delay).unwrap();
-        // By then it has looked.
-        thread::sleep(2 * SYNC_DELAY_POLL);
         self.broken.hung.insert(node);
         self.disk_delays.insert(node, delay);
     }
@@ -268,7 +262,7 @@ impl Scene {
                 Ok(_) => return began.elapsed(),
                 Err(error) => error.to_string(),
             };
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > DEADLINE {
                 let (broken, nodes) = (&self.broken, self.describe());
                 panic!("{when}: no write succeeds ({error}) with {broken:?}\n{nodes}");
             }
@@ -363,7 +357,7 @@ impl Scene {
             wait_for("a leader that says how it is", || Some(self.status(self.leader()?)?.view().commit));
         let mut stores: Vec<Vec<KeyValue>> = Vec::new();
         for node in self.nodes() {
-            smol::block_on(self.cluster.wait_applied(node, last, PATIENCE))
+            smol::block_on(self.cluster.wait_applied(node, last, DEADLINE))
                 .unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()));
             stores.push(self.store(node, last));
         }
@@ -392,18 +386,6 @@ impl Scene {
         for node in self.nodes() {
             self.cluster.stop(node).unwrap_or_else(|error| panic!("{error:#}"));
         }
-    }
-}
-
-/// Asks again until the answer is there.
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,10 +1,11 @@
-//! The program, started as its users start it.
+//! The program, started as its users start it; and patience.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bench_harness::report::Report;
@@ -48,6 +49,18 @@ pub(crate) fn nodes_of(directory: &Path) -> Vec<u32> {
         }
     }
     nodes
+}
+
+/// Asks again until the answer is there.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Reads the harness's plain progress lines until one has these words.

@@ -205,6 +205,14 @@ struct Waiting {
     deadline: Option<Time>,
 }
 
+impl Waiting {
+    /// The write may be committed, now or later; so many replicas are known to have it (R20).
+    fn answer_unknown(&self, copies: u8, outside: &mut impl Outside) {
+        let outcome = Outcome::Unknown { index: self.index, copies };
+        outside.respond(self.client, &Response { id: self.request, outcome });
+    }
+}
+
 /// A client that has asked for a hand-over.
 #[derive(Debug)]
 struct HandingOver {
@@ -714,16 +722,14 @@ impl Node {
     /// Tells the clients whose entries are removed what is known: another replica may have them, and lead (R20).
     fn answer_truncated(&mut self, after: Index, outside: &mut impl Outside) {
         while let Some(waiting) = self.waiting.pop_back_if(|waiting| waiting.index > after) {
-            let outcome = Outcome::Unknown { index: waiting.index, copies: 0 };
-            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+            waiting.answer_unknown(0, outside);
         }
     }
 
     /// Tells the clients whose entries were committed, or replaced, without being applied here: all up to `index`.
     fn answer_skipped(&mut self, index: Index, outside: &mut impl Outside) {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index <= index) {
-            let outcome = Outcome::Unknown { index: waiting.index, copies: 0 };
-            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+            waiting.answer_unknown(0, outside);
         }
     }
 
@@ -734,9 +740,7 @@ impl Node {
             if waiting.deadline.is_none_or(|deadline| now < deadline) {
                 return true;
             }
-            let copies = replica.holders(waiting.index).len() as u8;
-            let outcome = Outcome::Unknown { index: waiting.index, copies };
-            outside.respond(waiting.client, &Response { id: waiting.request, outcome });
+            waiting.answer_unknown(replica.holders(waiting.index).len() as u8, outside);
             false
         });
     }
