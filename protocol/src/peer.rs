@@ -120,11 +120,14 @@ pub struct RequestVote {
     pub last_term: Term,
 }
 
-/// A leader's request that a follower, which has all its entries, stands at once.
+/// A leader's request that a follower, which has all its entries, stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimeoutNow {
     /// The leader's.
     pub term: Term,
+    /// How many replicas, itself included, must first have said that they would vote for it: a leader that hears too
+    /// few for a write looks for one that hears enough (R10). 0: it stands at once.
+    pub needs: u8,
 }
 
 /// A question of a replica that has lost entries it once held, and has heard no leader (R19).

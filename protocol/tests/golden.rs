@@ -263,7 +263,7 @@ every!(peer_messages: PeerMessage<'static> {
         last_term: 7,
     }),
     Vote = PeerMessage::Vote(Vote { term: 8, pre_vote: true, granted: true }),
-    TimeoutNow = PeerMessage::TimeoutNow(TimeoutNow { term: 7 }),
+    TimeoutNow = PeerMessage::TimeoutNow(TimeoutNow { term: 7, needs: 3 }),
     Inquire = PeerMessage::Inquire(Inquire { term: 8, pre_vote: true }),
     Position = PeerMessage::Position(Position { term: 8, pre_vote: true, last_index: 301, last_term: 7 }),
     CheckpointChunk = PeerMessage::CheckpointChunk(CheckpointChunk {

@@ -461,7 +461,7 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         reject.prop_map(PeerMessage::Reject),
         request_vote.prop_map(PeerMessage::RequestVote),
         vote.prop_map(PeerMessage::Vote),
-        any::<u64>().prop_map(|term| PeerMessage::TimeoutNow(TimeoutNow { term })),
+        any::<(u64, u8)>().prop_map(|(term, needs)| PeerMessage::TimeoutNow(TimeoutNow { term, needs })),
         any::<(u64, bool)>().prop_map(|(term, pre_vote)| PeerMessage::Inquire(Inquire { term, pre_vote })),
         any::<([u64; 3], bool)>().prop_map(|([term, last_index, last_term], pre_vote)| {
             PeerMessage::Position(Position { term, pre_vote, last_index, last_term })

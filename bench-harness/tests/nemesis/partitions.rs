@@ -113,3 +113,21 @@ fn in_all_states_of_the_links_a_node_that_reaches_a_quorum_both_ways_leads() {
     }
     scene.finish();
 }
+
+#[test]
+fn a_leader_that_hears_too_few_for_a_write_gives_way_to_one_that_hears_enough() {
+    let _machine = machine();
+    let load = Load { connections: 2, callers: 2, keys: 8, pause: Duration::from_millis(1), seed: seed() };
+    let mut scene = Scene::start(Setup { quorums: Quorums::new(4, 3).unwrap(), load, checkpoint_mib: 1 });
+    scene.wait_for_progress("nothing is broken");
+    let leader = scene.leader().unwrap();
+    let kept = scene.nodes().find(|node| *node != leader).unwrap();
+    for cut in scene.nodes().filter(|node| *node != leader && *node != kept) {
+        scene.cut(leader, cut);
+        scene.cut(cut, leader);
+    }
+    assert!(scene.must_go_on(Some(leader)), "the three others hear each other");
+    scene.wait_for_progress("the leader hears one of the three others");
+    assert_eq!(scene.leader(), Some(kept), "no other gets a vote of the one that hears a leader");
+    scene.finish();
+}

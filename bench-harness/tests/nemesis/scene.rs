@@ -76,18 +76,6 @@ impl Broken {
         };
         leader.is_some_and(goes_on) || self.has_circle(need, replicas)
     }
-
-    /// Whether somebody may lead who hears enough to lead, and too few for a write: such a leader may hand over to one
-    /// that hears more, but need not (R10).
-    pub(crate) fn leaves_a_leader_short(&self, quorums: Quorums, leader: Option<u8>) -> bool {
-        let (election, need) = (quorums.election_quorum(), quorums.quorum());
-        let heard = |node| self.heard_both_ways(node, quorums.replicas());
-        let gives_up_below = quorums.replicas() - election + 1;
-        match leader.filter(|leader| self.is_sound(*leader) && heard(*leader) >= gives_up_below) {
-            Some(leader) => heard(leader) < need,
-            None => (1..=quorums.replicas()).any(|node| (election..need).contains(&heard(node))),
-        }
-    }
 }
 
 /// What a scene is set up with.
@@ -248,7 +236,6 @@ impl Scene {
     /// Whether writes must succeed as things are, if this node led before.
     pub(crate) fn must_go_on(&self, leader: Option<u8>) -> bool {
         self.broken.leaves_a_quorum(self.quorums, leader)
-            && !self.broken.leaves_a_leader_short(self.quorums, leader)
     }
 
     /// Waits until a write that was called after this has been acknowledged, and says how long that took.
@@ -406,15 +393,4 @@ fn a_quorum_is_a_leader_that_hears_enough_or_enough_that_hear_each_other() {
     assert!(!hub.leaves_a_quorum(quorums(5, 3), Some(3)) && hub.leaves_a_quorum(quorums(5, 3), Some(1)));
     let hung = Broken { hung: BTreeSet::from([1]), ..Broken::default() };
     assert!(!hung.leaves_a_quorum(quorums(3, 1), Some(1)) && hung.leaves_a_quorum(quorums(3, 2), Some(1)));
-}
-
-#[test]
-fn a_leader_may_go_on_with_too_few_for_a_write() {
-    let quorums = |replicas, quorum| Quorums::new(replicas, quorum).unwrap();
-    let cut = Broken { cut: BTreeSet::from([(2, 3)]), ..Broken::default() };
-    assert!(
-        cut.leaves_a_leader_short(quorums(3, 3), Some(2))
-            && !cut.leaves_a_leader_short(quorums(3, 3), Some(1))
-    );
-    assert!(!cut.leaves_a_leader_short(quorums(3, 2), Some(2)));
 }

@@ -30,6 +30,17 @@ pub(super) struct Candidate {
     pub(super) votes: NodeSet,
 }
 
+/// What a follower asks because its leader wants to know; it goes on following meanwhile.
+#[derive(Clone, Debug)]
+pub(super) struct Canvass {
+    /// Who would vote for it, itself included.
+    votes: NodeSet,
+    /// How many have to.
+    needed: u8,
+    /// What is said later does not count.
+    deadline: Time,
+}
+
 /// Why a node stands for election.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Because {
@@ -115,6 +126,11 @@ impl Replica {
         self.leader = None;
         self.role = Role::Candidate(Candidate { pre_vote, votes: NodeSet::default() });
         self.restart_election_timer(now);
+        self.request_votes(pre_vote, because);
+        self.count_vote(now, self.settings.node);
+    }
+
+    fn request_votes(&mut self, pre_vote: bool, because: Because) {
         let request = RequestVote {
             term: if pre_vote { self.promise.term + 1 } else { self.promise.term },
             pre_vote,
@@ -123,7 +139,6 @@ impl Replica {
             last_term: self.terms.last_term(),
         };
         self.send_to_others(&PeerMessage::RequestVote(request));
-        self.count_vote(now, self.settings.node);
     }
 
     fn stand(&mut self, now: Time, because: Because) {
@@ -272,6 +287,9 @@ impl Replica {
         if vote.term > self.promise.term {
             return self.enter_term(now, vote.term, None);
         }
+        if vote.pre_vote && vote.granted && self.has_canvassed(now, from) {
+            return self.stand(now, Because::HandOver);
+        }
         let Role::Candidate(candidate) = &self.role else { return };
         // A vote is for this term only; a promise of one comes from whoever is not further than this node.
         let is_for_this = vote.pre_vote || vote.term == self.promise.term;
@@ -280,13 +298,31 @@ impl Replica {
         }
     }
 
+    /// Whether with this promise a follower that its leader has asked to stand if it gets so many has them all.
+    fn has_canvassed(&mut self, now: Time, from: NodeId) -> bool {
+        let may_promise = self.may_promise();
+        let Role::Follower(Follower { canvass: Some(canvass), .. }) = &mut self.role else { return false };
+        canvass.votes.insert(from);
+        may_promise && now < canvass.deadline && canvass.votes.len() >= usize::from(canvass.needed)
+    }
+
     /// The leader wants this node to lead.
     pub(super) fn receive_timeout_now(&mut self, now: Time, from: NodeId, message: &TimeoutNow) {
         let is_from_leader = message.term == self.promise.term && self.leader == Some(from);
         let may_stand = self.may_promise() && self.held.is_none();
-        if self.is_elected() && is_from_leader && !self.is_leader() && may_stand {
-            self.stand(now, Because::HandOver);
+        let Role::Follower(follower) = &mut self.role else { return };
+        if !is_from_leader || !may_stand || self.settings.leadership != Leadership::Elected {
+            return;
         }
+        if message.needs == 0 {
+            return self.stand(now, Because::HandOver);
+        }
+        let (needed, deadline) = (message.needs, now + self.settings.election_timeout);
+        let votes = NodeSet::from_iter([self.settings.node]);
+        follower.canvass = Some(Canvass { votes, needed, deadline });
+        self.elections.pre_votes += 1;
+        self.note(format!("asks, for node {from}, who would vote for it, and needs {needed}"));
+        self.request_votes(true, Because::HandOver);
     }
 
     /// Promises a higher term, and follows whoever will lead it.

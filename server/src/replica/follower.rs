@@ -7,6 +7,7 @@ use quorate_protocol::peer::{Ack, Append, CheckpointChunk, PeerMessage, RejectRe
 use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, NodeId, Term};
 
+use super::election::Canvass;
 use super::{Output, Replica, Role, Time};
 use crate::mutant::{Mutant, is_on};
 
@@ -22,6 +23,7 @@ pub(super) struct Follower {
     blocked: Option<Obstacle>,
     /// Whether the log has synced since the last ack.
     has_synced: bool,
+    pub(super) canvass: Option<Canvass>,
     disk: Duration,
     sync: Duration,
 }

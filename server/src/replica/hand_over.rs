@@ -2,7 +2,12 @@
 //!
 //! The leader takes no more writes, waits until one follower holds its whole log, and asks that one to stand at once.
 //! If it has not been replaced by then it goes on leading.
+//!
+//! A leader that hears enough replicas to lead and too few for a write looks for one that hears enough (R10): one
+//! after the other, its followers ask for n pre-votes, and only who gets them stands. That disturbs nobody; yet after
+//! each time that it has asked them all it waits twice as long.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use quorate_protocol::NodeId;
@@ -10,10 +15,13 @@ use quorate_protocol::peer::{PeerMessage, TimeoutNow};
 use quorate_protocol::response::Obstacle;
 use thiserror::Error;
 
-use super::{Replica, Role, Time};
+use super::{Progress, Replica, Role, Time};
 
 /// Election timeouts after which a hand-over has failed.
 const TIMEOUTS: u32 = 3;
+
+/// Election timeouts before a leader that hears too few asks its followers again: at first, and at last.
+const SHORT_TIMEOUTS: RangeInclusive<u32> = 2..=32;
 
 /// Why leadership is not handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -42,6 +50,16 @@ pub(super) struct HandOver {
     deadline: Time,
     /// When it last asked somebody to stand.
     asked: Option<Time>,
+}
+
+/// A leader that hears too few replicas for a write.
+#[derive(Clone, Debug)]
+pub(super) struct Short {
+    /// When to ask the next one, and how long to wait after the last.
+    due: Time,
+    pause: Duration,
+    /// Who was asked last.
+    asked: Option<NodeId>,
 }
 
 impl Replica {
@@ -93,8 +111,40 @@ impl Replica {
         let Some(to) = self.successor(now, to) else { return };
         let holds_all = self.follower(to).is_some_and(|progress| progress.durable == self.last);
         if holds_all {
-            self.ask_to_stand(now, to);
+            self.ask_to_stand(now, to, 0);
         }
+    }
+
+    /// Asks one follower after the other to lead if it hears n, while this node does not. That one of them is heard and
+    /// takes no entries is no reason: nobody would change that.
+    pub(super) fn look_for_one_that_hears_enough(&mut self, now: Time) {
+        let (timeout, needed) = (self.settings.election_timeout, self.settings.quorums.quorum());
+        let is_heard = |progress: &Progress| progress.voting && progress.is_heard(now, timeout);
+        let heard = 1 + self.followers().filter(|(_, progress)| is_heard(progress)).count();
+        let suffices = heard >= usize::from(needed);
+        let fit = |progress: &Progress| is_heard(progress) && progress.durable == self.last;
+        let fit: Vec<NodeId> =
+            self.followers().filter(|(_, progress)| fit(progress)).map(|(node, _)| node).collect();
+        let is_elected = self.is_elected();
+        let Role::Leader(leader) = &mut self.role else { return };
+        if suffices || !is_elected || leader.hand_over.is_some() {
+            leader.short = None;
+            return;
+        }
+        let pause = *SHORT_TIMEOUTS.start() * timeout;
+        let short = leader.short.get_or_insert(Short { due: now + pause, pause, asked: None });
+        if now < short.due {
+            return;
+        }
+        short.due = now + timeout;
+        let Some(next) = fit.into_iter().find(|node| short.asked.is_none_or(|asked| *node > asked)) else {
+            short.pause = (2 * short.pause).min(*SHORT_TIMEOUTS.end() * timeout);
+            *short = Short { due: now + short.pause, asked: None, ..*short };
+            return;
+        };
+        short.asked = Some(next);
+        self.note(format!("hears {heard} of the {needed} replicas that a write needs"));
+        self.ask_to_stand(now, next, needed);
     }
 
     /// A leader whose disk does not answer gives way, if others can elect another without it (R10).
@@ -105,12 +155,13 @@ impl Replica {
             return;
         }
         if let Some(to) = self.successor(now, None) {
-            self.ask_to_stand(now, to);
+            self.ask_to_stand(now, to, 0);
         }
         self.step_down(now, "its disk does not answer");
     }
 
-    fn ask_to_stand(&mut self, now: Time, to: NodeId) {
+    /// Of a follower that `needs` none, or of one if so many replicas would vote for it.
+    fn ask_to_stand(&mut self, now: Time, to: NodeId, needs: u8) {
         if let Role::Leader(leader) = &mut self.role {
             leader.confirmations.lease_has_ended = true; // R22
             if let Some(hand_over) = &mut leader.hand_over {
@@ -118,8 +169,11 @@ impl Replica {
             }
         }
         let term = self.promise.term;
-        self.note(format!("has asked node {to} to lead"));
-        self.send_small(to, PeerMessage::TimeoutNow(TimeoutNow { term }));
+        self.note(match needs {
+            0 => format!("has asked node {to} to lead"),
+            _ => format!("has asked node {to} to lead if {needs} would vote for it"),
+        });
+        self.send_small(to, PeerMessage::TimeoutNow(TimeoutNow { term, needs }));
     }
 
     /// The one that is asked for, or of those that can be reached the one that holds most.

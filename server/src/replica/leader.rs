@@ -10,7 +10,7 @@ use quorate_protocol::{Index, Member, NodeId, Term, limits};
 
 use crate::mutant::{Mutant, is_on};
 
-use super::hand_over::HandOver;
+use super::hand_over::{HandOver, Short};
 use super::reads::Confirmations;
 use super::sending::Sender;
 use super::tail::longest_prefix;
@@ -33,6 +33,7 @@ pub(super) struct Leader {
     since: Option<Time>,
     pub(super) confirmations: Confirmations,
     pub(super) hand_over: Option<HandOver>,
+    pub(super) short: Option<Short>,
 }
 
 impl Leader {
@@ -84,6 +85,7 @@ impl Replica {
             since: None,
             confirmations: Confirmations::default(),
             hand_over: None,
+            short: None,
         });
         self.count_members();
         self.note(format!("leads in term {} from entry {first_of_term} on", self.promise.term));

@@ -720,6 +720,7 @@ impl Replica {
         }
         if self.is_leader() {
             self.give_way_if_stalled(now);
+            self.look_for_one_that_hears_enough(now);
         }
     }
 

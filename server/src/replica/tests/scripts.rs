@@ -36,7 +36,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
-use quorate_protocol::peer::{CheckpointAck, CheckpointChunk, Inquire, PeerMessage, Position};
+use quorate_protocol::peer::{CheckpointAck, CheckpointChunk, Inquire, PeerMessage, Position, TimeoutNow};
 use quorate_protocol::response::Obstacle;
 
 use super::super::{Message, ReadState, ReadTicket};
@@ -322,7 +322,10 @@ pub(super) fn describe(message: &Message) -> String {
             let kind = if vote.pre_vote { "would vote" } else { "vote" };
             format!("{kind}: {answer}, in term {}", vote.term)
         }
-        PeerMessage::TimeoutNow(message) => format!("stand now, in term {}", message.term),
+        PeerMessage::TimeoutNow(TimeoutNow { term, needs: 0 }) => format!("stand now, in term {term}"),
+        PeerMessage::TimeoutNow(TimeoutNow { term, needs }) => {
+            format!("stand if {needs} would vote for you, in term {term}")
+        }
         PeerMessage::Inquire(Inquire { term, pre_vote }) => {
             let kind = if pre_vote { "would you say" } else { "say" };
             format!("{kind} where your log ends, in term {term}")
