@@ -94,7 +94,9 @@ impl Node {
         replica.admit(now, node).map_err(|error| match error {
             AdmitError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             AdmitError::IsMember(_) => Refusal::BadRequest(error.to_string()),
-            AdmitError::NotCaughtUp(_) | AdmitError::Busy => Refusal::NotReady(error.to_string()),
+            AdmitError::NotCaughtUp(_) | AdmitError::Busy | AdmitError::NoQuorum { .. } => {
+                Refusal::NotReady(error.to_string())
+            }
         })
     }
 

@@ -106,12 +106,16 @@ impl Replica {
         self.count_members();
     }
 
-    /// Notes which followers are members as of the last entry.
-    fn count_members(&mut self) {
+    /// Notes which followers count: those that are members whatever becomes of an admission that is not committed.
+    /// Neither who comes nor who goes with it confirms a read, as either may be among those who elect another.
+    pub(super) fn count_members(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         for (node, progress) in &mut leader.followers {
-            let is_member = |incarnation| self.members.has(Member { node: *node, incarnation });
-            progress.voting = progress.incarnation.is_some_and(is_member) || is_on(Mutant::LearnerCounted);
+            let counts = |incarnation| {
+                let member = Member { node: *node, incarnation };
+                self.members.has_at(self.commit, member) && self.members.has(member)
+            };
+            progress.voting = progress.incarnation.is_some_and(counts) || is_on(Mutant::LearnerCounted);
         }
     }
 
@@ -125,14 +129,20 @@ impl Replica {
             return Err(AdmitError::NotCaughtUp(node));
         };
         let member = Member { node, incarnation };
-        if self.members.has(member) {
+        if self.members.has_at(self.commit, member) {
             return Err(AdmitError::IsMember(node));
         }
         // R15; but where n cannot be had without the newcomer, nothing is committed before it is admitted.
-        let waits =
-            self.commit < leader.first_of_term && self.reachable(now) >= self.settings.quorums.quorum();
+        let quorums = self.settings.quorums;
+        let have = self.reachable(now);
+        let waits = self.commit < leader.first_of_term && have >= quorums.quorum();
         if waits || self.members.admission_after(self.commit).is_some() {
             return Err(AdmitError::Busy);
+        }
+        // With fewer it might never be committed, and would be in the way of every other (R27).
+        let need = quorums.read_quorum().max(quorums.quorum() - 1);
+        if have < need {
+            return Err(AdmitError::NoQuorum { have, need });
         }
         let index = self.append(&Payload::Admit(member));
         self.count_members();
@@ -150,7 +160,8 @@ impl Replica {
         if !is_elected || now.saturating_sub(since) < timeout {
             return;
         }
-        let heard = 1 + leader.followers.values().filter(|progress| progress.was_heard(now, timeout)).count();
+        let is_heard = |progress: &&Progress| progress.voting && progress.was_heard(now, timeout);
+        let heard = 1 + leader.followers.values().filter(is_heard).count();
         if heard < usize::from(needed) {
             self.step_down(
                 now,
@@ -179,8 +190,8 @@ impl Replica {
     /// The highest index of the leader's own term that n replicas hold (R13, R14).
     pub(super) fn committed_by_counting(&self, leader: &Leader) -> Index {
         let held = match self.members.admission_after(self.commit) {
-            None => self.held_by_quorum(leader, None),
-            Some((index, member)) => self.held_with_admission(leader, index, member.node),
+            None => nth_highest(self.intact_copies(leader), self.settings.quorums.quorum()),
+            Some((index, member)) => self.held_with_admission(leader, index, member),
         };
         let needs_own_disk = !self.is_elected() || self.settings.quorums.quorum() == 1;
         let held = match needs_own_disk && !is_on(Mutant::CommitWithoutOwnDisk) {
@@ -190,23 +201,23 @@ impl Replica {
         if held >= leader.first_of_term || is_on(Mutant::OldTermCommitted) { held } else { 0 }
     }
 
-    /// The highest index that n members hold, `without` one of them.
-    fn held_by_quorum(&self, leader: &Leader, without: Option<NodeId>) -> Index {
-        let counts = |(node, progress): &(&NodeId, &Progress)| progress.voting && without != Some(**node);
-        let others = leader.followers.iter().filter(counts).map(|(_, progress)| progress.durable);
-        nth_highest(others.chain([self.durable]), self.settings.quorums.quorum())
+    /// Up to where each of those that count holds the log, this node among them.
+    fn intact_copies<'a>(&self, leader: &'a Leader) -> impl Iterator<Item = Index> + use<'a> {
+        let others = leader.followers.values().filter(|progress| progress.voting);
+        others.map(|progress| progress.durable).chain([self.durable])
     }
 
-    /// The same while an admission is not committed: the newcomer counts for it and for what follows, if r others hold
-    /// it; for what comes before, it does not (R27).
-    fn held_with_admission(&self, leader: &Leader, index: Index, newcomer: NodeId) -> Index {
-        let others = leader.followers.iter().filter(|(node, progress)| progress.voting && **node != newcomer);
-        let intact = others.map(|(_, progress)| progress.durable).chain([self.durable]);
-        let intact = intact.filter(|durable| *durable >= index).count();
-        let with = self.held_by_quorum(leader, None);
-        match with >= index && intact >= usize::from(self.settings.quorums.read_quorum()) {
+    /// The highest index that n hold while an admission is not committed: the newcomer counts for it and for what
+    /// follows, if r others hold it; for what comes before, it does not (R27).
+    fn held_with_admission(&self, leader: &Leader, index: Index, newcomer: Member) -> Index {
+        let quorums = self.settings.quorums;
+        let is_newcomer = |progress: &&Progress| progress.incarnation == Some(newcomer.incarnation);
+        let its_copy = leader.followers.get(&newcomer.node).filter(is_newcomer).map(|its| its.durable);
+        let with = nth_highest(self.intact_copies(leader).chain(its_copy), quorums.quorum());
+        let intact = self.intact_copies(leader).filter(|durable| *durable >= index).count();
+        match with >= index && intact >= usize::from(quorums.read_quorum()) {
             true => with,
-            false => self.held_by_quorum(leader, Some(newcomer)).min(index - 1),
+            false => nth_highest(self.intact_copies(leader), quorums.quorum()).min(index - 1),
         }
     }
 

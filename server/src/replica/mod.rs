@@ -420,6 +420,16 @@ pub enum AdmitError {
     /// The admission before it is not committed, or the leader's first entry.
     #[error("an earlier change is not committed yet")]
     Busy,
+    /// So few voting replicas can be reached that the admission could not be committed.
+    #[error(
+        "{have} of the {need} voting replicas that have to store an admission can be reached: bring others back first"
+    )]
+    NoQuorum {
+        /// This node among them.
+        have: u8,
+        /// Beside the newcomer.
+        need: u8,
+    },
 }
 
 /// One replica's state.
@@ -796,7 +806,11 @@ impl Replica {
             Role::Follower(follower) => follower.commit.min(self.last),
             Role::Candidate(_) | Role::Inquirer(_) => 0,
         };
+        let admits = self.members.admission_after(self.commit);
         self.commit = self.commit.max(committed);
+        if admits.is_some_and(|(index, _)| index <= self.commit) {
+            self.count_members();
+        }
         if self.applied < self.commit {
             for entries in self.tail.range(self.applied, self.commit) {
                 self.outputs.push(Output::Apply(entries));

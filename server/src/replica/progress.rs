@@ -12,7 +12,7 @@ use super::{Time, Transfer};
 pub struct Progress {
     /// Whom the link leads to, or led to; of whoever is a member before there is a link.
     pub incarnation: Option<Incarnation>,
-    /// Whether that one is a member, so that it counts (R26, R28).
+    /// Whether that one is a member, so that it counts (R26, R28); not before its admission is committed (R27).
     pub voting: bool,
     /// Whether the link to it is up.
     pub connected: bool,

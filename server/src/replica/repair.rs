@@ -3,7 +3,7 @@
 //! Its log was found damaged, and what is left is a prefix. It knows how far it went: the *held* position. Until its
 //! log reaches that again it does not stand for election, and votes only for whoever has at least that; entries
 //! that it does not have it never acknowledges. A leader that is elected without it, or with its vote, sends it what
-//! it lacks, as to any follower.
+//! it lacks, as to any follower; with all that its leader had committed when it began to, it is whole again.
 //!
 //! Where no leader can be elected without it and nobody has what it held, that may never have been committed. Then it
 //! asks the others how far their logs go, and each promises a new term before it answers: so it can no longer get
@@ -41,11 +41,36 @@ impl Replica {
         }
     }
 
-    /// The log is whole again once it is durable as far as it was held.
+    /// What the leader has committed, when its log and what is left of the damaged one are first seen to match.
+    ///
+    /// By then it counts nothing for this node that was lost: on each new link it asks whether this node has what it
+    /// counts. So whatever was committed with the help of what was lost is up to there, and once that is here again,
+    /// nothing lost is missed. But a leader knows of all that was committed before its term only when it has committed
+    /// an entry of its own (R15).
+    pub(super) fn note_commit(&mut self, commit: Index) {
+        let Role::Follower(follower) = &mut self.role else { return };
+        if self.held.is_none() {
+            return;
+        }
+        let is_of_its_term = |index| self.terms.term(index) == Some(self.promise.term);
+        if follower.whole_from.is_none_or(|noted| noted <= follower.matched && !is_of_its_term(noted)) {
+            follower.whole_from = Some(commit);
+        }
+    }
+
+    /// Whether the log has all again that the leader of the promised term could have counted on.
+    fn has_all_that_was_committed(&self) -> bool {
+        let Role::Follower(follower) = &self.role else { return false };
+        follower.whole_from.is_some_and(|index| {
+            index <= follower.matched.min(self.durable) && self.terms.term(index) == Some(self.promise.term)
+        })
+    }
+
+    /// The log is whole again once it is durable as far as it was held, or as anything was committed.
     pub(super) fn notice_repair(&mut self) {
         let Some(held) = self.held else { return };
         let own = (self.terms.term(self.durable).unwrap_or(0), self.durable);
-        if own >= held {
+        if own >= held || self.has_all_that_was_committed() {
             self.held = None;
             self.note(format!("the log is whole again: it reaches entry {}", self.durable));
             self.outputs.push(Output::Held(None));

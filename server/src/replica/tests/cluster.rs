@@ -639,9 +639,7 @@ impl Cluster {
         let disk = &mut self.member(id).disk;
         // What is in a checkpoint is not in the log.
         let left = left.max(disk.checkpoint as usize).max(disk.installed.len()).min(disk.entries.len());
-        let last = disk.entries.last().map(|bytes| Entry::parse(bytes).unwrap());
-        let held = last.map(|entry| (entry.term, entry.index)).max(disk.held);
-        disk.held = held;
+        disk.held = disk.held.max(Some((disk.promise.term, Index::MAX))); // Nobody can say how far it went.
         disk.entries.truncate(left);
         disk.commit = disk.commit.min(left as Index);
         let applied = disk.commit;

@@ -281,7 +281,7 @@ impl Run {
         }
         self.overlapping |= damaged > 0;
         let entries = self.cluster.member(id).disk.entries.len();
-        if self.random.below(2) == 0 || !are_whole {
+        if self.random.below(3) == 0 || !are_whole {
             let left = self.random.below(entries + 1);
             self.note(format_args!("the log of node {id} is damaged behind entry {left} of {entries}"));
             self.cluster.damage(id, left);

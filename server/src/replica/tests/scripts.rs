@@ -272,6 +272,7 @@ fn status(cluster: &Cluster) -> String {
         };
         let (durable, commit) = (replica.durable(), replica.commit());
         let lacks = match replica.held() {
+            Some((term, Index::MAX)) => format!(", held entries of term {term}"),
             Some((term, index)) => format!(", held {index} of term {term}"),
             None => String::new(),
         };
