@@ -38,7 +38,7 @@ use crate::net::stream::{Stream, shared_buffer};
 use crate::node::{
     ClientId, Event, Node, NodeError, NodeSettings, Outside, TransferCommand, TransferEvent, TransferWorker,
 };
-use crate::replica::{LogRead, Promise, Time};
+use crate::replica::{LogRead, Membership, Promise, Time};
 use crate::store::Store;
 
 /// How often time passes for a node: the resolution of its deadlines.
@@ -505,6 +505,13 @@ impl Outside for World {
         let (disk, directory) = (disk.clone(), directory.clone());
         let store = move || directory::store_held(&*disk, &directory, held);
         self.places.store("store how far the log went in", store)?
+    }
+
+    fn store_members(&mut self, members: &Membership) -> Result<(), DirectoryError> {
+        let Places { disk, directory, .. } = &self.places;
+        let (members, disk, directory) = (members.clone(), disk.clone(), directory.clone());
+        let store = move || directory::store_members(&*disk, &directory, &members);
+        self.places.store("note the members in", store)?
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {

@@ -6,6 +6,7 @@
 //! DIR/vote-a, vote-b     promised term and vote, twice (R5)                  vote.rs
 //! DIR/damaged/           a log that was found damaged, until it is whole     held.rs
 //! DIR/held               how far a damaged log went, until it is whole (R8) held.rs
+//! DIR/members            who votes and counts, from the first admission on   members.rs
 //! DIR/boot               while a node with durability os runs (R30)          boot.rs
 //! DIR/log/               the log's segments
 //! DIR/checkpoint/        checkpoints
@@ -30,6 +31,7 @@ mod error;
 mod held;
 mod identity;
 mod lock;
+mod members;
 pub(crate) mod small_file;
 #[cfg(test)]
 pub(crate) mod trace_disk;
@@ -52,6 +54,7 @@ pub(crate) use boot::check as check_boot;
 pub(crate) use error::failed;
 pub(crate) use held::{load_held, set_log_aside, store_held};
 pub(crate) use lock::SharedLock;
+pub(crate) use members::{load_members, store_members};
 pub(crate) use vote::check_copies as check_votes;
 
 pub(crate) const LOCK: &str = "LOCK";
@@ -61,6 +64,8 @@ pub(crate) const VOTES: [&str; 2] = ["vote-a", "vote-b"];
 pub(crate) const DAMAGED: &str = "damaged";
 pub(crate) const HELD: &str = "held";
 pub(crate) const HELD_TEMPORARY: &str = "held.tmp";
+pub(crate) const MEMBERS: &str = "members";
+pub(crate) const MEMBERS_TEMPORARY: &str = "members.tmp";
 pub(crate) const BOOT: &str = "boot";
 pub(crate) const BOOT_TEMPORARY: &str = "boot.tmp";
 pub(crate) const LOG: &str = "log";

@@ -614,6 +614,7 @@ impl Node {
             Output::Promise(promise) => outside.store_promise(promise)?,
             Output::Led => outside.store_led()?,
             Output::Held(held) => outside.store_held(held)?,
+            Output::Members(members) => outside.store_members(&members)?,
             Output::Append { generation, first, last, commit, entries } => {
                 self.lag.appended(first, last, now);
                 let command = LogCommand::Append { generation, first, last, commit, entries };

@@ -8,7 +8,7 @@ use quorate_protocol::{Index, NodeId, Term};
 use crate::checkpoint::CheckpointHeader;
 use crate::directory::{DirectoryError, Identity};
 use crate::log::LogCommand;
-use crate::replica::Promise;
+use crate::replica::{Membership, Promise};
 use crate::store::Store;
 
 use super::TransferCommand;
@@ -49,6 +49,9 @@ pub trait Outside {
 
     /// Makes durable, before it returns, how far the log went before it was damaged; none when it is whole (R8).
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError>;
+
+    /// Makes durable, before it returns, who votes and counts (R26).
+    fn store_members(&mut self, members: &Membership) -> Result<(), DirectoryError>;
 
     /// Makes the identity durable before it returns.
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError>;

@@ -255,15 +255,15 @@ fn open_whole(
         checkpoint::remove_skipped(&**disk, &directory.checkpoint(), &loaded.skipped)?;
     }
     let reader = log.reader();
+    let noted = directory::load_members(&**disk, path)?;
+    let members = match &loaded {
+        Some(Loaded { header, .. }) if !header.members.is_empty() => Membership::new(header.members.clone()),
+        _ => directory.identity.membership(),
+    };
     let mut replay = Replay {
         store,
         terms,
-        members: match &loaded {
-            Some(Loaded { header, .. }) if !header.members.is_empty() => {
-                Membership::new(header.members.clone())
-            }
-            _ => directory.identity.membership(),
-        },
+        members: Membership::of_checkpoint(members, base, noted.as_ref()),
         tail: Tail::default(),
         applied: base,
         committed: recovery.committed,
@@ -279,6 +279,7 @@ fn open_whole(
     let held = directory::load_held(&**disk, path)?;
     if let Some((term, index)) = held {
         tracing::warn!(term, index, last = recovery.last, "the log was damaged, and is not whole yet");
+        replay.members.add_lost(&noted.unwrap_or_default(), recovery.last);
     }
     if let Some(TornTail { file, offset, bytes }) = &recovery.torn {
         tracing::warn!(file = %file.display(), offset, bytes, "cut a write that a crash had torn");
@@ -341,9 +342,7 @@ impl Replay {
                 )));
             }
             self.terms.push(found.index, found.term);
-            if let Some(member) = found.admission() {
-                self.members.push(found.index, member);
-            }
+            self.members.set(found.index, found.admission());
             if found.index <= self.committed {
                 let payload = found.payload().map_err(|error| wrong(error.to_string()))?;
                 if let Payload::Write { write, .. } = payload {

@@ -13,8 +13,8 @@ use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, relative, 
 use crate::checkpoint::{self, CheckpointError, CheckpointInfo, Damage, NO_CLUSTER, Owner};
 use crate::directory::{
     BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DAMAGED, DirectoryError, HELD,
-    HELD_TEMPORARY, IDENTITY, IDENTITY_TEMPORARY, Identity, LOCK, LOG, NOBODYS, RESTORE_TEMPORARY,
-    SharedLock, VOTES, check_boot, check_votes,
+    HELD_TEMPORARY, IDENTITY, IDENTITY_TEMPORARY, Identity, LOCK, LOG, MEMBERS, MEMBERS_TEMPORARY, NOBODYS,
+    RESTORE_TEMPORARY, SharedLock, VOTES, check_boot, check_votes,
 };
 use crate::disk::Disk;
 use crate::log::LogError;
@@ -284,10 +284,14 @@ impl<'a> Check<'a> {
                 BOOT_TEMPORARY => {
                     self.leftover(&directory.join(name), "a note of the boot that was not finished")
                 }
+                MEMBERS_TEMPORARY => {
+                    self.leftover(&directory.join(name), "a note of the members that was not finished")
+                }
                 HELD_TEMPORARY => {
                     self.leftover(&directory.join(name), "a note of a damaged log that was not finished")
                 }
-                IDENTITY | HELD | DAMAGED | BOOT | LOCK | LOG | CHECKPOINT | BACKUP | BACKUP_TEMPORARY => {}
+                IDENTITY | HELD | MEMBERS | DAMAGED | BOOT | LOCK | LOG | CHECKPOINT | BACKUP
+                | BACKUP_TEMPORARY => {}
                 vote if VOTES.contains(&vote) => {}
                 nobodys if NOBODYS.contains(&nobodys) => {}
                 _ => self.stranger(&directory.join(name)),

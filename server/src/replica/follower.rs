@@ -184,9 +184,7 @@ impl Replica {
         self.batch.extend_from_slice(entry.bytes);
         self.last = entry.index;
         self.terms.push(entry.index, entry.term);
-        if let Some(member) = entry.admission() {
-            self.members.push(entry.index, member);
-        }
+        self.note_admission(entry.index, entry.admission());
         true
     }
 
@@ -197,7 +195,9 @@ impl Replica {
         self.generation += 1;
         self.tail.truncate(after);
         self.terms.truncate(after);
-        self.members.truncate(after);
+        if self.members.truncate(after) {
+            self.note_members();
+        }
         self.last = after;
         self.batch_first = after + 1;
         self.durable = self.durable.min(after);

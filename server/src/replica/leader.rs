@@ -113,7 +113,7 @@ impl Replica {
         for (node, progress) in &mut leader.followers {
             let counts = |incarnation| {
                 let member = Member { node: *node, incarnation };
-                self.members.has_at(self.commit, member) && self.members.has(member)
+                self.members.has_committed(self.commit, member) && self.members.has(member)
             };
             progress.voting = progress.incarnation.is_some_and(counts) || is_on(Mutant::LearnerCounted);
         }
@@ -129,7 +129,7 @@ impl Replica {
             return Err(AdmitError::NotCaughtUp(node));
         };
         let member = Member { node, incarnation };
-        if self.members.has_at(self.commit, member) {
+        if self.members.has_committed(self.commit, member) {
             return Err(AdmitError::IsMember(node));
         }
         // R15; but where n cannot be had without the newcomer, nothing is committed before it is admitted.

@@ -243,6 +243,8 @@ pub enum Output {
     /// Make durable how far the log went before it was damaged, before anything that comes after; none when that
     /// no longer matters.
     Held(Option<(Term, Index)>),
+    /// Make it durable who votes and counts, before anything that comes after (R26).
+    Members(Membership),
     /// Give entries to the log; answer with [`Input::Durable`].
     Append {
         /// To come back in the answer.
@@ -623,7 +625,7 @@ impl Replica {
     /// that is not might vote in a term in which its earlier incarnation has voted (R26, R27).
     pub fn is_voting(&self) -> bool {
         let own = Member { node: self.settings.node, incarnation: self.settings.incarnation };
-        self.members.has_at(self.commit, own) || is_on(Mutant::WipedNodeVotes)
+        self.members.has_committed(self.commit, own) || is_on(Mutant::WipedNodeVotes)
     }
 
     /// Where the log ended before it was found damaged, until it is whole again.
@@ -772,11 +774,22 @@ impl Replica {
     fn append(&mut self, payload: &Payload<'_>) -> Index {
         self.last += 1;
         if let Payload::Admit(member) = payload {
-            self.members.push(self.last, *member);
+            self.note_admission(self.last, Some(*member));
         }
         entry::encode(self.promise.term, self.last, payload, &mut self.batch);
         self.terms.push(self.last, self.promise.term);
         self.last
+    }
+
+    /// What the entry at an index says of who votes and counts.
+    fn note_admission(&mut self, index: Index, admitted: Option<Member>) {
+        if self.members.set(index, admitted) {
+            self.note_members();
+        }
+    }
+
+    fn note_members(&mut self) {
+        self.outputs.push(Output::Members(self.members.clone()));
     }
 
     /// Turns this turn's entries into one batch, shared by tail, log and links.
@@ -806,10 +819,10 @@ impl Replica {
             Role::Follower(follower) => follower.commit.min(self.last),
             Role::Candidate(_) | Role::Inquirer(_) => 0,
         };
-        let admits = self.members.admission_after(self.commit);
         self.commit = self.commit.max(committed);
-        if admits.is_some_and(|(index, _)| index <= self.commit) {
+        if self.members.commit(self.commit) {
             self.count_members();
+            self.note_members();
         }
         if self.applied < self.commit {
             for entries in self.tail.range(self.applied, self.commit) {

@@ -182,7 +182,12 @@ impl Replica {
             self.batch_first = index + 1;
             self.tail = Tail::default();
             self.terms = terms;
-            self.members = members;
+            let members = Membership::of_checkpoint(members, index, Some(&self.members));
+            let noted = std::mem::replace(&mut self.members, members);
+            if self.held.is_some() {
+                self.members.add_lost(&noted, index);
+            }
+            self.note_members();
             self.last = index;
             self.durable = index;
             self.generation += 1; // What the log syncs of the old one no longer counts.

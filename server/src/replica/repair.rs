@@ -72,8 +72,16 @@ impl Replica {
         let own = (self.terms.term(self.durable).unwrap_or(0), self.durable);
         if own >= held || self.has_all_that_was_committed() {
             self.held = None;
+            self.forget_lost_members(self.last);
             self.note(format!("the log is whole again: it reaches entry {}", self.durable));
             self.outputs.push(Output::Held(None));
+        }
+    }
+
+    /// Admissions after an index were not committed, or are not lost.
+    fn forget_lost_members(&mut self, after: Index) {
+        if self.members.truncate(after) {
+            self.note_members();
         }
     }
 
@@ -136,6 +144,7 @@ impl Replica {
                 held.1, held.0, highest.1, highest.0
             ));
             self.held = Some(highest);
+            self.forget_lost_members(self.last.max(highest.1));
             self.outputs.push(Output::Held(Some(highest)));
         }
         self.follow(None);

@@ -20,7 +20,7 @@ use crate::node::{
     self, ClientId, Event, Node, NodeError, NodeSettings, Opened, Outside, RecoveryError, State,
     TransferCommand, TransferWorker,
 };
-use crate::replica::{Promise, Time};
+use crate::replica::{Membership, Promise, Time};
 use crate::store::Store;
 
 use super::checkpoint::CheckpointJob;
@@ -189,6 +189,10 @@ impl Outside for World {
 
     fn store_led(&mut self) -> Result<(), DirectoryError> {
         self.vote.store_led()
+    }
+
+    fn store_members(&mut self, members: &Membership) -> Result<(), DirectoryError> {
+        directory::store_members(&self.disk, Path::new(DATA), members)
     }
 
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {

@@ -28,7 +28,7 @@ use super::*;
 use crate::directory::{BootId, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::{Disk, RealDisk};
 use crate::log::{Log, LogSettings, SEGMENT_BYTES_MIN};
-use crate::replica::Promise;
+use crate::replica::{Membership, Promise};
 
 const HEARTBEAT: Duration = Duration::from_millis(50);
 
@@ -136,6 +136,10 @@ impl Outside for Recorder {
     fn store_led(&mut self) -> Result<(), DirectoryError> {
         self.check_storing()?;
         self.vote.store_led()
+    }
+
+    fn store_members(&mut self, members: &Membership) -> Result<(), DirectoryError> {
+        crate::directory::store_members(&RealDisk, &self.directory, members)
     }
 
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {

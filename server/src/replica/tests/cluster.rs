@@ -10,8 +10,8 @@ use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, Member as NodeIdentity, NodeId, Term};
 
 use super::super::{
-    Checkpoint, Input, LogRead, Message, Output, Promise, ProposeError, Recovered, Replica, Settings, Tail,
-    Terms, Time,
+    Checkpoint, Input, LogRead, Membership, Message, Output, Promise, ProposeError, Recovered, Replica,
+    Settings, Tail, Terms, Time,
 };
 use super::{entry, founders, node, set, settings};
 
@@ -56,6 +56,8 @@ pub(super) struct Disk {
     led: Term,
     /// As the log was before it was damaged.
     pub(super) held: Option<(Term, Index)>,
+    /// Who votes and counts, as last noted.
+    members: Option<Membership>,
     /// Durable, from entry 1 on.
     pub(super) entries: Vec<Bytes>,
     /// As the log was last told.
@@ -132,13 +134,14 @@ impl Disk {
 
     fn recover(&self, applied: Index, m: u8) -> Recovered {
         let mut terms = Terms::default();
-        let mut members = founders(m);
+        let mut members = Membership::of_checkpoint(founders(m), 0, self.members.as_ref());
         for bytes in &self.entries {
             let entry = Entry::parse(bytes).unwrap();
             terms.push(entry.index, entry.term);
-            if let Some(member) = entry.admission() {
-                members.push(entry.index, member);
-            }
+            members.set(entry.index, entry.admission());
+        }
+        if let (Some(_), Some(noted)) = (self.held, &self.members) {
+            members.add_lost(noted, self.entries.len() as Index);
         }
         let mut tail = Tail::default();
         let last = self.entries.len() as Index;
@@ -170,6 +173,7 @@ fn describe(id: u8, output: &Output) -> String {
         Output::Stop(text) => format!("{id}: stops: {text}"),
         Output::Led => format!("{id}: notes that it leads"),
         Output::Held(Some((term, index))) => format!("{id}: notes that its log held {index} of term {term}"),
+        Output::Members(_) => format!("{id}: notes who counts"),
         Output::Held(None) => format!("{id}: notes that its log is whole again"),
         Output::OpenCheckpoint { to, verify } => {
             let checked = if *verify { ", and checks it" } else { "" };
@@ -230,7 +234,9 @@ impl Member {
             Ok(entries) if entries.len() as Index == index => {
                 entries.iter().for_each(|entry| terms.push(entry.index, entry.term));
                 let admissions = entries.iter().filter_map(|entry| Some((entry.index, entry.admission()?)));
-                admissions.for_each(|(index, member)| members.push(index, member));
+                for (index, member) in admissions {
+                    members.set(index, Some(member));
+                }
             }
             _ => return Input::PartDamaged(index),
         }
@@ -364,6 +370,7 @@ impl Cluster {
                 }
                 Output::Led => member.disk.led = member.disk.promise.term,
                 Output::Held(held) => member.disk.held = held,
+                Output::Members(members) => member.disk.members = Some(members),
                 Output::Append { generation, first, commit, entries, .. } => {
                     let append = Operation::Append { generation, first, commit, entries };
                     member.disk.submitted.push_back(append);

@@ -28,7 +28,7 @@ use crate::node::{
     self, ClientId, Event, Node, NodeError, Opened, Outside, RecoveryError, TransferCommand, TransferEvent,
     TransferWorker,
 };
-use crate::replica::{LogRead, Promise, Time};
+use crate::replica::{LogRead, Membership, Promise, Time};
 use crate::sim::Random;
 use crate::sim::checkpoint::CheckpointJob;
 use crate::sim::history::checksum_of;
@@ -163,6 +163,11 @@ impl Outside for World {
     fn store_led(&mut self) -> Result<(), DirectoryError> {
         self.store();
         self.vote.store_led()
+    }
+
+    fn store_members(&mut self, members: &Membership) -> Result<(), DirectoryError> {
+        self.store();
+        directory::store_members(&self.disk, Path::new(DATA), members)
     }
 
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
