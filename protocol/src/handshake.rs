@@ -185,6 +185,20 @@ pub enum HelloRefusal {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// Another process with the same number is connected, and this one is no voting member in its place.
+    #[error(
+        "two processes are node {node}: the one that clients reach at {incumbent} is connected, so the one at {newcomer}, \
+         which has another data directory, is not let in; stop the one that is too many: without the first, the second \
+         gets in by itself"
+    )]
+    NodeTaken {
+        /// The number of both.
+        node: NodeId,
+        /// Where clients reach the one that is connected, `HOST:PORT`.
+        incumbent: String,
+        /// Where clients reach the one that is refused, `HOST:PORT`.
+        newcomer: String,
+    },
 }
 
 /// Why a hello cannot be read.

@@ -110,6 +110,11 @@ every!(hello_refusals: HelloRefusal {
     OtherFormation = HelloRefusal::OtherFormation(CLUSTER),
     TooManyConnections = HelloRefusal::TooManyConnections,
     Stopping = HelloRefusal::Stopping,
+    NodeTaken = HelloRefusal::NodeTaken {
+        node: node(3),
+        incumbent: "host:7403".into(),
+        newcomer: "other:7403".into(),
+    },
 });
 
 every!(consistencies: Consistency {

@@ -150,6 +150,8 @@ fn any_hello_refusal() -> impl Strategy<Value = HelloRefusal> {
         any_cluster_id().prop_map(HelloRefusal::OtherFormation),
         Just(HelloRefusal::TooManyConnections),
         Just(HelloRefusal::Stopping),
+        (any_node(), any_text(), any_text())
+            .prop_map(|(node, incumbent, newcomer)| HelloRefusal::NodeTaken { node, incumbent, newcomer }),
     ]
 }
 

@@ -378,9 +378,20 @@ impl Shell {
     }
 
     /// A replica has a new link to us: the old one goes.
-    pub(crate) fn accepted_from(&self, node: NodeId, stream: &Rc<Stream>) {
-        if let Some(old) = self.world.borrow_mut().accepted.insert(node, stream.clone()) {
+    pub(crate) fn accepted_from(&self, member: Member, stream: &Rc<Stream>) {
+        if let Some(old) = self.world.borrow_mut().accepted.insert(member.node, stream.clone()) {
             old.close();
+        }
+        self.handle(Event::Accepted(member));
+    }
+
+    /// A replica's link to us has ended, if it is still the one that counts.
+    pub(crate) fn accepted_ended(&self, node: NodeId, stream: &Rc<Stream>) {
+        let mut world = self.world.borrow_mut();
+        if world.accepted.get(&node).is_some_and(|current| Rc::ptr_eq(current, stream)) {
+            world.accepted.remove(&node);
+            drop(world);
+            self.handle(Event::Closed(node));
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) struct Arguments {
 pub(super) enum Format {
     /// For people and line tools
     Text,
-    /// For programs; one object a line
+    /// For programs: one object a line; `status` of several servers is one array
     Json,
 }
 

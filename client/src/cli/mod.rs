@@ -119,22 +119,23 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
         }
         Command::Admit { node: id } => {
             let node = node(Some(*id))?.expect("one was named");
-            let written = client.admit(node).await?;
+            let written = client.admit(node).await.map_err(change_failure)?;
             Ok(output::admitted(out, format, node, &written)?)
         }
         Command::HandOver { to } => {
-            let term = client.hand_over(node(*to)?).await.map_err(hand_over_failure)?;
+            let term = client.hand_over(node(*to)?).await.map_err(change_failure)?;
             Ok(output::handed_over(out, format, term)?)
         }
         Command::Status => unreachable!("done above"),
     }
 }
 
-/// A hand-over writes nothing that could be read: whether it has happened the nodes say.
-fn hand_over_failure(error: Error) -> Failure {
+/// A hand-over or an admission writes nothing that could be read: whether it has happened the nodes say.
+fn change_failure(error: Error) -> Failure {
     match exit_of(&error) {
         Exit::Unknown => {
-            Failure { exit: Exit::Unknown, message: format!("{error}; `quorate status` says who leads") }
+            let message = format!("{error}; `quorate status` says who leads, and who is not admitted");
+            Failure { exit: Exit::Unknown, message }
         }
         _ => error.into(),
     }

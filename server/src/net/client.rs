@@ -102,7 +102,12 @@ fn welcome(shell: &Shell, body: &[u8]) -> Result<Reply, HelloRefusal> {
 
 /// Says why not, and ends the connection.
 pub(super) fn refuse(shell: &Shell, stream: &Stream, reason: HelloRefusal) -> StreamError {
-    if shell.guard.may_complain(stream.remote.ip(), shell.now()) {
+    // What an operator has to see is not hidden by other refusals.
+    let node = match &reason {
+        HelloRefusal::NodeTaken { node, .. } => Some(*node),
+        _ => None,
+    };
+    if shell.guard.may_complain(stream.remote.ip(), node, shell.now()) {
         tracing::warn!(remote = %stream.remote, "refused a connection: {reason}");
     }
     stream.push(|out| frame::encode(&Reply::Refused(reason), out));
@@ -177,7 +182,7 @@ fn request(shell: &Shell, now: Time, client: ClientId, link: &ClientLink, body: 
 
 fn bad_frame(shell: &Shell, link: &ClientLink, reason: String) {
     let remote = link.stream.remote;
-    if shell.guard.may_complain(remote.ip(), shell.now()) {
+    if shell.guard.may_complain(remote.ip(), None, shell.now()) {
         tracing::warn!(%remote, "closed a client's connection: {reason}");
     }
     let outcome = Outcome::Refused(Refusal::BadFrame(reason));

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use quorate_protocol::NodeId;
+
 use super::stream::Stream;
 use super::{FRAME_DEADLINE, HELLO_DEADLINE, OUTPUT_DEADLINE, STRANGERS_MAX};
 use crate::replica::Time;
@@ -13,7 +15,7 @@ use crate::replica::Time;
 /// How often one address is complained about in the log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Addresses whose last complaint is remembered.
+/// Complaints that are remembered.
 const COMPLAINTS_MAX: usize = 1024;
 
 /// All accepted connections of a node, clients and peers.
@@ -22,7 +24,7 @@ pub(crate) struct Guard {
     next: Cell<u64>,
     /// Oldest first.
     guests: RefCell<BTreeMap<u64, Guest>>,
-    complaints: RefCell<BTreeMap<IpAddr, Time>>,
+    complaints: RefCell<BTreeMap<(IpAddr, Option<NodeId>), Time>>,
 }
 
 struct Guest {
@@ -81,13 +83,14 @@ impl Guard {
         }
     }
 
-    /// Whether something about an address is to be logged: once a minute.
-    pub(crate) fn may_complain(&self, address: IpAddr, now: Time) -> bool {
+    /// Whether something about an address, or a node that is said to be there, is to be logged: once a minute.
+    pub(crate) fn may_complain(&self, address: IpAddr, node: Option<NodeId>, now: Time) -> bool {
+        let about = (address, node);
         let mut complaints = self.complaints.borrow_mut();
         complaints.retain(|_, last| now.saturating_sub(*last) < COMPLAINT_INTERVAL);
-        let is_first = !complaints.contains_key(&address) && complaints.len() < COMPLAINTS_MAX;
+        let is_first = !complaints.contains_key(&about) && complaints.len() < COMPLAINTS_MAX;
         if is_first {
-            complaints.insert(address, now);
+            complaints.insert(about, now);
         }
         is_first
     }

@@ -50,11 +50,15 @@ pub(crate) async fn keep_link(shell: Rc<Shell>, node: NodeId, address: String) {
         match dial(&shell, node, &address).await {
             Ok((stream, receiver, incarnation)) => {
                 tracing::info!(%node, address, "connected to a replica");
-                (pause, last_error) = (REDIAL.0, String::new());
+                let connected = shell.now();
+                last_error.clear();
                 shell.add_peer(Member { node, incarnation }, stream.clone());
                 let error =
                     future::or(silence(&shell, &stream, receiver), stream.keep_writing(|| shell.now())).await;
                 shell.remove_peer(node);
+                if shell.now().saturating_sub(connected) >= REDIAL.1 {
+                    pause = REDIAL.0; // A link that is lost at once, time and again, is tried ever less often.
+                }
                 tracing::warn!(%node, address, "lost the link to a replica: {error}");
             }
             // Once for each reason: a replica that is down stays so for long.
@@ -158,8 +162,15 @@ pub(crate) async fn serve(shell: &Rc<Shell>, stream: Rc<Stream>) -> StreamError 
     stream.flush(shell.now());
     place.introduced();
     // A replica has one link to us: a new one means that it has given up the old one.
-    shell.accepted_from(peer.node, &stream);
     let from = Member { node: peer.node, incarnation: peer.incarnation };
+    shell.accepted_from(from, &stream);
+    let error = listen(shell, from, &stream, receiver).await;
+    shell.accepted_ended(from.node, &stream);
+    error
+}
+
+/// Takes what a replica says on its link, until that ends.
+async fn listen(shell: &Rc<Shell>, from: Member, stream: &Stream, mut receiver: Receiver) -> StreamError {
     loop {
         let mut error = None;
         let take = |_, body: &[u8]| {
@@ -172,7 +183,7 @@ pub(crate) async fn serve(shell: &Rc<Shell>, stream: Rc<Stream>) -> StreamError 
         let received = stream.receive(&mut receiver, limits::PEER_BYTES_MAX, || shell.now(), take).await;
         shell.wake();
         if let Some(reason) = error {
-            tracing::warn!(node = %peer.node, "closed the link of a replica: {reason}");
+            tracing::warn!(node = %from.node, "closed the link of a replica: {reason}");
             stream.close();
             return StreamError::Closed;
         }

@@ -4,7 +4,8 @@
 //! says so; when all m have stored the same, the cluster has formed, and only then does anybody acknowledge
 //! anything. Before that another incarnation of a member is refused. After it, it *joins*: it learns from the others
 //! whom the cluster was formed with, and is no voting member until the log admits it (R27): an emptied disk cannot
-//! come back as if it had kept its promises.
+//! come back as if it had kept its promises. As long as an incarnation is linked, no other of its node is let in, but
+//! for the voting one: a process that is started with a number that is taken disturbs nobody.
 
 use std::collections::BTreeMap;
 
@@ -86,10 +87,15 @@ impl Formation {
         }
     }
 
-    /// Checks another replica's introduction, and learns from it. Returns whether the identity has changed
-    /// and must be stored.
-    pub(super) fn meet(&mut self, peer: &ReplicaIdentity) -> Result<bool, HelloRefusal> {
+    /// Checks another replica's introduction, and learns from it. `has_place` says whether it may be linked now, as
+    /// whom it says it is. Returns whether the identity has changed and must be stored.
+    pub(super) fn meet(&mut self, peer: &ReplicaIdentity, has_place: bool) -> Result<bool, HelloRefusal> {
         self.check(peer)?;
+        if !has_place {
+            let incumbent = self.address(peer.node).unwrap_or("an unknown address").to_owned();
+            let newcomer = peer.advertise.clone();
+            return Err(HelloRefusal::NodeTaken { node: peer.node, incumbent, newcomer });
+        }
         self.met.insert(peer.node, peer.incarnation);
         self.addresses.insert(peer.node, peer.advertise.clone());
         let concluded = self.join(peer) || self.conclude();
@@ -115,7 +121,8 @@ impl Formation {
         }
         tracing::warn!(
             "this cluster was formed with another data directory of node {own}: this one catches up, and neither votes \
-             nor counts until it is admitted ('quorate admit {own}')"
+             nor counts until it is admitted ('quorate admit {own}'); that takes a leader: if too few nodes have their \
+             data to elect one, restore a backup as a new cluster"
         );
         self.identity = joined;
         true
@@ -222,7 +229,7 @@ mod tests {
                 for j in 0..formations.len() {
                     let introduction = formations[j].introduction();
                     if i != j {
-                        formations[i].meet(&introduction).unwrap();
+                        formations[i].meet(&introduction, true).unwrap();
                     }
                 }
             }
@@ -244,8 +251,8 @@ mod tests {
     #[test]
     fn a_node_that_has_met_all_waits_until_all_have_stored() {
         let (mut first, second, third) = (formation(1, 11), formation(2, 22), formation(3, 33));
-        first.meet(&second.introduction()).unwrap();
-        assert!(first.meet(&third.introduction()).unwrap());
+        first.meet(&second.introduction(), true).unwrap();
+        assert!(first.meet(&third.introduction(), true).unwrap());
         assert!(!first.is_formed());
         let cluster = first.identity().cluster_id().unwrap();
         assert!(!first.stored_by(node(2), cluster));
@@ -257,10 +264,10 @@ mod tests {
     #[test]
     fn a_replaced_disk_is_refused_once_members_are_stored_but_not_before() {
         let mut first = formation(1, 11);
-        first.meet(&formation(2, 22).introduction()).unwrap();
-        first.meet(&formation(2, 99).introduction()).unwrap();
-        first.meet(&formation(3, 33).introduction()).unwrap();
-        let refusal = first.meet(&formation(2, 22).introduction()).unwrap_err();
+        first.meet(&formation(2, 22).introduction(), true).unwrap();
+        first.meet(&formation(2, 99).introduction(), true).unwrap();
+        first.meet(&formation(3, 33).introduction(), true).unwrap();
+        let refusal = first.meet(&formation(2, 22).introduction(), true).unwrap_err();
         assert_eq!(refusal, HelloRefusal::OtherIncarnation { node: node(2), expected: Incarnation(99) });
     }
 
@@ -278,7 +285,7 @@ mod tests {
         };
         let mut first = restored(1, origin(130, 0));
         for other in [None, origin(131, 0), origin(130, 1)] {
-            let refusal = first.meet(&restored(2, other).introduction()).unwrap_err();
+            let refusal = first.meet(&restored(2, other).introduction(), true).unwrap_err();
             assert!(matches!(refusal, HelloRefusal::OtherSettings(_)), "{refusal}");
             assert!(refusal.to_string().contains("origin is a backup (entry 130, hash 0707"), "{refusal}");
         }
@@ -295,12 +302,12 @@ mod tests {
         let mut first = formation(1, 11);
         let mut peer = formation(2, 22).introduction();
         peer.quorums = Quorums::new(3, 3).unwrap();
-        let refusal = first.meet(&peer).unwrap_err().to_string();
+        let refusal = first.meet(&peer, true).unwrap_err().to_string();
         assert_eq!(
             refusal,
             "the replicas were started with different settings: quorum is 2 on node 1 and 3 on node 2"
         );
         peer.node = node(4);
-        assert_eq!(first.meet(&peer), Err(HelloRefusal::UnknownNode(node(4))));
+        assert_eq!(first.meet(&peer, true), Err(HelloRefusal::UnknownNode(node(4))));
     }
 }

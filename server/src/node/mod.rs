@@ -143,6 +143,10 @@ pub enum Event<'a> {
     Connected(Member),
     /// The link on which this node sends to another is down.
     Disconnected(NodeId),
+    /// A link on which another sends to this node is up, in the place of one before; it has introduced itself as this.
+    Accepted(Member),
+    /// The link on which another sends to this node is down.
+    Closed(NodeId),
     /// Another replica says something.
     Message {
         /// Who, by its handshake.
@@ -246,6 +250,8 @@ pub struct Node {
     received: MessageCounts,
     /// Whom the links on which this node sends lead to.
     connected: BTreeMap<NodeId, Incarnation>,
+    /// Whom the links on which others send to this node come from.
+    accepted: BTreeMap<NodeId, Incarnation>,
     /// The log has been asked to drop what lies below.
     dropped_before: Index,
     /// Followers for which a checkpoint's file is open.
@@ -289,6 +295,7 @@ impl Node {
             sent: MessageCounts::default(),
             received: MessageCounts::default(),
             connected: BTreeMap::new(),
+            accepted: BTreeMap::new(),
             dropped_before: 0,
             sending: NodeSet::default(),
             installed: None,
@@ -314,6 +321,12 @@ impl Node {
             Event::Disconnected(node) => {
                 self.connected.remove(&node);
                 self.step(now, Input::Disconnected(node));
+            }
+            Event::Accepted(Member { node, incarnation }) => {
+                self.accepted.insert(node, incarnation);
+            }
+            Event::Closed(node) => {
+                self.accepted.remove(&node);
             }
             Event::Message { from, message: PeerMessage::Stored(cluster) } => {
                 if self.formation.stored_by(from.node, cluster) {
@@ -388,10 +401,21 @@ impl Node {
 
     /// Checks another replica's introduction, and learns from it.
     pub fn meet(&mut self, peer: &ReplicaIdentity, outside: &mut impl Outside) -> Result<(), HelloRefusal> {
-        if self.formation.meet(peer)? {
+        if self.formation.meet(peer, self.has_place(peer))? {
             self.identity_changed(outside);
         }
         Ok(())
+    }
+
+    /// Whether a replica may be linked now: no other incarnation of its node is, or it is the one that votes. Who was
+    /// first stays, as otherwise two would close each other's links for ever.
+    fn has_place(&self, peer: &ReplicaIdentity) -> bool {
+        let member = Member { node: peer.node, incarnation: peer.incarnation };
+        let links = [&self.connected, &self.accepted].into_iter();
+        let mut linked = links.filter_map(|links| links.get(&member.node));
+        let votes = |replica: &Replica| replica.members().has(member);
+        linked.all(|incarnation| *incarnation == member.incarnation)
+            || self.replica.as_ref().is_some_and(votes)
     }
 
     /// The replica, once the cluster has formed.

@@ -90,6 +90,14 @@ pub enum RecoveryError {
         /// Of the last entry.
         last: Term,
     },
+    /// Data is damaged that other replicas may have.
+    #[error("{error}; {advice}")]
+    Lost {
+        /// What is wrong.
+        error: Box<RecoveryError>,
+        /// What the operator can do.
+        advice: String,
+    },
     /// An entry in the log is not one.
     #[error("entry {index} in the log cannot be read: {reason}")]
     Entry {
@@ -117,11 +125,37 @@ impl RecoveryError {
         )
     }
 
+    /// Adds what can be done about damaged data.
+    fn advised(self, settings: &DirectorySettings) -> Self {
+        use CheckpointError::{AllDamaged, Changed};
+        match self {
+            error if error.is_of_the_log() => error.lost(settings),
+            error @ Self::Checkpoint(AllDamaged(_) | Changed { .. }) => error.lost(settings),
+            error => error,
+        }
+    }
+
+    fn lost(self, settings: &DirectorySettings) -> Self {
+        let node = settings.node;
+        let advice = match settings.quorums.replicas() == 1
+            || settings.leadership == Leadership::Configured(node)
+        {
+            true => "this may be the only copy: restore a backup as a new cluster ('quorate-server restore')"
+                .into(),
+            false => format!(
+                "if another node leads, start this one with an empty directory, and admit it once it has caught up \
+                 ('quorate admit {node}'); else restore a backup as a new cluster ('quorate-server restore')"
+            ),
+        };
+        Self::Lost { error: Box::new(self), advice }
+    }
+
     /// What it means to whoever started the program.
     pub fn kind(&self) -> DirectoryErrorKind {
         use DirectoryErrorKind::{Damaged, Failed, NotForUs};
         match self {
             Self::Directory(error) => error.kind(),
+            Self::Lost { error, .. } => error.kind(),
             Self::Checkpoint(CheckpointError::AllDamaged(_) | CheckpointError::Changed { .. })
             | Self::Log(LogError::Damaged { .. })
             | Self::Read(ReadError::Damaged { .. })
@@ -153,14 +187,14 @@ pub fn open(
         Err(error) if error.is_of_the_log() && can_be_repaired(settings) => {
             let directory = DataDirectory::open(&**disk, path, settings, fresh, boot)?;
             if !directory.identity.formed {
-                return Err(error);
+                return Err(error.advised(settings));
             }
             tracing::error!("{error}: the log is set aside in 'damaged', and got from the other replicas");
             directory::set_log_aside(&**disk, path, directory.vote.promise().term)?;
             drop(directory);
             open_whole(disk, path, settings, fresh, log, checkpoint_interval_bytes, boot)
         }
-        opened => opened,
+        opened => opened.map_err(|error| error.advised(settings)),
     }
 }
 
@@ -278,7 +312,14 @@ fn open_whole(
     }
     let held = directory::load_held(&**disk, path)?;
     if let Some((term, index)) = held {
-        tracing::warn!(term, index, last = recovery.last, "the log was damaged, and is not whole yet");
+        let until = match index {
+            Index::MAX => format!("the end of term {term}"),
+            index => format!("entry {index} of term {term}"),
+        };
+        tracing::warn!(
+            last = recovery.last,
+            "the log was damaged, and is not whole yet: it may have held everything up to {until}"
+        );
         replay.members.add_lost(&noted.unwrap_or_default(), recovery.last);
     }
     if let Some(TornTail { file, offset, bytes }) = &recovery.torn {

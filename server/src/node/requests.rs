@@ -93,7 +93,9 @@ impl Node {
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         replica.admit(now, node).map_err(|error| match error {
             AdmitError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
-            AdmitError::IsMember(_) => Refusal::BadRequest(error.to_string()),
+            AdmitError::Unknown(_) | AdmitError::Leads(_) | AdmitError::IsMember(_) => {
+                Refusal::BadRequest(error.to_string())
+            }
             AdmitError::NotCaughtUp(_) | AdmitError::Busy | AdmitError::NoQuorum { .. } => {
                 Refusal::NotReady(error.to_string())
             }

@@ -99,10 +99,15 @@ impl Replica {
             return;
         }
         let Some(due) = self.election_due else { return self.restart_election_timer(now) };
-        if now < due || !self.may_promise() {
+        if now < due {
+            return;
+        }
+        if !self.may_promise() {
+            self.leader = None; // It has not heard that one for as long; who leads now it cannot find out.
             return;
         }
         if self.held.is_some() {
+            self.note_repair_waits();
             return self.inquire(now, true);
         }
         self.elections.pre_votes += 1;

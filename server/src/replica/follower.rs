@@ -173,7 +173,9 @@ impl Replica {
             Some(term) if entry.index <= self.commit => {
                 let Entry { index, term: other, .. } = entry;
                 self.outputs.push(Output::Stop(format!(
-                    "entry {index} is committed with term {term}, but the leader sent it with term {other}"
+                    "entry {index} is committed with term {term}, but the leader sent it with term {other}: this node or \
+                     the leader has lost acknowledged writes; nothing was changed: keep both directories, compare them with \
+                     'quorate-server dump', and go on from the right one, or restore a backup"
                 )));
                 return false; // R16
             }

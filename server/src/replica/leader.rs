@@ -122,6 +122,12 @@ impl Replica {
     /// Makes a replica that has caught up a voting member, in the place of an earlier incarnation (R27).
     pub fn admit(&mut self, now: Time, node: NodeId) -> Result<Index, AdmitError> {
         let Role::Leader(leader) = &self.role else { return Err(AdmitError::NotLeader) };
+        if node == self.settings.node {
+            return Err(AdmitError::Leads(node));
+        }
+        if !self.settings.nodes.contains(node) {
+            return Err(AdmitError::Unknown(node));
+        }
         let timeout = self.settings.election_timeout;
         let progress = leader.followers.get(&node);
         let caught_up = progress.filter(|progress| progress.is_reachable(now, timeout));

@@ -413,6 +413,12 @@ pub enum AdmitError {
     /// This node does not lead.
     #[error("not the leader")]
     NotLeader,
+    /// Not a replica of this cluster.
+    #[error("there is no node {0} in this cluster: name one whose data directory was replaced")]
+    Unknown(NodeId),
+    /// It is this node.
+    #[error("node {0} leads, so it is a voting member already")]
+    Leads(NodeId),
     /// It is one already.
     #[error("node {0} is a voting member already")]
     IsMember(NodeId),

@@ -85,6 +85,27 @@ impl Replica {
         }
     }
 
+    /// Says what it waits for: without a leader, answers of others whose logs are whole.
+    pub(super) fn note_repair_waits(&mut self) {
+        let (own, needed) = (self.settings.node, self.positions_needed());
+        let others: Vec<_> = self.settings.nodes.iter().filter(|node| *node != own).collect();
+        let answered: Vec<_> = match &self.role {
+            Role::Inquirer(inquiry) => inquiry.positions.keys().copied().collect(),
+            _ => Vec::new(),
+        };
+        let so_far = if answered.is_empty() { "none".into() } else { list(&answered) };
+        self.note(format!(
+            "its log was damaged, and it waits for a leader, or until {needed} of nodes {} have said where their whole logs \
+             end (so far: {so_far}); if fewer than {needed} of these have theirs, restore a backup as a new cluster",
+            list(&others)
+        ));
+    }
+
+    /// So many of any replicas have every entry that was committed in one of their logs.
+    fn positions_needed(&self) -> usize {
+        usize::from(self.settings.quorums.replicas() - self.settings.quorums.quorum() + 1)
+    }
+
     /// Asks the others how far they are, first whether they would say it.
     pub(super) fn inquire(&mut self, now: Time, pre_vote: bool) {
         self.leader = None;
@@ -117,14 +138,14 @@ impl Replica {
         if position.term > self.promise.term {
             return self.enter_term(now, position.term, None);
         }
-        let needed = self.settings.quorums.replicas() - self.settings.quorums.quorum() + 1;
+        let needed = self.positions_needed();
         let term = self.promise.term;
         let Role::Inquirer(inquiry) = &mut self.role else { return };
         if position.pre_vote != inquiry.pre_vote || !position.pre_vote && position.term != term {
             return;
         }
         inquiry.positions.insert(from, (position.last_term, position.last_index));
-        if inquiry.positions.len() < usize::from(needed) {
+        if inquiry.positions.len() < needed {
             return;
         }
         if inquiry.pre_vote {
@@ -140,8 +161,8 @@ impl Replica {
         let Some(held) = self.held else { return };
         if highest < held {
             self.note(format!(
-                "what it held up to entry {} of term {} was never committed: the others end at entry {} of term {}",
-                held.1, held.0, highest.1, highest.0
+                "what it may have held beyond entry {} of term {} was never committed: no other has more",
+                highest.1, highest.0
             ));
             self.held = Some(highest);
             self.forget_lost_members(self.last.max(highest.1));
@@ -149,4 +170,8 @@ impl Replica {
         }
         self.follow(None);
     }
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| node.to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -131,3 +131,51 @@ fn a_follower_catches_up_from_the_log_files_of_a_leader_that_has_restarted() {
     world.isolate(2);
     assert_eq!(world.ask(1, set("a", "2")).receipt().index, 23, "it counts for the quorum");
 }
+
+/// What a process that was started with a node's number and an empty directory says of itself.
+fn second_process(world: &mut World, id: u8) -> ReplicaIdentity {
+    let first = world.machine(id).node.introduction();
+    let (incarnation, advertise) = (Incarnation(1000), "elsewhere:1".into());
+    ReplicaIdentity { incarnation, advertise, stored: None, founders: Vec::new(), formed: false, ..first }
+}
+
+fn hello(world: &mut World, to: u8, identity: &ReplicaIdentity) -> Result<(), HelloRefusal> {
+    let machine = world.machine(to);
+    machine.node.meet(identity, &mut machine.outside)
+}
+
+#[test]
+fn a_second_process_with_a_taken_number_gets_in_only_when_the_first_has_no_link() {
+    let mut world = World::formed(3, 2);
+    let (first, second) = (world.machine(2).node.introduction(), second_process(&mut world, 2));
+    let first_is = Member { node: first.node, incarnation: first.incarnation };
+    let second_is = Member { node: second.node, incarnation: second.incarnation };
+    for (up, down) in [
+        (Event::Connected(first_is), Event::Disconnected(node_id(2))),
+        (Event::Accepted(first_is), Event::Closed(node_id(2))),
+    ] {
+        world.event(1, up);
+        let refusal = hello(&mut world, 1, &second).unwrap_err();
+        assert!(matches!(refusal, HelloRefusal::NodeTaken { .. }), "{refusal}");
+        let words = ["are node 2", &first.advertise, "at elsewhere:1", "stop the one"];
+        assert!(words.iter().all(|word| refusal.to_string().contains(word)), "{refusal}");
+        assert_eq!(world.ask(1, set("a", "1")).receipt().holders.len(), 2);
+        world.event(1, down);
+        world.isolate(2);
+    }
+    assert_eq!(hello(&mut world, 1, &second), Ok(()));
+    world.event(1, Event::Accepted(second_is));
+    assert_eq!(hello(&mut world, 1, &first), Ok(()), "the voting one takes the place of one that is not");
+    world.event(1, Event::Accepted(first_is));
+    assert!(hello(&mut world, 1, &second).is_err());
+}
+
+#[test]
+fn before_a_cluster_has_formed_the_first_process_with_a_number_stays() {
+    let mut world = World::new(3, 2);
+    let second = second_process(&mut world, 2);
+    world.meet(1, 2).unwrap();
+    assert!(hello(&mut world, 1, &second).is_err());
+    world.isolate(2);
+    assert_eq!(hello(&mut world, 1, &second), Ok(()));
+}

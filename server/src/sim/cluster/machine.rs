@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_protocol::entry::Entry;
-use quorate_protocol::handshake::ReplicaIdentity;
+use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity};
 use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Incarnation, Index, Member, NodeId, Term, entry, parse};
@@ -396,14 +396,16 @@ impl Machine {
         (std::mem::take(&mut life.world.effects), done)
     }
 
-    /// Meets another node; what that does to the world is done.
-    pub(super) fn meet(&mut self, peer: &ReplicaIdentity) -> Vec<(Moment, Effect)> {
-        let Some(life) = &mut self.life else { return Vec::new() };
+    /// Meets another node; what that does to the world is done. None if it has yet to notice that the one before has
+    /// gone.
+    pub(super) fn meet(&mut self, peer: &ReplicaIdentity) -> Option<Vec<(Moment, Effect)>> {
+        let Some(life) = &mut self.life else { return Some(Vec::new()) };
         life.world.spent = 0;
-        if let Err(refusal) = life.node.meet(peer, &mut life.world) {
-            panic!("node {} refuses node {}: {refusal}", self.place + 1, peer.node);
+        match life.node.meet(peer, &mut life.world) {
+            Ok(()) => Some(std::mem::take(&mut life.world.effects)),
+            Err(HelloRefusal::NodeTaken { .. }) => None,
+            Err(refusal) => panic!("node {} refuses node {}: {refusal}", self.place + 1, peer.node),
         }
-        std::mem::take(&mut life.world.effects)
     }
 
     /// Has it stop as on a signal: a leader hands over first.

@@ -581,7 +581,7 @@ impl Cluster {
         if self.members[to].life.is_none() || self.network.is_cut(to, from) {
             return self.redial(from, to);
         }
-        let effects = self.members[to].meet(identity);
+        let Some(effects) = self.members[to].meet(identity) else { return self.redial(from, to) };
         self.carry_out(to, effects);
         self.want_turn(to);
         let Some(answering) = &self.members[to].life else { return };
@@ -597,7 +597,7 @@ impl Cluster {
         answering: LifeNumber,
         identity: &quorate_protocol::handshake::ReplicaIdentity,
     ) {
-        let effects = self.members[from].meet(identity);
+        let Some(effects) = self.members[from].meet(identity) else { return self.redial(from, to) };
         self.carry_out(from, effects);
         self.want_turn(from);
         let Some(life) = &self.members[from].life else { return };
