@@ -2,7 +2,8 @@
 //!
 //! How much of that a cluster can bear is decided here, so that what a run claims stays true: nothing that was
 //! acknowledged is lost, and a cluster that is healed goes on. A place is *harmed* from then on until it is whole again:
-//! it votes, its log is whole by its own account, and its disk holds everything that was committed by then.
+//! it votes, and would after a restart; its log is whole by its own account, and its disk holds everything that was
+//! committed by then.
 //!
 //! - Everything committed is on n disks, so with at most n − 1 places harmed one intact disk is left that has it, and
 //!   m − n + 1 that are whole say what was committed (R19). With n = 1, and with a configured leader, a damaged log is
@@ -10,6 +11,10 @@
 //! - One disk at a time is replaced, and never a configured leader's: an election needs its e votes of the others. At
 //!   n = 1, and where two nodes elect, the others could not do without it. With n = m not again before it is whole: an
 //!   admission that is not committed cannot be any more when the disk that it admits is gone, and keeps others out.
+//! - Who was admitted is known from the log, and from checkpoints behind that. A replaced disk of which the log is
+//!   damaged later may not know any more that it is a member, and neither votes nor denies; nor does one that starts
+//!   again before its log says that its admission is committed. And whoever lacks the entry that admits another takes no
+//!   denial of it. All these are *mute*, as one is whose disk was just replaced, and at most one place is.
 //! - A copy of the vote may rot at any time, as the other one is whole.
 //!
 //! # Omissions
@@ -38,8 +43,6 @@ const SECTOR_BYTES: usize = 512;
 
 /// What a place has lost.
 pub(super) struct Harm {
-    /// Its disk was replaced, since it was whole.
-    pub(super) is_replaced: bool,
     /// What its earlier disks held, and this one before it was damaged: it may have been acknowledged.
     lost: Vec<(Incarnation, Vec<Mark>)>,
     /// What was committed when it was first a voting member again, with a log that is whole by its own account.
@@ -63,9 +66,24 @@ impl Machine {
     }
 
     fn harmed(&mut self) -> &mut Harm {
-        let harm = self.harm.get_or_insert(Harm { is_replaced: false, lost: Vec::new(), whole_at: None });
+        let harm = self.harm.get_or_insert(Harm { lost: Vec::new(), whole_at: None });
         harm.whole_at = None;
         harm
+    }
+
+    /// Its newest checkpoint.
+    fn newest_checkpoint(&self) -> Index {
+        let directory = Path::new(DATA).join("checkpoint");
+        let images = self.disk.images();
+        let names = images.names().filter(|name| name.parent() == Some(&directory));
+        let indexes =
+            names.filter_map(|name| name.file_name()?.to_str()?.strip_suffix(".ckpt")?.parse().ok());
+        indexes.max().unwrap_or(0)
+    }
+
+    /// Whether it does not know, without its log, that it is a member, or who else is.
+    fn would_be_mute(&self, last_admission: Index) -> bool {
+        self.incarnation != founder(self.place) || self.newest_checkpoint() < last_admission
     }
 
     /// Everything on its disk may be gone.
@@ -129,28 +147,38 @@ fn rot(images: &mut Images, path: &Path, takes_sector: bool, random: &mut Random
 }
 
 impl Cluster {
+    /// Whether a place that was harmed may not vote, or may not know whose answers count: what says so may be in the
+    /// log that it lacks.
+    pub(super) fn is_mute(&self, place: Place) -> bool {
+        let member = &self.members[place];
+        let known = if member.has_rotted { member.newest_checkpoint() } else { member.holdings.last() };
+        let knows_all = member.incarnation == founder(place) && known >= self.oracle.last_admission();
+        member.harm.is_some() && !knows_all
+    }
+
     /// Whether the cluster can bear that one more place is harmed, or one that is already.
     fn bears_harm(&self, place: Place, is_replaced: bool) -> bool {
         let others = || self.members.iter().filter(|member| member.place != place);
-        let has_formed = others().all(|member| member.has_formed || member.incarnation != founder(member.place));
+        let has_formed =
+            others().all(|member| member.has_formed || member.incarnation != founder(member.place));
         if !has_formed || !self.members[place].has_formed {
             return false;
         }
-        let is_replaced_now = |member: &Machine| member.harm.as_ref().is_some_and(|harm| harm.is_replaced);
-        let needs_all = self.plan.n == self.plan.m;
-        let is_one_replaced =
-            others().any(is_replaced_now) || needs_all && is_replaced_now(&self.members[place]);
         let harmed = 1 + others().filter(|other| other.harm.is_some()).count();
-        let (n, m) = (usize::from(self.plan.n), self.plan.m);
-        match (self.plan.leadership, is_replaced) {
-            (Leadership::Configured(leader), true) => {
-                leader != self.members[place].id() && !is_one_replaced && others().all(|other| other.has_formed)
+        let (n, m) = (self.plan.n, self.plan.m);
+        let own = &self.members[place];
+        // Of those that are no members, or may not know that they are.
+        let becomes_mute = is_replaced || own.would_be_mute(self.oracle.last_admission());
+        let is_alone = !others().any(|other| self.is_mute(other.place));
+        let bears_mute = is_alone && others().all(|other| other.has_formed);
+        let waits_for_this = is_replaced && n == m && self.is_mute(place);
+        match self.plan.leadership {
+            Leadership::Configured(leader) => {
+                is_replaced && leader != own.id() && bears_mute && !waits_for_this
             }
-            (Leadership::Configured(_), false) => false,
-            (Leadership::Elected, true) => {
-                m > 2 && harmed < n && !is_one_replaced && others().all(|other| other.has_formed)
+            Leadership::Elected => {
+                harmed < usize::from(n) && (!becomes_mute || m > 2 && bears_mute) && !waits_for_this
             }
-            (Leadership::Elected, false) => harmed < n,
         }
     }
 
@@ -184,7 +212,6 @@ impl Cluster {
         self.counts.add(Happened::ReplacedDisks);
         let member = &mut self.members[place];
         member.loses_what_it_held();
-        member.harmed().is_replaced = true;
         member.replace_disk();
         let incarnation = member.incarnation;
         self.node_note(place, || format!("has an empty disk: {incarnation}"));
@@ -195,9 +222,15 @@ impl Cluster {
     pub(super) fn notice_whole(&mut self, place: Place) {
         let committed = self.oracle.last();
         let member = &mut self.members[place];
+        let admitted = self.oracle.admitted_by(member.member());
         let (Some(harm), Some(life)) = (&mut member.harm, &member.life) else { return };
-        let replica = life.node.replica();
-        if !replica.is_some_and(|replica| replica.is_voting() && replica.held().is_none()) {
+        let Some(replica) = life.node.replica() else { return };
+        if member.held.is_some() || admitted.is_none_or(|admitted| replica.commit() < admitted) {
+            return;
+        }
+        let last = member.holdings.last();
+        let would_vote_again = member.admission_recorded_by.is_some_and(|recorded| recorded <= last);
+        if !would_vote_again && member.incarnation != founder(place) {
             return;
         }
         let wanted = *harm.whole_at.get_or_insert(committed);
@@ -212,7 +245,9 @@ impl Cluster {
     pub(super) fn held(&mut self, place: Place, held: Option<(Term, Index)>) {
         let member = &self.members[place];
         let committed = (1..=self.oracle.last()).rev();
-        let last = committed.map(|index| (self.oracle.term(index), index)).find(|(term, _)| *term < member.promise.term);
+        let last = committed
+            .map(|index| (self.oracle.term(index), index))
+            .find(|(term, _)| *term < member.promise.term);
         let last = last.unwrap_or_default();
         let id = member.id();
         match held {
@@ -231,7 +266,11 @@ impl Cluster {
             None => {
                 let own = member.holdings.last();
                 let own = (member.holdings.get(own).map_or(0, |(term, _)| term), own);
-                assert!(Some(own) >= member.held, "node {id} has {own:?} and held {:?}: not whole", member.held);
+                assert!(
+                    Some(own) >= member.held,
+                    "node {id} has {own:?} and held {:?}: not whole",
+                    member.held
+                );
             }
         }
         self.members[place].held = held;
@@ -242,7 +281,8 @@ impl Cluster {
     pub(super) fn operator_looks(&mut self) {
         let pause = 50 * MILLISECOND + self.random.below(300 * MILLISECOND);
         self.schedule.after(pause, Happening::Operator);
-        let is_replaced = |member: &&Machine| member.harm.as_ref().is_some_and(|harm| harm.is_replaced);
+        let is_replaced =
+            |member: &&Machine| member.harm.is_some() && member.incarnation != founder(member.place);
         let Some(node) = self.members.iter().find(is_replaced).map(Machine::id) else { return };
         let Some(asked) = self.leader() else { return };
         let request = Request { id: 0, deadline_ms: 0, operation: Operation::Admit { node } };

@@ -38,11 +38,21 @@ use crate::store::Store;
 
 /// What a message says, as far as the rules are about it.
 pub(super) enum Said {
-    Append { term: Term },
-    Ack { term: Term, durable: Index },
+    Append {
+        term: Term,
+    },
+    Ack {
+        term: Term,
+        durable: Index,
+    },
     /// With where the log ends.
-    RequestVote { term: Term, last: (Term, Index) },
-    Vote { term: Term },
+    RequestVote {
+        term: Term,
+        last: (Term, Index),
+    },
+    Vote {
+        term: Term,
+    },
     /// Where the log ends (R19).
     Position,
     TimeoutNow,
@@ -273,6 +283,8 @@ pub(super) struct Machine {
     pub(super) incarnation: Incarnation,
     /// How far its log went before it was damaged, by its disk (R8).
     pub(super) held: Option<(Term, Index)>,
+    /// With which entry its log says that what admits its disk is committed, so that a start knows it.
+    pub(super) admission_recorded_by: Option<Index>,
     /// Something has happened to its disk since it last ran.
     pub(super) has_rotted: bool,
     /// What it has lost, as long as that is not made good.
@@ -303,6 +315,7 @@ impl Machine {
             has_formed: false,
             incarnation: founder(place),
             held: None,
+            admission_recorded_by: None,
             has_rotted: false,
             harm: None,
             paused_until: 0,

@@ -333,7 +333,10 @@ impl Cluster {
 
     fn ask_log(&mut self, place: Place, at: Moment, command: LogCommand) {
         let member = &mut self.members[place];
-        if let LogCommand::Append { first, entries, .. } = &command {
+        if let LogCommand::Append { first, last, commit, entries, .. } = &command {
+            if self.oracle.admitted_by(member.member()).is_some_and(|admitted| admitted <= *commit) {
+                member.admission_recorded_by.get_or_insert(*last);
+            }
             let previous = member.holdings.given_term(first - 1);
             let mut previous = previous.unwrap_or_else(|| panic!("entry {first} leaves a gap in the log"));
             for (index, mark) in (*first..).zip(holdings::marks(entries)) {
@@ -398,15 +401,15 @@ impl Cluster {
     /// Who has an entry on a disk that counts for it, or has had it there until that was harmed.
     fn holders(&self, index: Index) -> Vec<Place> {
         let mark = self.oracle.mark(index);
-        let holds = |member: &&Machine| {
-            member.has_held(self.oracle.incarnation_at(index, member.id()), index, mark)
-        };
+        let holds =
+            |member: &&Machine| member.has_held(self.oracle.incarnation_at(index, member.id()), index, mark);
         self.members.iter().filter(holds).map(|member| member.place).collect()
     }
 
     /// An admission has just become committed: r disks beside the newcomer's hold it (R27).
     fn check_admission(&mut self, index: Index, newcomer: Member) {
-        let others = self.holders(index).into_iter().filter(|place| *place != place_of(newcomer.node)).count();
+        let others =
+            self.holders(index).into_iter().filter(|place| *place != place_of(newcomer.node)).count();
         let needed = usize::from(self.plan.quorums().read_quorum());
         assert!(
             others >= needed,
@@ -721,6 +724,9 @@ impl Cluster {
             self.counts.add(Happened::LogsSetAside);
         }
         (member.held, member.has_rotted) = (found.held, false);
+        let admitted = self.oracle.admitted_by(member.member());
+        member.admission_recorded_by =
+            admitted.is_some_and(|admitted| admitted <= found.applied).then_some(0);
         let oracle = &self.oracle;
         let recovered = member.holdings.recover(found.first, &found.log, |index| oracle.mark(index));
         if let Err(what) = recovered {
@@ -810,7 +816,7 @@ impl Cluster {
                 let rank = match &self.members[place].harm {
                     _ if self.plan.configured_leader() == Some(place) => 0,
                     None => 1,
-                    Some(harm) => 2 + u8::from(harm.is_replaced),
+                    Some(_) => 2 + u8::from(self.is_mute(place)),
                 };
                 (rank, self.random.next(), place)
             })

@@ -255,6 +255,11 @@ impl Oracle {
         admission.map(|(index, _)| *index).or_else(|| (member.incarnation == founder).then_some(0))
     }
 
+    /// The last entry that admits a disk; 0 if none does.
+    pub(super) fn last_admission(&self) -> Index {
+        self.admissions.last().map_or(0, |(index, _)| *index)
+    }
+
     /// Which of a node's disks counts for an entry.
     pub(super) fn incarnation_at(&self, index: Index, node: NodeId) -> Incarnation {
         let admitted = self.admissions.iter().rev().filter(|(at, _)| *at <= index);
@@ -266,9 +271,8 @@ impl Oracle {
     pub(super) fn voters(&self, term: Term, candidate: NodeId) -> NodeSet {
         let all = |node: u8| Member { node: node_id(node), incarnation: Incarnation(0) };
         let votes = self.votes.range((term, all(1))..(term + 1, all(1)));
-        let votes = votes.filter(|((_, voter), voted_for)| {
-            **voted_for == candidate && self.admitted_by(*voter).is_some()
-        });
+        let votes = votes
+            .filter(|((_, voter), voted_for)| **voted_for == candidate && self.admitted_by(*voter).is_some());
         votes.map(|((_, voter), _)| voter.node).collect()
     }
 

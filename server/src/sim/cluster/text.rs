@@ -3,10 +3,10 @@
 use std::fmt::{self, Debug, Write as _};
 
 use quorate_protocol::entry::{self, Entry, Payload};
+use quorate_protocol::parse;
 use quorate_protocol::peer::{Append, CheckpointChunk, PeerMessage};
 use quorate_protocol::request::{Mutation, Operation, Range, RangeEnd, Request, Write};
 use quorate_protocol::response::{Item, Outcome, Response, Versioned};
-use quorate_protocol::parse;
 
 /// Bytes of a key or a value that are shown.
 const BYTES_MAX: usize = 24;
@@ -44,12 +44,15 @@ pub(super) fn shown_request(message: &[u8]) -> String {
 
 pub(super) fn shown_response(message: &[u8]) -> String {
     let Ok(Response { id, outcome }) = parse(message) else { return "not a response".into() };
-    let versioned = |versioned: &Versioned<'_>| format!("{:?} of {}", Text(versioned.value), versioned.revision);
+    let versioned =
+        |versioned: &Versioned<'_>| format!("{:?} of {}", Text(versioned.value), versioned.revision);
     let outcome = match &outcome {
         Outcome::Value { token, value: None } => format!("absent, {token:?}"),
         Outcome::Value { token, value: Some(value) } => format!("{}, {token:?}", versioned(value)),
         Outcome::Page { token, items, .. } => {
-            let items = items.iter().map(|Item { key, versioned: value }| format!("{:?}: {}", Text(key), versioned(value)));
+            let items = items
+                .iter()
+                .map(|Item { key, versioned: value }| format!("{:?}: {}", Text(key), versioned(value)));
             format!("page, {token:?}: {}", items.collect::<Vec<_>>().join(", "))
         }
         other => format!("{other:?}"),
