@@ -148,7 +148,8 @@ impl Replica {
         if !is_elected || now.saturating_sub(since) < timeout {
             return;
         }
-        let heard = 1 + leader.followers.values().filter(|progress| progress.was_heard(now, timeout)).count();
+        let is_heard = |progress: &&Progress| progress.voting && progress.was_heard(now, timeout); // R28
+        let heard = 1 + leader.followers.values().filter(is_heard).count();
         if heard < usize::from(needed) {
             self.step_down(
                 now,

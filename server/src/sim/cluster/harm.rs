@@ -65,6 +65,15 @@ impl Machine {
         disks.chain([self.incarnation]).any(|disk| self.has_held(disk, index, mark))
     }
 
+    /// Whether its disk has an entry of a term, or had it before it was harmed.
+    pub(super) fn has_had(&self, index: Index, term: Option<Term>) -> bool {
+        let lost = self.harm.iter().flat_map(|harm| &harm.lost);
+        let mut lost = lost.filter(|(incarnation, _)| *incarnation == self.incarnation);
+        let is_of_term = |mark: Option<&Mark>| mark.map(|(term, _)| *term) == term;
+        is_of_term(self.holdings.get(index).as_ref())
+            || lost.any(|(_, marks)| is_of_term(marks.get(index as usize - 1)))
+    }
+
     fn harmed(&mut self) -> &mut Harm {
         let harm = self.harm.get_or_insert(Harm { lost: Vec::new(), whole_at: None });
         harm.whole_at = None;

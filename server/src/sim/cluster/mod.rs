@@ -511,10 +511,33 @@ impl Cluster {
         if takes_office {
             self.takes_office(place);
         }
+        if is_leader {
+            self.check_beliefs(place);
+        }
         self.notice_whole(place);
         if leaves_office {
             self.counts.add(Happened::StepDowns);
             self.node_note(place, || "leads no longer".to_owned());
+        }
+    }
+
+    /// What a leader takes a follower of its term to hold is on that one's disk, or was until it was harmed (R12).
+    fn check_beliefs(&self, place: Place) {
+        let Some(leader) = self.members[place].life.as_ref().and_then(|life| life.node.replica()) else { return };
+        for (node, progress) in leader.followers() {
+            let follower = &self.members[place_of(node)];
+            let is_of_term = follower.promise.term == leader.term();
+            let is_this_disk = progress.incarnation == Some(follower.incarnation);
+            if progress.durable == 0 || !is_of_term || !is_this_disk {
+                continue;
+            }
+            assert!(
+                follower.has_had(progress.durable, leader.terms().term(progress.durable)),
+                "node {} leads term {} and counts entry {} as held by node {node}, which has another or none",
+                place + 1,
+                leader.term(),
+                progress.durable
+            );
         }
     }
 
