@@ -17,8 +17,9 @@
 //! # A run
 //!
 //! For some time faults come and go. Then max(n, e) nodes are healed, the others are down or cut off: the cluster
-//! must take a write, and all healed nodes must apply it, within [`LIVENESS_BOUND`]. Then all nodes are healed, and
-//! must come to the same state.
+//! must take a write, and all healed nodes must apply it, within [`LIVENESS_BOUND`]. Those that have lost nothing come
+//! first: a learner is healed among them only where n = m, and is admitted then. Then all nodes are healed, and must come
+//! to the same state, and vote.
 //!
 //! # Omissions
 //!
@@ -523,7 +524,9 @@ impl Cluster {
 
     /// What a leader takes a follower of its term to hold is on that one's disk, or was until it was harmed (R12).
     fn check_beliefs(&self, place: Place) {
-        let Some(leader) = self.members[place].life.as_ref().and_then(|life| life.node.replica()) else { return };
+        let Some(leader) = self.members[place].life.as_ref().and_then(|life| life.node.replica()) else {
+            return;
+        };
         for (node, progress) in leader.followers() {
             let follower = &self.members[place_of(node)];
             let is_of_term = follower.promise.term == leader.term();
