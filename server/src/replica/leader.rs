@@ -166,7 +166,7 @@ impl Replica {
         if !is_elected || now.saturating_sub(since) < timeout {
             return;
         }
-        let is_heard = |progress: &&Progress| progress.voting && progress.was_heard(now, timeout);
+        let is_heard = |progress: &&Progress| progress.voting && progress.was_heard(now, timeout); // R28
         let heard = 1 + leader.followers.values().filter(is_heard).count();
         if heard < usize::from(needed) {
             self.step_down(

@@ -1,4 +1,4 @@
-//! Known bugs, each put in, and found.
+//! Known bugs of storage, each put in, and found. Those of a cluster, and most of these too, are found in `cluster`.
 //!
 //! | mutant | found by |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! What an elected leader does at the beginning of its office, and at the end that it chooses itself.
 
 use quorate_protocol::peer::{Ack, PeerMessage, Vote};
-use quorate_protocol::{Index, Leadership, NodeId};
+use quorate_protocol::{Incarnation, Index, Leadership, Member, NodeId};
 
 use super::super::{HandOverError, Input, Message, Output, ProposeError, Replica, Settings, Time};
 use super::{ELECTION_TIMEOUT, fresh, member, node, set, settings, turn};
@@ -40,9 +40,13 @@ impl Leader {
 
     /// A follower that answers every round holds everything up to an index.
     fn ack(&mut self, from: u8, durable: Index) {
+        self.ack_of(member(from), durable);
+    }
+
+    fn ack_of(&mut self, from: Member, durable: Index) {
         let (applied, applied_ago_us, disk_us, sync_us) = (0, 0, 0, 0);
         let ack = Ack { term: 1, durable, applied, applied_ago_us, round: u64::MAX, disk_us, sync_us };
-        self.message(from, PeerMessage::Ack(ack));
+        self.turn(Input::Message { from, message: &PeerMessage::Ack(ack) });
     }
 
     /// Who is asked to stand.
@@ -66,6 +70,20 @@ fn writes_at_the_very_beginning_are_to_be_tried_again_and_later_ones_are_told_th
     leader.turn(Input::Tick);
     let now = leader.now;
     assert_eq!(leader.replica.propose(now, &set(b"value")), Err(ProposeError::NoQuorum { have: 2, need: 3 }));
+}
+
+#[test]
+fn a_leader_that_hears_no_member_gives_up_whatever_a_learner_says() {
+    let learner = Member { incarnation: Incarnation(99), ..member(2) };
+    for (heard, stays) in [(member(2), true), (learner, false)] {
+        let mut leader = Leader::elected(2);
+        leader.turn(Input::Tick);
+        leader.turn(Input::Connected(heard));
+        leader.now += 2 * ELECTION_TIMEOUT;
+        leader.ack_of(heard, 0);
+        leader.turn(Input::Tick);
+        assert_eq!(leader.replica.is_leader(), stays, "R10, R28: {heard:?}");
+    }
 }
 
 #[test]

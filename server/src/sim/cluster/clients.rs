@@ -13,13 +13,14 @@ use quorate_protocol::{Index, parse};
 
 use super::Cluster;
 use super::machine::place_of;
+use super::oracle::value_of;
 use super::schedule::{Happening, MILLISECOND, Moment, Place};
 use super::trace::{Happened, Line};
 
 /// What all keys begin with.
 const PREFIX: &[u8] = b"key ";
 
-/// Stands for whoever asks for a hand-over, and does not wait for the answer.
+/// Stands for whoever asks for a hand-over or an admission, and does not wait for the answer.
 pub(super) const OPERATOR: usize = 999;
 
 /// A client.
@@ -154,8 +155,7 @@ impl Cluster {
             true => *leader,
             false => random.below(members) as Place,
         };
-        let mut value = number.to_le_bytes().to_vec();
-        value.resize(8 + random.below(plan.value_bytes_max + 1) as usize, number as u8);
+        let value = value_of(number, random.below(plan.value_bytes_max + 1) as usize);
         let (floor, began) = (self.oracle.last(), self.schedule.now);
         Call { number, what, key, other, value, node, floor, began }
     }
@@ -230,8 +230,8 @@ impl Cluster {
         assert_eq!(Some(*result), entry.result, "what entry {index} did");
         let mark = self.oracle.mark(index);
         for holder in receipt.holders.iter() {
-            let held = self.members[place_of(holder)].holdings.get(index);
-            assert_eq!(held, mark, "node {holder} is said to hold entry {index}");
+            let held = self.members[place_of(holder)].has_ever_held(index, mark);
+            assert!(held, "node {holder} is said to hold entry {index}");
         }
         self.counts.add(Happened::Writes);
         self.clients[client].saw(Token { term: receipt.term, index });

@@ -51,6 +51,12 @@ pub(super) enum Fault {
     /// A node's disk gets slow when it is next asked for something, and then its power goes: others have what it was
     /// writing, and it has not (R11).
     CrashAheadOfDisk,
+    /// A machine loses power, and its log rots before it starts again.
+    RotLog,
+    /// A machine loses power, and one of the two copies of its vote rots.
+    RotVote,
+    /// A machine loses power, and gets an empty disk.
+    ReplaceDisk,
 }
 
 /// How a fault passes; those that last until some time pass by themselves.
@@ -65,7 +71,7 @@ pub(super) enum Repair {
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 21] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossOfAll,
@@ -84,6 +90,9 @@ impl Fault {
         Self::Stop,
         Self::HandOver,
         Self::CrashAheadOfDisk,
+        Self::RotLog,
+        Self::RotVote,
+        Self::ReplaceDisk,
     ];
 
     /// Some of them.
@@ -198,6 +207,9 @@ impl Cluster {
                 self.want_turn(victim);
             }
             Fault::CrashAheadOfDisk => self.members[victim].crashes_ahead_of_disk = true,
+            Fault::RotLog => self.rot_log(victim),
+            Fault::RotVote => self.rot_vote(victim),
+            Fault::ReplaceDisk => self.replace_disk(victim),
             Fault::HandOver => {
                 let to = self.random.below(u64::from(self.plan.m) + 1) as u8;
                 let operation = Operation::HandOver { to: (to > 0).then(|| node_id(to)) };
@@ -283,6 +295,15 @@ impl Cluster {
         self.end_life(place, kept, why);
         let after = self.fault_length();
         self.schedule.after(after, Happening::Repair(Repair::Restart(place)));
+    }
+
+    /// A machine loses power, also one that runs no process: nothing on its disk is still to become durable.
+    pub(super) fn crash_to_rot(&mut self, place: Place) {
+        let kept = self.kept();
+        match self.members[place].life.is_some() {
+            true => self.crash(place, Some(kept), "loses power, and its disk suffers"),
+            false => self.members[place].loses_power(kept),
+        }
     }
 
     /// A node has stopped by itself: its process is started again, on the same machine or after its power went.

@@ -74,6 +74,11 @@ impl Holdings {
         self.installed.get(at).or(self.log.get(at)).copied()
     }
 
+    /// Everything that is held durably, from entry 1 on.
+    pub(super) fn everything(&self) -> Vec<Mark> {
+        (1..=self.last()).filter_map(|index| self.get(index)).collect()
+    }
+
     /// The log is asked for something.
     pub(super) fn asked(&mut self, command: &LogCommand) {
         match command {

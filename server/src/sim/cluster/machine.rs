@@ -16,6 +16,7 @@ use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Incarnation, Index, Member, NodeId, Term, entry, parse};
 
+use super::harm::Harm;
 use super::holdings::{Holdings, Mark};
 use super::plan::Plan;
 use super::schedule::{LifeNumber, MICROSECOND, MILLISECOND, Moment, Place};
@@ -37,10 +38,23 @@ use crate::store::Store;
 
 /// What a message says, as far as the rules are about it.
 pub(super) enum Said {
-    Append { term: Term },
-    Ack { term: Term, durable: Index },
-    RequestVote { term: Term },
-    Vote { term: Term },
+    Append {
+        term: Term,
+    },
+    Ack {
+        term: Term,
+        durable: Index,
+    },
+    /// With where the log ends.
+    RequestVote {
+        term: Term,
+        last: (Term, Index),
+    },
+    Vote {
+        term: Term,
+    },
+    /// Where the log ends (R19).
+    Position,
     TimeoutNow,
     Other,
 }
@@ -51,9 +65,10 @@ impl Said {
             PeerMessage::Append(append) => Self::Append { term: append.term },
             PeerMessage::Ack(ack) => Self::Ack { term: ack.term, durable: ack.durable },
             PeerMessage::RequestVote(request) if !request.pre_vote => {
-                Self::RequestVote { term: request.term }
+                Self::RequestVote { term: request.term, last: (request.last_term, request.last_index) }
             }
             PeerMessage::Vote(vote) if vote.granted && !vote.pre_vote => Self::Vote { term: vote.term },
+            PeerMessage::Position(position) if !position.pre_vote => Self::Position,
             PeerMessage::TimeoutNow(_) => Self::TimeoutNow,
             _ => Self::Other,
         }
@@ -67,6 +82,7 @@ pub(super) enum Effect {
     Log(LogCommand),
     ReadLog { to: Place, from: Index, bytes_max: usize },
     Promised(Promise),
+    Held(Option<(Term, Index)>),
     Formed,
     Applied { index: Index, bytes: Vec<u8> },
     Transfer,
@@ -78,9 +94,9 @@ pub(super) enum Effect {
 /// What has reached a node and waits for its turn.
 pub(super) enum Arrived {
     Tick,
-    Connected(Place),
+    Connected(Member),
     Disconnected(Place),
-    Message { from: Place, message: Rc<[u8]> },
+    Message { from: Member, message: Rc<[u8]> },
     Request { client: ClientId, message: Rc<[u8]> },
     Log(LogEvent),
     LogRead { to: Place, read: LogRead },
@@ -120,10 +136,13 @@ impl World {
     }
 }
 
-/// Of a node's directory.
-fn incarnation(place: Place) -> Incarnation {
+/// Of the directory with which a node has formed the cluster.
+pub(super) fn founder(place: Place) -> Incarnation {
     Incarnation(place as u64 + 1)
 }
+
+/// Between the incarnations of two disks of a node.
+const NEXT_DISK: u64 = 100;
 
 fn encoded(message: &impl serde::Serialize) -> Rc<[u8]> {
     postcard::to_stdvec(message).unwrap().into()
@@ -172,7 +191,9 @@ impl Outside for World {
 
     fn store_held(&mut self, held: Option<(Term, Index)>) -> Result<(), DirectoryError> {
         self.store();
-        directory::store_held(&self.disk, Path::new(DATA), held)
+        directory::store_held(&self.disk, Path::new(DATA), held)?;
+        self.effect(Effect::Held(held));
+        Ok(())
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), DirectoryError> {
@@ -249,6 +270,7 @@ pub(super) struct Found {
     pub(super) applied: Index,
     pub(super) first: Index,
     pub(super) log: Vec<Mark>,
+    pub(super) held: Option<(Term, Index)>,
 }
 
 /// A node of the cluster.
@@ -262,6 +284,16 @@ pub(super) struct Machine {
     pub(super) promise: Promise,
     pub(super) promising: Option<Promise>,
     pub(super) has_formed: bool,
+    /// Of its disk.
+    pub(super) incarnation: Incarnation,
+    /// How far its log went before it was damaged, by its disk (R8).
+    pub(super) held: Option<(Term, Index)>,
+    /// With which entry its log says that what admits its disk is committed, so that a start knows it.
+    pub(super) admission_recorded_by: Option<Index>,
+    /// Something has happened to its disk since it last ran.
+    pub(super) has_rotted: bool,
+    /// What it has lost, as long as that is not made good.
+    pub(super) harm: Option<Harm>,
     pub(super) paused_until: Moment,
     /// The disk answers nothing before.
     pub(super) stalled_until: Moment,
@@ -286,6 +318,11 @@ impl Machine {
             promise: Promise::default(),
             promising: None,
             has_formed: false,
+            incarnation: founder(place),
+            held: None,
+            admission_recorded_by: None,
+            has_rotted: false,
+            harm: None,
             paused_until: 0,
             stalled_until: 0,
             full_until: 0,
@@ -300,6 +337,26 @@ impl Machine {
         node_id(self.place as u8 + 1)
     }
 
+    /// Who it is, with the disk that it has.
+    pub(super) fn member(&self) -> Member {
+        Member { node: self.id(), incarnation: self.incarnation }
+    }
+
+    /// Whether a start has set the log aside, as it was damaged.
+    pub(super) fn is_set_aside(&self, found: &Found) -> bool {
+        let everything = (found.promise.term, Index::MAX);
+        self.has_rotted && found.held == Some(everything) && found.log.is_empty()
+    }
+
+    /// Gets an empty disk in the place of the one that it had. It must be down.
+    pub(super) fn replace_disk(&mut self) {
+        self.disk = SimDisk::default();
+        self.holdings = Holdings::default();
+        (self.promise, self.promising, self.held) = (Promise::default(), None, None);
+        (self.has_formed, self.has_rotted) = (false, false);
+        self.incarnation = Incarnation(self.incarnation.0 + NEXT_DISK);
+    }
+
     /// Starts it on what its disk holds.
     pub(super) fn start(
         &mut self,
@@ -309,7 +366,7 @@ impl Machine {
     ) -> Result<Found, RecoveryError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let settings = plan.node(self.place, random);
-        let fresh = incarnation(self.place);
+        let fresh = self.incarnation;
         let interval = settings.checkpoint_interval_bytes;
         let (directory, log) = (plan.directory(self.place), plan.log(random));
         let Opened { lock, vote, log, state } =
@@ -320,6 +377,7 @@ impl Machine {
             applied: state.recovered.applied,
             first: reader.first(),
             log: marks_of(&reader)?,
+            held: state.recovered.held,
         };
         let worker = LogWorker::new(log, plan.batch_bytes_max);
         let node = Node::new(settings, state, worker.counters().clone());
@@ -380,6 +438,13 @@ impl Machine {
             None => images,
         });
         self.fails_sync = false;
+    }
+
+    /// Its power goes while it is down.
+    pub(super) fn loses_power(&mut self, kept: Kept) {
+        if self.life.is_none() {
+            self.disk = SimDisk::with(self.disk.images().crashed(kept));
+        }
     }
 
     /// Runs a turn with everything that has arrived; returns what it does to the world, and when.
@@ -582,13 +647,12 @@ impl Life {
 
     fn take(&mut self, time: Time, arrived: Arrived) {
         let node = |place: Place| node_id(place as u8 + 1);
-        let member = |place: Place| Member { node: node(place), incarnation: incarnation(place) };
         let event = match &arrived {
             Arrived::Tick => Event::Tick,
-            Arrived::Connected(to) => Event::Connected(member(*to)),
+            Arrived::Connected(to) => Event::Connected(*to),
             Arrived::Disconnected(to) => Event::Disconnected(node(*to)),
             Arrived::Message { from, message } => Event::Message {
-                from: member(*from),
+                from: *from,
                 message: parse(message).expect("what a node sends can be read"),
             },
             Arrived::Request { client, message } => Event::Request {

@@ -8,27 +8,29 @@
 //! - `plan`: what a seed decides ahead: m and n, sizes, timeouts, which faults may happen.
 //! - `schedule`: simulated time.
 //! - `machine`: a node, its disk, its lives.
-//! - `holdings`: what a node's disk must hold.
+//! - `holdings`: what a node's disk must hold. `harm`: disks that lose it.
 //! - `network`, `clients`, `faults`: the world.
 //! - `oracle`: what the cluster has committed; the rules; why the checks show that reads are linearizable.
-//! - `trace`: the last lines, the hash, and how often what happened.
+//! - `trace`: the last lines, the hash, and how often what happened. `text`: messages as people read them.
 //! - `campaign`: many seeds, and the tests. `mutants`: known bugs, each of which some seed finds (T2).
 //!
 //! # A run
 //!
 //! For some time faults come and go. Then max(n, e) nodes are healed, the others are down or cut off: the cluster
-//! must take a write, and all healed nodes must apply it, within [`LIVENESS_BOUND`]. Then all nodes are healed, and
-//! must come to the same state.
+//! must take a write, and all healed nodes must apply it, within [`LIVENESS_BOUND`]. Those that have lost nothing come
+//! first: a learner is healed among them only where n = m, and is admitted then. Then all nodes are healed, and must come
+//! to the same state, and vote.
 //!
 //! # Omissions
 //!
-//! - Disks that rot: one node's tests do that.
+//! - Checkpoints that rot, and disks that rot while they are read: one node's tests do that (`harm`).
 //! - Messages that are damaged: links have checksums, and what does not match ends a connection.
 //! - The shell's own parts: sockets, buffers, threads.
 
 mod campaign;
 mod clients;
 mod faults;
+mod harm;
 mod holdings;
 mod machine;
 mod mutants;
@@ -36,13 +38,14 @@ mod network;
 mod oracle;
 mod plan;
 mod schedule;
+mod text;
 mod trace;
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
 use quorate_protocol::entry::Entry;
-use quorate_protocol::{Index, Leadership};
+use quorate_protocol::{Index, Leadership, Member, Term};
 
 use crate::checkpoint::CheckpointEvent;
 use crate::disk::simulated::Kept;
@@ -53,6 +56,7 @@ use crate::sim::node::node_id;
 
 use clients::Client;
 use faults::Repair;
+use holdings::Holdings;
 use machine::{Arrived, Effect, Machine, Said, place_of};
 use network::Network;
 use oracle::Oracle;
@@ -125,6 +129,9 @@ impl Cluster {
         }
         self.add_clients();
         self.schedule.at(self.plan.first_fault, Happening::Fault);
+        if !self.plan.admits_replaced {
+            self.schedule.at(0, Happening::Operator);
+        }
         self.run_until(faulty);
         let healed_after = self.heal();
         Ran {
@@ -147,13 +154,14 @@ impl Cluster {
             Happening::Hello { from, life, to, identity } => self.hello(from, life, to, &identity),
             Happening::Arrival { from, to, connection, message } => {
                 let Some(life) = &mut self.members[to].life else { return };
-                let reaches = |connection| self.network.reaches(from, to, connection, life.number);
+                let sender = place_of(from.node);
+                let reaches = |connection| self.network.reaches(sender, to, connection, life.number);
                 if !connection.is_none_or(reaches) {
                     return;
                 }
                 life.inbox.push_back(Arrived::Message { from, message: message.clone() });
                 let is_late_copy = connection.is_none();
-                self.trace.note(self.schedule.now, Line::Arrived { from, to, message, is_late_copy });
+                self.trace.note(self.schedule.now, Line::Arrived { from: sender, to, message, is_late_copy });
                 self.want_turn(to);
             }
             Happening::Break { from, to, connection } => self.break_connection(from, to, connection),
@@ -165,6 +173,7 @@ impl Cluster {
                 self.answered(client, from, &message);
             }
             Happening::GiveUp { client, operation } => self.give_up(client, operation),
+            Happening::Operator => self.operator_looks(),
             Happening::Fault => self.fault(),
             Happening::Repair(repair) => self.repair(repair),
         }
@@ -299,11 +308,12 @@ impl Cluster {
                 }
                 Effect::Promised(promise) => {
                     let member = &mut self.members[place];
-                    self.oracle.promised(member.id(), member.promise, promise);
+                    self.oracle.promised(member.member(), member.promise, promise);
                     self.counts.add(Happened::Terms);
                     member.promise = promise;
                     self.node_note(place, || format!("promises {promise:?}"));
                 }
+                Effect::Held(held) => self.held(place, held),
                 Effect::Formed => {
                     self.members[place].has_formed = true;
                     self.node_note(place, || "knows that the cluster has formed".to_owned());
@@ -324,7 +334,10 @@ impl Cluster {
 
     fn ask_log(&mut self, place: Place, at: Moment, command: LogCommand) {
         let member = &mut self.members[place];
-        if let LogCommand::Append { first, entries, .. } = &command {
+        if let LogCommand::Append { first, last, commit, entries, .. } = &command {
+            if self.oracle.admitted_by(member.member()).is_some_and(|admitted| admitted <= *commit) {
+                member.admission_recorded_by.get_or_insert(*last);
+            }
             let previous = member.holdings.given_term(first - 1);
             let mut previous = previous.unwrap_or_else(|| panic!("entry {first} leaves a gap in the log"));
             for (index, mark) in (*first..).zip(holdings::marks(entries)) {
@@ -342,6 +355,9 @@ impl Cluster {
         let entry = Entry::parse(bytes).expect("an entry that is applied is whole");
         if self.oracle.applied(&entry) {
             self.counts.add(Happened::Commits);
+            if let Some(newcomer) = entry.admission() {
+                self.check_admission(index, newcomer);
+            }
         }
         self.trace.note(self.schedule.now, Line::Reached(place, "applied", index));
     }
@@ -360,12 +376,10 @@ impl Cluster {
     /// What has just become committed is on n disks (R3), and every leader of this term or a later one has it.
     fn check_commit(&self) {
         let index = self.oracle.last();
-        let mark = self.oracle.mark(index);
-        let holders = self.members.iter().filter(|member| member.holdings.get(index) == mark);
-        let holders: Vec<Place> = holders.map(|member| member.place).collect();
+        let holders = self.holders(index);
         assert!(
             holders.len() >= usize::from(self.plan.n),
-            "entry {index} is committed, but only on the disks of {:?}",
+            "entry {index} is committed, but of those that count only the disks of {:?} have it",
             holders.iter().map(|place| place + 1).collect::<Vec<_>>()
         );
         let term = self.oracle.term(index);
@@ -385,6 +399,29 @@ impl Cluster {
         }
     }
 
+    /// Who has an entry on a disk that counts for it, or has had it there until that was harmed.
+    fn holders(&self, index: Index) -> Vec<Place> {
+        let mark = self.oracle.mark(index);
+        let holds =
+            |member: &&Machine| member.has_held(self.oracle.incarnation_at(index, member.id()), index, mark);
+        self.members.iter().filter(holds).map(|member| member.place).collect()
+    }
+
+    /// An admission has just become committed: r disks beside the newcomer's hold it (R27).
+    fn check_admission(&mut self, index: Index, newcomer: Member) {
+        let others =
+            self.holders(index).into_iter().filter(|place| *place != place_of(newcomer.node)).count();
+        let needed = usize::from(self.plan.quorums().read_quorum());
+        assert!(
+            others >= needed,
+            "entry {index} admits {newcomer:?}, but beside it only {others} disks have it, of {needed}"
+        );
+        self.counts.add(match self.plan.admits_replaced {
+            true => Happened::AdmissionsByLeader,
+            false => Happened::AdmissionsByOperator,
+        });
+    }
+
     fn replicas(&self) -> impl Iterator<Item = (Place, &crate::replica::Replica)> {
         self.members.iter().filter_map(|member| Some((member.place, member.life.as_ref()?.node.replica()?)))
     }
@@ -397,8 +434,8 @@ impl Cluster {
 
     /// What a message says must be so when it leaves.
     fn check_said(&mut self, place: Place, to: Place, said: &Said) {
-        let member = &self.members[place];
-        let (id, promise) = (member.id(), member.promise);
+        let machine = &self.members[place];
+        let (id, member, promise, held) = (machine.id(), machine.member(), machine.promise, machine.held);
         match *said {
             Said::Append { term } => {
                 assert_eq!(promise.term, term, "node {id} appends in a term that it has not promised");
@@ -408,29 +445,57 @@ impl Cluster {
             }
             Said::Ack { term, durable } => {
                 assert_eq!(promise.term, term, "node {id} acknowledges in a term that it has not promised"); // R12
-                let held = member.holdings.last();
+                let held = machine.holdings.last();
                 assert!(durable <= held, "node {id} acknowledges entry {durable}, but holds {held}");
                 let leads = self
                     .replicas()
                     .find(|(at, replica)| *at == to && replica.is_leader() && replica.term() == term);
                 if let Some((_, leader)) = leads {
-                    let held = member.holdings.get(durable).map_or(0, |(term, _)| term);
+                    let held = machine.holdings.get(durable).map_or(0, |(term, _)| term);
                     let wanted = leader.terms().term(durable);
                     assert_eq!(Some(held), wanted, "node {id} acknowledges entry {durable} of another term");
                 }
             }
-            Said::RequestVote { term } => {
+            Said::RequestVote { term, last } => {
+                self.check_voting(place, "asks for votes");
+                self.oracle.stands(term, id, last);
                 assert_eq!((promise.term, promise.voted_for), (term, Some(id)), "node {id} asks for votes");
             }
             Said::Vote { term } => {
                 let candidate = node_id(to as u8 + 1);
                 let wanted = (term, Some(candidate));
                 assert_eq!((promise.term, promise.voted_for), wanted, "node {id} votes"); // R5
-                self.oracle.voted(id, term, candidate);
+                self.check_voting(place, "votes");
+                let has = self.oracle.log_of_candidate(term, candidate);
+                assert!(
+                    has >= held,
+                    "node {id} held {held:?} before it was damaged, and votes for {candidate} with {has:?}"
+                ); // R8
+                self.oracle.voted(member, term, candidate);
+            }
+            Said::Position => {
+                self.check_voting(place, "says what it does not have");
+                assert!(
+                    held.is_none(),
+                    "node {id} says what it does not have, but its log is damaged: it held {held:?}"
+                ); // R19
             }
             Said::TimeoutNow => self.counts.add(Happened::HandOvers),
             Said::Other => {}
         }
+    }
+
+    /// Only a member votes, stands and denies, and only one that knows its admission to be committed (R26, R27).
+    fn check_voting(&self, place: Place, does: &str) {
+        let machine = &self.members[place];
+        let commit = self.replicas().find(|(at, _)| *at == place).map_or(0, |(_, replica)| replica.commit());
+        let admitted = self.oracle.admitted_by(machine.member());
+        assert!(
+            admitted.is_some_and(|admitted| admitted <= commit),
+            "node {} {does}, but its disk was replaced, and it knows of no committed entry that admits {}",
+            place + 1,
+            machine.incarnation
+        );
     }
 
     /// What must be so after every turn.
@@ -447,9 +512,35 @@ impl Cluster {
         if takes_office {
             self.takes_office(place);
         }
+        if is_leader {
+            self.check_beliefs(place);
+        }
+        self.notice_whole(place);
         if leaves_office {
             self.counts.add(Happened::StepDowns);
             self.node_note(place, || "leads no longer".to_owned());
+        }
+    }
+
+    /// What a leader takes a follower of its term to hold is on that one's disk, or was until it was harmed (R12).
+    fn check_beliefs(&self, place: Place) {
+        let Some(leader) = self.members[place].life.as_ref().and_then(|life| life.node.replica()) else {
+            return;
+        };
+        for (node, progress) in leader.followers() {
+            let follower = &self.members[place_of(node)];
+            let is_of_term = follower.promise.term == leader.term();
+            let is_this_disk = progress.incarnation == Some(follower.incarnation);
+            if progress.durable == 0 || !is_of_term || !is_this_disk {
+                continue;
+            }
+            assert!(
+                follower.has_had(progress.durable, leader.terms().term(progress.durable)),
+                "node {} leads term {} and counts entry {} as held by node {node}, which has another or none",
+                place + 1,
+                leader.term(),
+                progress.durable
+            );
         }
     }
 
@@ -471,7 +562,20 @@ impl Cluster {
         if self.oracle.leads(term, node_id(place as u8 + 1)) {
             self.counts.add(Happened::LeaderChanges);
         }
+        self.check_votes(place, term);
         self.node_note(place, || format!("leads term {term}"));
+    }
+
+    /// Whoever is elected has e votes of members (R2, R26); where that is all, a leader may go on alone (RULES, Edges).
+    fn check_votes(&self, place: Place, term: Term) {
+        let voters = self.oracle.voters(term, node_id(place as u8 + 1));
+        let needed = self.plan.quorums().election_quorum();
+        let is_elected = self.plan.leadership == Leadership::Elected && needed < self.plan.m;
+        assert!(
+            !is_elected || voters.len() >= usize::from(needed),
+            "node {} leads term {term} with the votes of {voters:?}, and needs {needed}",
+            place + 1
+        );
     }
 
     fn node_note(&mut self, place: Place, text: impl FnOnce() -> String) {
@@ -604,8 +708,11 @@ impl Cluster {
         if self.members[to].life.as_ref().is_none_or(|life| life.number != answering) {
             return self.redial(from, to);
         }
-        self.network.connect(from, to, (life.number, answering), self.schedule.now);
-        self.arrives(from, Arrived::Connected(to));
+        let dialler = self.members[from].member();
+        let lives = (life.number, answering);
+        self.network.connect(from, to, dialler, lives, self.schedule.now);
+        let answerer = Member { node: identity.node, incarnation: identity.incarnation };
+        self.arrives(from, Arrived::Connected(answerer));
     }
 
     fn break_connection(&mut self, from: Place, to: Place, connection: u64) {
@@ -634,9 +741,18 @@ impl Cluster {
         let promise = found.promise;
         assert!(known.contains(&Some(promise)), "node {} starts with {promise:?}, not {known:?}", place + 1);
         if promise != member.promise {
-            self.oracle.promised(member.id(), member.promise, promise);
+            self.oracle.promised(member.member(), member.promise, promise);
             member.promise = promise;
         }
+        if member.is_set_aside(&found) {
+            member.loses_what_it_held();
+            member.holdings = Holdings::default();
+            self.counts.add(Happened::LogsSetAside);
+        }
+        (member.held, member.has_rotted) = (found.held, false);
+        let admitted = self.oracle.admitted_by(member.member());
+        member.admission_recorded_by =
+            admitted.is_some_and(|admitted| admitted <= found.applied).then_some(0);
         let oracle = &self.oracle;
         let recovered = member.holdings.recover(found.first, &found.log, |index| oracle.mark(index));
         if let Err(what) = recovered {
@@ -700,7 +816,8 @@ impl Cluster {
     fn heal(&mut self) -> Moment {
         (self.is_faulty, self.network.is_faulty) = (false, false);
         // A cluster that has not formed needs all its nodes.
-        let has_formed = self.members.iter().all(|member| member.has_formed) || self.plan.m == 1;
+        let knows = |member: &Machine| member.has_formed || member.harm.is_some();
+        let has_formed = self.members.iter().all(knows) || self.plan.m == 1;
         let healed_after = if has_formed {
             let healed = self.some_to_heal();
             self.heal_these(healed)
@@ -712,20 +829,26 @@ impl Cluster {
         healed_after
     }
 
-    /// max(n, e) nodes, the configured leader among them.
+    /// max(n, e) nodes, the configured leader among them. Those that are whole come first: whoever has lost something
+    /// may need another than these, and whoever is not admitted does not count.
     fn some_to_heal(&mut self) -> Vec<Place> {
         let quorums = self.plan.quorums();
         let count = match self.plan.leadership {
             Leadership::Configured(_) => quorums.quorum(),
             Leadership::Elected => quorums.quorum().max(quorums.election_quorum()),
         };
-        let mut places: Vec<Place> = self.plan.configured_leader().into_iter().collect();
-        while places.len() < usize::from(count) {
-            let place = self.random.below(self.plan.members() as u64) as Place;
-            if !places.contains(&place) {
-                places.push(place);
-            }
-        }
+        let mut ranked: Vec<(u8, u64, Place)> = (0..self.plan.members())
+            .map(|place| {
+                let rank = match &self.members[place].harm {
+                    _ if self.plan.configured_leader() == Some(place) => 0,
+                    None => 1,
+                    Some(_) => 2 + u8::from(self.is_mute(place)),
+                };
+                (rank, self.random.next(), place)
+            })
+            .collect();
+        ranked.sort_unstable();
+        let mut places: Vec<Place> = ranked.into_iter().map(|(.., place)| place).take(count.into()).collect();
         places.sort_unstable();
         places
     }
@@ -801,9 +924,11 @@ impl Cluster {
         self.is_quiet = true;
         let is_at_rest = |cluster: &Self| {
             let last = cluster.oracle.last();
-            cluster.replicas().all(|(_, replica)| replica.applied() == last && replica.durable() == last)
+            cluster.replicas().all(|(_, replica)| {
+                replica.applied() == last && replica.durable() == last && replica.is_voting()
+            })
         };
-        self.wait("the nodes do not come to rest", is_at_rest);
+        self.wait("the nodes do not come to rest, or one does not vote", is_at_rest);
         for place in 0..self.plan.members() {
             self.check_store(place, self.oracle.last());
         }

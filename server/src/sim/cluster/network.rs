@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use quorate_protocol::Member;
+
 use super::plan::NetworkPlan;
 use super::schedule::{Happening, LifeNumber, MILLISECOND, Moment, Place, SECOND, Schedule};
 use crate::sim::Random;
@@ -22,6 +24,8 @@ pub(super) struct Link {
     pub(super) connection: Option<u64>,
     /// Of the dialling and the listening node, when the connection was made.
     pub(super) lives: (LifeNumber, LifeNumber),
+    /// As whom the dialling node introduced itself.
+    dialler: Option<Member>,
     /// The connection before, if what was sent on it may arrive yet, and the life that listens to it.
     lingering: Option<(u64, LifeNumber)>,
     /// When the last message on it arrives.
@@ -55,6 +59,7 @@ impl Network {
         let link = |_| Link {
             connection: None,
             lives: (0, 0),
+            dialler: None,
             lingering: None,
             last_arrival: 0,
             held: VecDeque::new(),
@@ -95,7 +100,9 @@ impl Network {
         random: &mut Random,
     ) -> Fate {
         let link = self.link(from, to);
-        let Some(connection) = link.connection else { return Fate::default() };
+        let (Some(connection), Some(dialler)) = (link.connection, link.dialler) else {
+            return Fate::default();
+        };
         if link.cuts > 0 {
             link.held.push_back(message);
             return Fate::default();
@@ -117,9 +124,9 @@ impl Network {
             let within = if random.below(4) == 0 { 3 * SECOND } else { 20 * MILLISECOND };
             let late = arrival + random.below(within);
             let message = message.clone();
-            schedule.at(late, Happening::Arrival { from, to, connection: None, message });
+            schedule.at(late, Happening::Arrival { from: dialler, to, connection: None, message });
         }
-        schedule.at(arrival, Happening::Arrival { from, to, connection: Some(connection), message });
+        schedule.at(arrival, Happening::Arrival { from: dialler, to, connection: Some(connection), message });
         fate
     }
 
@@ -156,6 +163,7 @@ impl Network {
         &mut self,
         from: Place,
         to: Place,
+        dialler: Member,
         lives: (LifeNumber, LifeNumber),
         now: Moment,
     ) -> u64 {
@@ -163,7 +171,7 @@ impl Network {
         let connection = self.connections;
         let link = self.link(from, to);
         link.connection = Some(connection);
-        link.lives = lives;
+        (link.lives, link.dialler) = (lives, Some(dialler));
         link.last_arrival = now;
         link.held.clear();
         link.redial = REDIAL.0;

@@ -21,12 +21,15 @@ use bytes::Bytes;
 use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::request::{Expected, Mutation, Token, Write};
 use quorate_protocol::response::{Item, Versioned, WriteResult};
-use quorate_protocol::{Index, NodeId, Term};
+use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term};
 
 use super::holdings::Mark;
+use super::machine::{founder, place_of};
 use super::schedule::Place;
+use super::text::{Text, shown_payload};
 use crate::replica::Promise;
 use crate::sim::history::checksum_of;
+use crate::sim::node::node_id;
 
 /// An entry that some node has applied.
 pub(super) struct Committed {
@@ -48,16 +51,28 @@ pub(super) struct Oracle {
     /// What every entry that a leader has ever made is, by index and term, and the term of the one before it.
     made: Vec<Vec<(Term, u32, Term)>>,
     leaders: BTreeMap<Term, NodeId>,
-    votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Who votes, by the disk that has the promise.
+    votes: BTreeMap<(Term, Member), NodeId>,
+    /// Who has asked for votes in a term, and where its log ended.
+    stands: BTreeMap<(Term, NodeId), (Term, Index)>,
+    /// The entries that admit a replaced disk, in order (R27).
+    admissions: Vec<(Index, Member)>,
     checkpoints: BTreeMap<Index, [u8; 32]>,
     /// Operations whose values were committed, and those that were refused.
     done: BTreeSet<u64>,
     refused: BTreeSet<u64>,
 }
 
-/// The number that a value begins with: of the operation that wrote it.
-pub(super) fn operation_of(value: &[u8]) -> u64 {
-    value.first_chunk().map_or(0, |number| u64::from_le_bytes(*number))
+/// What an operation writes: its number, and dots. No byte is zero, so that no sector of a log looks as if it had
+/// never been written.
+pub(super) fn value_of(operation: u64, dots: usize) -> Vec<u8> {
+    format!("{operation} {:.<dots$}", "").into()
+}
+
+/// The number of the operation that wrote a value.
+fn operation_of(value: &[u8]) -> u64 {
+    let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+    str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).expect("a value begins with a number")
 }
 
 impl Oracle {
@@ -84,10 +99,10 @@ impl Oracle {
         if let Some(known) = self.committed(index) {
             assert!(
                 known.term == term && known.bytes == bytes,
-                "entry {index} is applied with term {term}, but was with term {} elsewhere: {:?} and {:?}",
+                "entry {index} is applied with term {term}, but was with term {} elsewhere: {} and {}",
                 known.term,
-                entry.payload(),
-                Entry::parse(&known.bytes).unwrap().payload()
+                shown_payload(entry),
+                shown_payload(&Entry::parse(&known.bytes).unwrap())
             );
             return false;
         }
@@ -95,7 +110,11 @@ impl Oracle {
         assert!(term >= self.term(index - 1), "entry {index} is of an older term than the one before it");
         let result = match entry.payload().expect("an entry that is applied can be read") {
             Payload::Write { write, .. } => Some(self.apply(index, &write)),
-            _ => None,
+            Payload::Admit(member) => {
+                self.admissions.push((index, member));
+                None
+            }
+            Payload::Noop => None,
         };
         self.committed.push(Committed { term, bytes: Bytes::copy_from_slice(bytes), result });
         true
@@ -154,7 +173,8 @@ impl Oracle {
     ) {
         let here = self.versions.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
         let wanted = here.filter_map(|(key, _)| Some((&**key, self.value(key, index)?)));
-        let found = items.map(|item| (item.key, (item.versioned.revision, item.versioned.value)));
+        let wanted = wanted.map(|(key, (revision, value))| (Text(key), (revision, Text(value))));
+        let found = items.map(|item| (Text(item.key), (item.versioned.revision, Text(item.versioned.value))));
         let differs =
             wanted.map(Some).chain(std::iter::once(None)).zip(found.map(Some).chain(std::iter::once(None)));
         for (wanted, found) in differs {
@@ -164,8 +184,9 @@ impl Oracle {
 
     /// Compares what a read returned with the model behind its token.
     pub(super) fn check_read(&self, key: &[u8], token: Token, value: Option<Versioned<'_>>) {
-        let wanted = self.value(key, token.index);
-        let found = value.map(|value| (value.revision, value.value));
+        let wanted = self.value(key, token.index).map(|(revision, value)| (revision, Text(value)));
+        let found = value.map(|value| (value.revision, Text(value.value)));
+        let key = Text(key);
         assert_eq!(found, wanted, "a read of {key:?} that saw the entries up to {}", token.index);
         self.check_token(token);
     }
@@ -209,20 +230,60 @@ impl Oracle {
     }
 
     /// A node has promised something.
-    pub(super) fn promised(&mut self, node: NodeId, earlier: Promise, promise: Promise) {
+    pub(super) fn promised(&mut self, member: Member, earlier: Promise, promise: Promise) {
+        let node = member.node;
         assert!(promise.may_follow(&earlier), "node {node} promises {promise:?} after {earlier:?}");
         if let Some(candidate) = promise.voted_for {
-            self.voted(node, promise.term, candidate);
+            self.voted(member, promise.term, candidate);
         }
     }
 
-    /// A node votes, across all its lives.
-    pub(super) fn voted(&mut self, node: NodeId, term: Term, candidate: NodeId) {
-        let known = self.votes.insert((node, term), candidate);
+    /// A node votes, across all lives with the same disk.
+    pub(super) fn voted(&mut self, member: Member, term: Term, candidate: NodeId) {
+        let (node, known) = (member.node, self.votes.insert((term, member), candidate));
         assert!(
             known.is_none_or(|known| known == candidate),
             "node {node} votes for {candidate} in term {term}, and has voted for {known:?}"
         );
+    }
+
+    /// From which entry on a disk votes and counts: 0 for one that the cluster was formed with; none before it is
+    /// admitted.
+    pub(super) fn admitted_by(&self, member: Member) -> Option<Index> {
+        let admission = self.admissions.iter().find(|(_, admitted)| *admitted == member);
+        let founder = founder(place_of(member.node));
+        admission.map(|(index, _)| *index).or_else(|| (member.incarnation == founder).then_some(0))
+    }
+
+    /// The last entry that admits a disk; 0 if none does.
+    pub(super) fn last_admission(&self) -> Index {
+        self.admissions.last().map_or(0, |(index, _)| *index)
+    }
+
+    /// Which of a node's disks counts for an entry.
+    pub(super) fn incarnation_at(&self, index: Index, node: NodeId) -> Incarnation {
+        let admitted = self.admissions.iter().rev().filter(|(at, _)| *at <= index);
+        let latest = admitted.map(|(_, member)| *member).find(|member| member.node == node);
+        latest.map_or(founder(place_of(node)), |member| member.incarnation)
+    }
+
+    /// Nodes that have voted for a candidate, with a disk that counts.
+    pub(super) fn voters(&self, term: Term, candidate: NodeId) -> NodeSet {
+        let all = |node: u8| Member { node: node_id(node), incarnation: Incarnation(0) };
+        let votes = self.votes.range((term, all(1))..(term + 1, all(1)));
+        let votes = votes
+            .filter(|((_, voter), voted_for)| **voted_for == candidate && self.admitted_by(*voter).is_some());
+        votes.map(|((_, voter), _)| voter.node).collect()
+    }
+
+    /// A node stands, with a log that ends there.
+    pub(super) fn stands(&mut self, term: Term, node: NodeId, last: (Term, Index)) {
+        self.stands.insert((term, node), last);
+    }
+
+    /// Where the log of a node ends that stands in a term.
+    pub(super) fn log_of_candidate(&self, term: Term, node: NodeId) -> Option<(Term, Index)> {
+        self.stands.get(&(term, node)).copied()
     }
 
     /// A checkpoint was written: all of one index are the same.

@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) clients: ClientPlan,
     /// Those that may happen.
     pub(super) faults: Vec<Fault>,
+    /// Whether leaders admit replaced disks by themselves; else the operator has them do it.
+    pub(super) admits_replaced: bool,
     /// Between two, on the average.
     pub(super) fault_pause: Moment,
     /// How long one lasts, on the average.
@@ -116,6 +118,7 @@ impl Plan {
                 writes_in_100: random.of(&[20, 50, 80]),
                 deadline: random.of(&[200, 1000]) * MILLISECOND,
             },
+            admits_replaced: random.below(2) == 0,
             faults: Fault::some(random),
             fault_pause: random.of(&[30, 100, 300, 800]) * MILLISECOND,
             fault_length: random.of(&[20, 100, 400, 1000]) * MILLISECOND,
@@ -167,6 +170,7 @@ impl Plan {
         NodeSettings {
             advertise: format!("{}", place + 1),
             election_seed: random.next(),
+            admits_replaced: self.admits_replaced,
             ..self.settings.clone()
         }
     }

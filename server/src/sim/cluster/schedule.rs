@@ -4,8 +4,8 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-use quorate_protocol::Index;
 use quorate_protocol::handshake::ReplicaIdentity;
+use quorate_protocol::{Index, Member};
 
 use super::faults::Repair;
 
@@ -52,8 +52,8 @@ pub(super) enum Happening {
     Node(Place, LifeNumber, Doing),
     /// A node's hello arrives at another, of this life, sent in this one.
     Hello { from: Place, life: LifeNumber, to: Place, identity: Box<ReplicaIdentity> },
-    /// A message arrives; without a connection it is a late copy.
-    Arrival { from: Place, to: Place, connection: Option<u64>, message: Rc<[u8]> },
+    /// A message arrives, from whoever introduced itself as this; without a connection it is a late copy.
+    Arrival { from: Member, to: Place, connection: Option<u64>, message: Rc<[u8]> },
     /// A connection ends, and whoever dialled it notices.
     Break { from: Place, to: Place, connection: u64 },
     /// A client looks for something to do.
@@ -64,6 +64,8 @@ pub(super) enum Happening {
     Response { client: usize, from: Place, message: Rc<[u8]> },
     /// A client waits no longer for an answer.
     GiveUp { client: usize, operation: u64 },
+    /// The operator looks after replaced disks.
+    Operator,
     /// The next fault.
     Fault,
     /// A fault passes.

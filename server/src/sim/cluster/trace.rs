@@ -1,15 +1,11 @@
 //! What has happened, for whoever looks into a failure; a hash of it, and how often each thing happened.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use std::rc::Rc;
 
-use quorate_protocol::peer::{Append, PeerMessage};
-use quorate_protocol::request::Request;
-use quorate_protocol::response::Response;
-use quorate_protocol::{entry, parse};
-
 use super::schedule::{Moment, Place};
+use super::text::{shown_peer_message, shown_request, shown_response};
 
 /// Lines that are kept.
 const LINES_MAX: usize = 500;
@@ -114,51 +110,22 @@ impl Display for Shown<'_> {
         write!(f, "{:12.6}  ", *at as f64 / 1e9)?;
         match line {
             Line::Sent { from, to, message } => {
-                write!(f, "{} → {}    {}", from + 1, to + 1, peer_message(message))
+                write!(f, "{} → {}    {}", from + 1, to + 1, shown_peer_message(message))
             }
             Line::Arrived { from, to, message, is_late_copy } => {
                 let copy = if *is_late_copy { " (a late copy)" } else { "" };
-                write!(f, "{} ⇒ {}    {}{copy}", from + 1, to + 1, peer_message(message))
+                write!(f, "{} ⇒ {}    {}{copy}", from + 1, to + 1, shown_peer_message(message))
             }
             Line::Asked { client, to, message } => {
-                let request = parse::<Request<'_>>(message);
-                write!(f, "c{client} ⇒ {}   {}", to + 1, shortened(&format!("{request:?}")))
+                write!(f, "c{client} ⇒ {}   {}", to + 1, shown_request(message))
             }
             Line::Answered { client, from, message } => {
-                let response = parse::<Response<'_>>(message);
-                write!(f, "{} ⇒ c{client}   {}", from + 1, shortened(&format!("{response:?}")))
+                write!(f, "{} ⇒ c{client}   {}", from + 1, shown_response(message))
             }
             Line::Node(node, text) => write!(f, "{}        {text}", node + 1),
             Line::World(text) => write!(f, "-        {text}"),
             Line::Reached(node, what, number) => write!(f, "{}        {what} {number}", node + 1),
         }
-    }
-}
-
-fn peer_message(bytes: &[u8]) -> String {
-    match parse::<PeerMessage<'_>>(bytes) {
-        Ok(PeerMessage::Append(append)) => {
-            let entries: Vec<_> = entry::iterate(append.entries).flatten().collect();
-            let mut text = format!("{:?}", Append { entries: &[], ..append });
-            if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-                let _ = write!(
-                    text,
-                    " with {} to {} of terms {} to {}",
-                    first.index, last.index, first.term, last.term
-                );
-            }
-            text
-        }
-        Ok(message) => shortened(&format!("{message:?}")),
-        Err(error) => format!("{error}"),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    const MAX: usize = 300;
-    match text.char_indices().nth(MAX) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }
 
@@ -213,6 +180,14 @@ happened!(
     HandOvers,
     Stops,
     Behind,
+    RottenLogs,
+    LogsSetAside,
+    DeniedEntries,
+    RottenVotes,
+    ReplacedDisks,
+    AdmissionsByOperator,
+    AdmissionsByLeader,
+    WholeAgain,
 );
 
 /// How often each thing happened.
