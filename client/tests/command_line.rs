@@ -172,6 +172,10 @@ fn a_hand_over_prints_the_term_and_its_errors_tell_what_to_do() {
         unknown.contains("`quorate status` says who leads") && !unknown.contains("read the key"),
         "{unknown}"
     );
+    let mut admit = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    admit.args(["--servers", &silent.address, "--timeout", "300ms", "admit", "2"]);
+    let unknown = error(&admit.assert().code(5));
+    assert!(unknown.contains("who is not admitted") && !unknown.contains("read the key"), "{unknown}");
     brief(&server, &["--to", "0"]).code(2);
     brief(&server, &["--to", "64"]).code(2);
 }

@@ -557,11 +557,10 @@ fn leader_lost(quorums: Quorums, leadership: Leadership) -> String {
         Leadership::Elected if e == m => {
             format!("n={n} of {m}: a dead leader has no successor until it is back")
         }
-        Leadership::Elected if n > e => {
-            format!(
-                "a leader is elected by {e} of {m}, but takes no writes, nor reads that must not be stale, before it hears {n}"
-            )
-        }
+        Leadership::Elected if n > e => format!(
+            "a leader is elected by {e} of {m}, but a new one takes writes, and reads that must not be stale, only when \
+             {n} hear it"
+        ),
         Leadership::Elected => {
             format!("a leader is elected by {e} of {m}, so {} may be dead", m - e)
         }

@@ -446,6 +446,8 @@ fn backups_of_a_loaded_node_hold_every_acknowledged_write_while_it_rolls_and_che
     let mut checkpoints = std::collections::BTreeSet::new();
     thread::scope(|scope| {
         scope.spawn(|| load(&client, &end, &acknowledged, &index));
+        // The address is announced before there is anything to back up.
+        wait_for("a write", || (index.load(Ordering::Acquire) > 0).then_some(()));
         let mut rounds = 0;
         // At least until rolls and checkpoints have happened between backups.
         while rounds < 12 || segments.len() < 4 || checkpoints.len() < 4 {

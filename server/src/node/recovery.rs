@@ -478,4 +478,22 @@ mod tests {
         let again = open_follower(&disk).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((again.state.reader.first(), again.state.reader.last()), (7, 7));
     }
+
+    #[test]
+    fn an_error_about_damaged_data_says_what_can_be_done() {
+        let disk = SimDisk::default();
+        drop(open_follower(&disk).unwrap());
+        [2, 4].into_iter().for_each(|index| write_checkpoint(&disk, index));
+        for index in [2, 4] {
+            let file = PathBuf::from(format!("/data/checkpoint/{index:020}.ckpt"));
+            let mut bytes = disk.images().contents(&file).unwrap().to_vec();
+            bytes[50] ^= 1;
+            disk.replace(&file, bytes);
+        }
+        let Err(error) = open_follower(&disk) else { panic!("opened without a whole checkpoint") };
+        assert_eq!(error.kind(), DirectoryErrorKind::Damaged);
+        let words =
+            ["no checkpoint is whole", "if another node leads", "'quorate admit 1'", "restore a backup"];
+        assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+    }
 }

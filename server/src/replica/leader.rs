@@ -142,7 +142,9 @@ impl Replica {
         let quorums = self.settings.quorums;
         let have = self.reachable(now);
         let waits = self.commit < leader.first_of_term && have >= quorums.quorum();
-        if waits || self.members.admission_after(self.commit).is_some() {
+        // A disk that is replaced again takes the place of the one that was to be admitted, which may never come back.
+        let pending = self.members.admission_after(self.commit);
+        if waits || pending.is_some_and(|(_, pending)| pending.node != node || pending == member) {
             return Err(AdmitError::Busy);
         }
         // With fewer it might never be committed, and would be in the way of every other (R27).

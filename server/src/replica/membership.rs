@@ -121,7 +121,7 @@ impl Membership {
         members.into_iter().map(|(node, incarnation)| Member { node, incarnation }).collect()
     }
 
-    /// The last admission after an index, unless it is known to be committed. There is at most one that is not.
+    /// The last admission after an index, unless it is known to be committed. All that are not are of one node.
     pub fn admission_after(&self, index: Index) -> Option<(Index, Member)> {
         self.admissions.last().copied().filter(|(at, _)| *at > index.max(self.committed))
     }

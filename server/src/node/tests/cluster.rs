@@ -67,6 +67,10 @@ fn a_replaced_disk_joins_and_counts_once_it_is_admitted() {
         world.settle();
         assert!(world.status(2).status().voting && learner(&mut world));
         assert!(matches!(world.ask(1, admit).refusal(), Refusal::BadRequest(_)), "it is one already");
+        for (node, why) in [(9, "no node 9 in this cluster"), (1, "node 1 leads")] {
+            let refusal = world.ask(1, Operation::Admit { node: node_id(node) }).refusal();
+            assert!(matches!(&refusal, Refusal::BadRequest(reason) if reason.contains(why)), "{refusal:?}");
+        }
         world.ask(1, set("a", "2"));
         world.restart(2);
         world.meet_all();

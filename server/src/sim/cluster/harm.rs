@@ -9,12 +9,9 @@
 //!   m − n + 1 that are whole say what was committed (R19). With n = 1, and with a configured leader, a damaged log is
 //!   refused: there no log rots.
 //! - One disk at a time is replaced, and never a configured leader's: an election needs its e votes of the others. At
-//!   n = 1, and where two nodes elect, the others could not do without it. With n = m not again before it is whole: an
-//!   admission that is not committed cannot be any more when the disk that it admits is gone, and keeps others out.
-//! - Who was admitted is known from the log, and from checkpoints behind that. A replaced disk of which the log is
-//!   damaged later may not know any more that it is a member, and neither votes nor denies; nor does one that starts
-//!   again before its log says that its admission is committed. And whoever lacks the entry that admits another takes no
-//!   denial of it. All these are *mute*, as one is whose disk was just replaced, and at most one place is.
+//!   n = 1, and where two nodes elect, the others could not do without it.
+//! - Whoever has never had the entry that admits another takes no denial of it, and one that was replaced votes and
+//!   denies when it knows that it was admitted. All these are *mute*, and at most one place is.
 //! - A copy of the vote may rot at any time, as the other one is whole.
 //!
 //! # Omissions
@@ -33,8 +30,10 @@ use super::Cluster;
 use super::clients::OPERATOR;
 use super::holdings::Mark;
 use super::machine::{Machine, founder};
+use super::oracle::Oracle;
 use super::schedule::{Happening, MILLISECOND, Place};
 use super::trace::Happened;
+use crate::directory;
 use crate::disk::simulated::{Images, SimDisk};
 use crate::sim::Random;
 use crate::sim::node::DATA;
@@ -90,9 +89,15 @@ impl Machine {
         indexes.max().unwrap_or(0)
     }
 
-    /// Whether it does not know, without its log, that it is a member, or who else is.
-    fn would_be_mute(&self, last_admission: Index) -> bool {
-        self.incarnation != founder(self.place) || self.newest_checkpoint() < last_admission
+    /// Whether it knows, also without its log, that it is a member, and who else is.
+    fn knows_members(&self, oracle: &Oracle) -> bool {
+        if self.newest_checkpoint() >= oracle.last_admission() {
+            return true;
+        }
+        let noted = directory::load_members(&self.disk, Path::new(DATA)).unwrap();
+        noted.is_some_and(|noted| {
+            oracle.members().all(|member| noted.has(member)) && noted.has_committed(0, self.member())
+        })
     }
 
     /// Everything on its disk may be gone.
@@ -160,9 +165,7 @@ impl Cluster {
     /// log that it lacks.
     pub(super) fn is_mute(&self, place: Place) -> bool {
         let member = &self.members[place];
-        let known = if member.has_rotted { member.newest_checkpoint() } else { member.holdings.last() };
-        let knows_all = member.incarnation == founder(place) && known >= self.oracle.last_admission();
-        member.harm.is_some() && !knows_all
+        member.harm.is_some() && !member.knows_members(&self.oracle)
     }
 
     /// Whether the cluster can bear that one more place is harmed, or one that is already.
@@ -177,17 +180,12 @@ impl Cluster {
         let (n, m) = (self.plan.n, self.plan.m);
         let own = &self.members[place];
         // Of those that are no members, or may not know that they are.
-        let becomes_mute = is_replaced || own.would_be_mute(self.oracle.last_admission());
+        let becomes_mute = is_replaced || !own.knows_members(&self.oracle);
         let is_alone = !others().any(|other| self.is_mute(other.place));
         let bears_mute = is_alone && others().all(|other| other.has_formed);
-        let waits_for_this = is_replaced && n == m && self.is_mute(place);
         match self.plan.leadership {
-            Leadership::Configured(leader) => {
-                is_replaced && leader != own.id() && bears_mute && !waits_for_this
-            }
-            Leadership::Elected => {
-                harmed < usize::from(n) && (!becomes_mute || m > 2 && bears_mute) && !waits_for_this
-            }
+            Leadership::Configured(leader) => is_replaced && leader != own.id() && bears_mute,
+            Leadership::Elected => harmed < usize::from(n) && (!becomes_mute || m > 2 && bears_mute),
         }
     }
 
@@ -237,11 +235,6 @@ impl Cluster {
         if member.held.is_some() || admitted.is_none_or(|admitted| replica.commit() < admitted) {
             return;
         }
-        let last = member.holdings.last();
-        let would_vote_again = member.admission_recorded_by.is_some_and(|recorded| recorded <= last);
-        if !would_vote_again && member.incarnation != founder(place) {
-            return;
-        }
         let wanted = *harm.whole_at.get_or_insert(committed);
         if wanted == 0 || self.oracle.mark(wanted) == member.holdings.get(wanted) {
             member.harm = None;
@@ -272,18 +265,32 @@ impl Cluster {
                 ); // R19
                 self.counts.add(Happened::DeniedEntries);
             }
-            None => {
-                let own = member.holdings.last();
-                let own = (member.holdings.get(own).map_or(0, |(term, _)| term), own);
-                assert!(
-                    Some(own) >= member.held,
-                    "node {id} has {own:?} and held {:?}: not whole",
-                    member.held
-                );
-            }
+            None => self.check_needs_no_lost_copy(place),
         }
         self.members[place].held = held;
         self.node_note(place, || format!("counts as having held {held:?}"));
+    }
+
+    /// A damaged log counts as whole: then n others have, or are known to have had, whatever it lacks of what was
+    /// committed.
+    fn check_needs_no_lost_copy(&self, place: Place) {
+        let member = &self.members[place];
+        for index in 1..=self.oracle.last() {
+            let mark = self.oracle.mark(index);
+            if member.holdings.get(index) == mark || !member.has_held(member.incarnation, index, mark) {
+                continue;
+            }
+            let counts = |other: &&Machine| {
+                let is_missed = other.held.is_some() && other.has_held(other.incarnation, index, mark);
+                other.place != place && (is_missed || other.holdings.get(index) == mark)
+            };
+            let copies = self.members.iter().filter(counts).count();
+            assert!(
+                copies >= usize::from(self.plan.n),
+                "node {} counts as whole without entry {index}, which it had, and which only {copies} others have",
+                member.id()
+            );
+        }
     }
 
     /// The operator looks after replaced disks: asks a leader to admit them.

@@ -288,8 +288,6 @@ pub(super) struct Machine {
     pub(super) incarnation: Incarnation,
     /// How far its log went before it was damaged, by its disk (R8).
     pub(super) held: Option<(Term, Index)>,
-    /// With which entry its log says that what admits its disk is committed, so that a start knows it.
-    pub(super) admission_recorded_by: Option<Index>,
     /// Something has happened to its disk since it last ran.
     pub(super) has_rotted: bool,
     /// What it has lost, as long as that is not made good.
@@ -320,7 +318,6 @@ impl Machine {
             has_formed: false,
             incarnation: founder(place),
             held: None,
-            admission_recorded_by: None,
             has_rotted: false,
             harm: None,
             paused_until: 0,

@@ -334,10 +334,7 @@ impl Cluster {
 
     fn ask_log(&mut self, place: Place, at: Moment, command: LogCommand) {
         let member = &mut self.members[place];
-        if let LogCommand::Append { first, last, commit, entries, .. } = &command {
-            if self.oracle.admitted_by(member.member()).is_some_and(|admitted| admitted <= *commit) {
-                member.admission_recorded_by.get_or_insert(*last);
-            }
+        if let LogCommand::Append { first, entries, .. } = &command {
             let previous = member.holdings.given_term(first - 1);
             let mut previous = previous.unwrap_or_else(|| panic!("entry {first} leaves a gap in the log"));
             for (index, mark) in (*first..).zip(holdings::marks(entries)) {
@@ -750,9 +747,6 @@ impl Cluster {
             self.counts.add(Happened::LogsSetAside);
         }
         (member.held, member.has_rotted) = (found.held, false);
-        let admitted = self.oracle.admitted_by(member.member());
-        member.admission_recorded_by =
-            admitted.is_some_and(|admitted| admitted <= found.applied).then_some(0);
         let oracle = &self.oracle;
         let recovered = member.holdings.recover(found.first, &found.log, |index| oracle.mark(index));
         if let Err(what) = recovered {

@@ -267,6 +267,12 @@ impl Oracle {
         latest.map_or(founder(place_of(node)), |member| member.incarnation)
     }
 
+    /// Who counts of those that were ever admitted.
+    pub(super) fn members(&self) -> impl Iterator<Item = Member> {
+        let nodes = self.admissions.iter().map(|(_, member)| member.node);
+        nodes.map(|node| Member { node, incarnation: self.incarnation_at(Index::MAX, node) })
+    }
+
     /// Nodes that have voted for a candidate, with a disk that counts.
     pub(super) fn voters(&self, term: Term, candidate: NodeId) -> NodeSet {
         let all = |node: u8| Member { node: node_id(node), incarnation: Incarnation(0) };
