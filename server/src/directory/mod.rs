@@ -7,7 +7,7 @@
 //! DIR/damaged/           a log that was found damaged, until it is whole     held.rs
 //! DIR/held               how far a damaged log went, until it is whole (R8) held.rs
 //! DIR/boot               while a node with durability os runs (R30)          boot.rs
-//! DIR/log/               the log's segments
+//! DIR/log/               the log's segments, and which is the newest
 //! DIR/checkpoint/        checkpoints
 //! ```
 //!
