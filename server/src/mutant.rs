@@ -52,6 +52,12 @@ pub(crate) enum Mutant {
     MatchingLogRestarted,
     /// 23: a configured leader commits without its own disk.
     CommitWithoutOwnDisk,
+    /// Not in the list: a log that is missing is begun anew, whoever had it.
+    MissingLogBegunAnew,
+    /// Not in the list: batches go to a segment that would not be missed.
+    NewestNotNoted,
+    /// Not in the list: segments are removed from the log's end while they are noted to be there.
+    NewestNotLowered,
     /// A session is answered without regard to its token (T14).
     TokenIgnored,
 }

@@ -234,12 +234,6 @@ fn each_kind_of_damage_is_named_with_file_and_offset_and_all_of_them_at_once() {
         assert_prints(&tool(&["check", kind], directory.path()), 1, &all);
         assert!(before == contents(&data), "{kind}: check has changed it");
     }
-    let emptied = directory.path().join("emptied");
-    copy_directory(&healthy, &emptied);
-    fs::remove_dir_all(emptied.join("log")).unwrap();
-    fs::create_dir(emptied.join("log")).unwrap();
-    let words = ["WRONG: log: there is no segment", "go on behind the newest checkpoint"];
-    assert_prints(&tool(&["check", "emptied"], directory.path()), 1, &words);
     // What is said of a damaged checkpoint is so: the older one and the log hold everything.
     let alone = directory.path().join("alone");
     copy_directory(&directory.path().join("block"), &alone.join("data"));
@@ -286,6 +280,53 @@ fn what_a_crash_leaves_is_noted_and_not_wrong() {
     assert!(smol::block_on(client.get("key-1")).unwrap().value.is_some());
     assert!(server.log().contains("torn"), "{}", server.log());
     stop(server);
+}
+
+/// With checkpoints that are whole: what lies between them and the log's end is lost.
+#[test]
+fn a_log_or_its_end_that_is_missing_is_missed_by_check_backup_and_the_server_alike() {
+    let directory = stopped(3);
+    let healthy = directory.path().join("data");
+    let newest = files(&healthy, "log", ".log").pop().unwrap();
+    let newest = format!("log/{}", name(&newest));
+    let removed: Vec<(&str, Damage<'_>, &str)> = vec![
+        ("directory", Box::new(|data| fs::remove_dir_all(data.join("log")).unwrap()), "log"),
+        (
+            "files",
+            Box::new(|data| {
+                fs::remove_dir_all(data.join("log")).unwrap();
+                fs::create_dir(data.join("log")).unwrap();
+            }),
+            "log",
+        ),
+        ("newest", Box::new(|data| fs::remove_file(data.join(&newest)).unwrap()), &newest),
+        (
+            "segments",
+            Box::new(|data| {
+                files(data, "log", ".log").iter().for_each(|path| fs::remove_file(path).unwrap());
+            }),
+            &newest,
+        ),
+        ("note", Box::new(|data| fs::remove_file(data.join("log/newest")).unwrap()), "log/newest"),
+    ];
+    for (kind, remove, missing) in removed {
+        let path = directory.path().join(kind);
+        copy_directory(&healthy, &path.join("data"));
+        remove(&path.join("data"));
+        let log = path.join("data/log");
+        let left = || if log.exists() { contents(&log) } else { BTreeMap::new() };
+        let before = left();
+        let words = [&format!("WRONG: {missing}: "), " is missing", "no node starts on this (exit code 4)"];
+        assert_prints(&tool(&["check", "data"], &path), 1, &words.map(|word| word.as_ref()));
+        assert!(!tool(&["backup", "data", "copy"], &path).status.success(), "{kind}: a backup of the rest");
+        fs::remove_dir_all(path.join("copy")).unwrap();
+        let mut command = command(PROGRAM);
+        command.args(["--listen", "127.0.0.1:0", "--data", "data"]).current_dir(&path);
+        let mut server = Server::start(command, &path.join("printed"));
+        assert_eq!(server.wait_end().code(), Some(4), "{kind}: {}", server.log());
+        assert!(server.log().contains(&format!("{missing}: ")), "{kind}: {}", server.log());
+        assert!(before == left(), "{kind}: what is left of the log was changed");
+    }
 }
 
 #[test]
@@ -444,6 +485,7 @@ fn backups_of_a_loaded_node_hold_every_acknowledged_write_while_it_rolls_and_che
     let (end, acknowledged, index) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let mut segments = std::collections::BTreeSet::new();
     let mut checkpoints = std::collections::BTreeSet::new();
+    smol::block_on(client.set("first", "x")).unwrap(); // It listens before there is anything to copy.
     thread::scope(|scope| {
         scope.spawn(|| load(&client, &end, &acknowledged, &index));
         // The address is announced before there is anything to back up.

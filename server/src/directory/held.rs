@@ -10,7 +10,7 @@
 //! It is there from before anything of the damaged log is touched until the log reaches as far again, or until it is
 //! known that nothing beyond was ever committed. Meanwhile the node votes for nobody who has less.
 //!
-//! The damaged log itself is set aside as it is, in the directory `damaged`, and removed when it is not needed any more.
+//! A log that is missing, or whose end is, counts as damaged. The damaged log itself is set aside as it is, in the directory `damaged`, and removed when it is not needed any more.
 //! How far it went nobody can say for sure, as its end may be damaged, too: so it counts as having held everything up to
 //! the end of the promised term.
 

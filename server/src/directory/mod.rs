@@ -8,7 +8,7 @@
 //! DIR/held               how far a damaged log went, until it is whole (R8) held.rs
 //! DIR/members            who votes and counts, from the first admission on   members.rs
 //! DIR/boot               while a node with durability os runs (R30)          boot.rs
-//! DIR/log/               the log's segments
+//! DIR/log/               the log's segments, and which is the newest
 //! DIR/checkpoint/        checkpoints
 //! ```
 //!

@@ -9,7 +9,9 @@
 //! - **A listed segment that is gone, or one that does not continue the one before:** dropped or truncated after
 //!   the listing. The whole is tried again.
 //!
-//! Both are bounded; what is still wrong then is damage. A segment that is being prepared is not one yet.
+//! - **A segment that was noted as the newest and is not there:** it was truncated meanwhile, and likewise.
+//!
+//! All are bounded; what is still wrong then is damage. A segment that is being prepared is not one yet.
 //! Nothing of the log that was written before the copy began is left out.
 
 use std::io;
@@ -20,7 +22,8 @@ use quorate_protocol::{Index, Term};
 
 use super::format::{BATCH_HEADER_BYTES, BatchKind, SegmentHeader};
 use super::inspect::{Seen, check_entries};
-use super::scan::{Scan, damaged, read_header};
+use super::newest;
+use super::scan::{Scan, damaged, read_header, segment_first};
 use super::{LogError, segment_name};
 use crate::disk::{Disk, DiskFile};
 
@@ -52,9 +55,16 @@ struct Source {
 
 /// Copies the segments with entries above `after` from one directory to another, which is empty: whole batches
 /// only, each checked down to the content of its entries, and each file synced. An error may be that the log
-/// has changed meanwhile: remove what was copied, and try again.
-pub(crate) fn copy(disk: &dyn Disk, from: &Path, to: &Path, after: Index) -> Result<Copied, LogError> {
-    let sources = open(disk, from, after)?;
+/// has changed meanwhile: remove what was copied, and try again. A log whose end is missing is refused, and, unless it
+/// `may_be_absent`, one that is missing as a whole.
+pub(crate) fn copy(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    after: Index,
+    may_be_absent: bool,
+) -> Result<Copied, LogError> {
+    let sources = open(disk, from, after, may_be_absent)?;
     let first = sources.first().map_or(after + 1, |source| source.header.first);
     let mut scan = Scan::new(first - 1);
     let mut terms = Vec::new();
@@ -75,10 +85,18 @@ pub(crate) fn copy(disk: &dyn Disk, from: &Path, to: &Path, after: Index) -> Res
 }
 
 /// Opens the segments with entries above `after`, all before the first is read.
-fn open(disk: &dyn Disk, directory: &Path, after: Index) -> Result<Vec<Source>, LogError> {
+fn open(
+    disk: &dyn Disk,
+    directory: &Path,
+    after: Index,
+    may_be_absent: bool,
+) -> Result<Vec<Source>, LogError> {
+    // What is noted before the listing is there then, unless it was truncated in between.
+    let noted = newest::load(disk, directory)?;
     let names = disk.list(directory).map_err(LogError::io("list", directory))?;
     let mut names: Vec<(Index, String)> =
         names.into_iter().filter_map(|name| Some((segment_first(&name)?, name))).collect();
+    newest::check(directory, noted, names.last().map(|(first, _)| *first), may_be_absent)?;
     let reaching = names.partition_point(|(first, _)| *first <= after + 1);
     if reaching == 0
         && let Some((first, name)) = names.first()
@@ -104,11 +122,6 @@ fn open(disk: &dyn Disk, directory: &Path, after: Index) -> Result<Vec<Source>, 
         Ok(Source { name, path, file, header })
     });
     with_header.collect()
-}
-
-fn segment_first(name: &str) -> Option<Index> {
-    let first = name.strip_suffix(".log")?.parse().ok()?;
-    (first > 0 && name == segment_name(first)).then_some(first)
 }
 
 /// Reads a segment as far as its batches are whole.
@@ -152,7 +165,7 @@ fn write(disk: &dyn Disk, path: &Path, bytes: &[u8], size: u64) -> Result<(), Lo
 /// Whether trying again may help: the log has changed while it was copied, or is damaged.
 pub(crate) fn may_have_changed(error: &LogError) -> bool {
     match error {
-        LogError::Damaged { .. } => true,
+        LogError::Damaged { .. } | LogError::Missing { .. } => true,
         LogError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
         _ => false,
     }

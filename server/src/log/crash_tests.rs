@@ -14,6 +14,7 @@ const SETTINGS: LogSettings = LogSettings {
     segment_bytes: SEGMENT_BYTES_MIN,
     durability: Durability::Fsync,
     may_lag_base: true,
+    may_be_absent: false,
     salt_seed: Some(1),
 };
 
@@ -43,16 +44,19 @@ fn run(seed: u64) {
     let mut after = before.clone();
     let mut base = 0;
     let mut term = 0;
+    let mut was_open = false;
     for _ in 0..12 {
         let disk = SimDisk::with(images);
         disk.cut_power_after(next() % 60);
-        let opened = Log::open(Arc::new(disk.clone()), PathBuf::from("/log"), SETTINGS, base);
+        let settings = LogSettings { may_be_absent: !was_open, ..SETTINGS };
+        let opened = Log::open(Arc::new(disk.clone()), PathBuf::from("/log"), settings, base);
         let Ok((mut log, _)) = opened else {
             let error = opened.err().unwrap();
             assert!(matches!(error, LogError::Io { .. }), "seed {seed}: {error}");
             images = disk.images().crashed(Kept::Random(next()));
             continue;
         };
+        was_open = true;
         let found = contents(&log);
         let first = log.reader().first();
         assert!(first <= base + 1, "seed {seed}");
@@ -84,6 +88,11 @@ fn run(seed: u64) {
                     log.drop_before(base + 1)
                 }
                 3 => log.mark(0),
+                4 if choice >> 60 == 0 => {
+                    base = last + amount; // A checkpoint that was sent holds what is not in this log.
+                    after.resize(base as usize, (0, 0));
+                    log.restart(base)
+                }
                 _ => {
                     let mut bytes = Vec::new();
                     for index in last + 1..=last + 1 + amount {

@@ -4,7 +4,7 @@ use crc32c::{crc32c, crc32c_append};
 use quorate_protocol::Index;
 
 /// The format that this code writes, and the newest that it reads.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 
 /// Bytes of a segment's header: a block of its own, so that no batch shares a sector with it.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4096;

@@ -8,6 +8,7 @@ use quorate_protocol::entry::{Entry, EntryError, Payload};
 use quorate_protocol::{Index, Term};
 
 use super::format::{BATCH_HEADER_BYTES, BatchKind, SegmentHeader, entry_claim};
+use super::newest;
 use super::scan::{Batch, Found, Listed, Run, Scan, TornTail, damaged};
 use super::segment::{Segments, Shared};
 use super::{LogError, LogReader};
@@ -74,17 +75,24 @@ pub(crate) struct Inspected {
 }
 
 /// Goes through the log in `directory`, which must reach back to `base`: the last entry that the older checkpoint
-/// holds. An error only if the directory cannot be read.
+/// holds. It may be absent before a node has promised anything, and in a backup. An error only if the directory cannot be
+/// read.
 pub(crate) fn inspect(
     disk: &dyn Disk,
     directory: &Path,
     base: Index,
+    may_be_absent: bool,
     mut on: impl FnMut(Seen<'_>),
 ) -> Result<Inspected, LogError> {
     let found = Found::list(disk, directory, |error| {
         on(Seen::Problem(error));
         Ok(())
     })?;
+    let end = newest::load(disk, directory)
+        .and_then(|noted| newest::check(directory, noted, found.newest, may_be_absent));
+    if let Err(error) = end {
+        on(Seen::Problem(error));
+    }
     let mut inspected = Inspected { temporary: found.temporary.clone(), ..Inspected::default() };
     let kept = match found.split_at_base(disk, base) {
         Ok(Run { kept, obsolete, cut_off, .. }) => {

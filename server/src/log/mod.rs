@@ -10,12 +10,14 @@
 //! - `recovery`: from files to a log that can be written: what is cut, what is written again.
 //! - `inspect`, `copy`: looking at a log, and copying it from beside a running node, without changing it.
 //! - [`Log`]: the writer. [`LogReader`]: reads from any thread.
+//! - `newest`: a note of which segment is the newest, so that one that is missing is missed.
 //! - `prepare`: the next segment's zeros.
 //! - [`LogWorker`]: the writer behind a queue, with group commit. [`LogThread`]: the same in a thread.
 //!
 //! # On disk
 //!
-//! `<first index, 20 digits>.log`; a name that ends in `.tmp` is a segment that was not taken into use.
+//! `<first index, 20 digits>.log`; a name that ends in `.tmp` is a segment that was not taken into use. `newest` names the
+//! segment that is written to (`newest`). Version 2 had no such note, and is refused.
 //!
 //! ```text
 //! segment header, in a block of 4096, rest zeros    batch, at a multiple of 512
@@ -42,7 +44,8 @@
 //! - Only chained batches count: right salt, number, and checksum of the one before. So neither an old
 //!   segment nor a value that holds a copy of a log is taken for log.
 //! - A segment begins where the one before ends, in index and in chain, and is in the directory, with its
-//!   header synced, before a batch in it is.
+//!   header synced, and noted as the newest, before a batch in it is. The note is lowered before a segment goes from
+//!   the end.
 //! - With [`Durability::Fsync`] a batch is written only after the one before was synced. So at most one
 //!   batch can be torn, and it is the last.
 //! - Every mark was true when it was written. A truncation lowers it with the same write that cuts.
@@ -58,7 +61,8 @@
 //! segment follows. Otherwise it is the last, and it is **torn** if some sector of it, or its last byte, still
 //! reads as zeros as before the write, and damage if not. Its extent is what its header says; if that is
 //! unreadable, the header alone, and whatever follows may be its own.
-//! What is torn is overwritten with zeros, reported, and the log goes on before it.
+//! What is torn is overwritten with zeros, reported, and the log goes on before it. Segments that are missing are damage:
+//! the next one tells of one in between, the note of one at the end.
 //!
 //! What stays ambiguous:
 //!
@@ -68,8 +72,6 @@
 //!   what is lost so.
 //! - Several sectors lost together may be the last batches and the mark that covers them: a page of 4096 bytes
 //!   holds up to eight. They look like writes that never came.
-//! - The newest segments missing as a whole look like a shorter log, unless a configured leader's checkpoint tells
-//!   of what they held.
 //! - With [`Durability::Os`] many batches may be lost at a power cut, in any order. That is found as damage
 //!   or as a torn tail, by chance; so a node whose machine stopped under it is refused before its log is read (R30).
 //!
@@ -82,6 +84,7 @@ pub(crate) mod copy;
 mod finish;
 mod format;
 pub(crate) mod inspect;
+pub(crate) mod newest;
 mod prepare;
 mod reader;
 mod recovery;
@@ -144,6 +147,9 @@ pub struct LogSettings {
     /// Whether the log may end before the base. It may on a follower: what others hold is applied there, and
     /// checkpointed, before its own disk has it. A configured leader applies only what its own disk holds (R13).
     pub may_lag_base: bool,
+    /// Whether there may be no log yet, and one is begun. Else a directory without any has lost it: a log is there
+    /// before a node promises anything.
+    pub may_be_absent: bool,
     /// Where salts come from: `None` for the system's random numbers; a number for simulations, where one
     /// seed reproduces everything.
     pub salt_seed: Option<u64>,
@@ -155,6 +161,7 @@ impl Default for LogSettings {
             segment_bytes: SEGMENT_BYTES,
             durability: Durability::Fsync,
             may_lag_base: true,
+            may_be_absent: true,
             salt_seed: None,
         }
     }
@@ -181,6 +188,18 @@ pub enum LogError {
         /// Byte in it.
         offset: u64,
         /// What is wrong there.
+        what: String,
+    },
+    /// A segment is missing at the end, or the whole log. Nothing was changed. As with damage, the operator restores
+    /// the file, or other replicas have what it held.
+    #[error(
+        "{file}: {what}; put it back, without it this replica can only start with an empty directory",
+        file = file.display()
+    )]
+    Missing {
+        /// The file that should be there, or the log's directory.
+        file: PathBuf,
+        /// What is known of it.
         what: String,
     },
     /// Another version of this program wrote this log. Start that one.
@@ -287,6 +306,8 @@ pub struct Log {
     mark: Index,
     /// What the last batch says of it.
     mark_written: Index,
+    /// The segment that is noted as the newest, by its first entry; see [`newest`].
+    noted: Index,
     stopped: bool,
     preparer: Option<Preparer>,
     /// Removes old segments; joined before the next, and before the log ends.
@@ -437,6 +458,7 @@ impl Log {
             return Err(LogError::Committed { after, commit: self.commit.max(first - 1) }); // R16
         }
         self.mark = self.mark.min(after);
+        self.note_newest_of(after)?;
         self.remove_segments_after(after)?;
         self.buffer.clear();
         self.buffer.resize(BATCH_HEADER_BYTES, 0);
@@ -454,6 +476,9 @@ impl Log {
     pub fn restart(&mut self, after: Index) -> Result<(), LogError> {
         self.check_usable()?;
         self.join_remover();
+        if !is_on(Mutant::NewestNotLowered) {
+            self.note(0)?;
+        }
         let removed = self.remove_all_segments();
         self.or_stop(removed)?;
         let started = self.first_segment_behind(after);
@@ -549,6 +574,9 @@ impl Log {
 
     /// Writes the batch whose payload is in the buffer behind the room for its header.
     fn write_batch(&mut self, kind: BatchKind, index: Index, count: u32, sync: bool) -> Result<(), LogError> {
+        if !is_on(Mutant::NewestNotNoted) {
+            self.note(self.active.first)?;
+        }
         let payload = &self.buffer[BATCH_HEADER_BYTES..];
         let header = BatchHeader {
             kind,
@@ -580,6 +608,28 @@ impl Log {
         self.active.tail.offset += bytes;
         self.mark_written = self.mark;
         Ok(())
+    }
+
+    /// Notes durably that a segment that begins at `first`, or behind it, is there.
+    fn note(&mut self, first: Index) -> Result<(), LogError> {
+        if self.noted == first {
+            return Ok(());
+        }
+        let noted = newest::store(&*self.disk, &self.directory, first);
+        self.or_stop(noted)?;
+        self.noted = first;
+        Ok(())
+    }
+
+    /// Before segments with entries above `after` are removed: the note must not claim them any more.
+    fn note_newest_of(&mut self, after: Index) -> Result<(), LogError> {
+        let staying = {
+            let segments = self.shared.lock();
+            let above = segments.list.iter().skip(1).filter(|segment| segment.first > after).count();
+            segments.list[segments.list.len() - 1 - above].first
+        };
+        let is_claimed = staying < self.noted && !is_on(Mutant::NewestNotLowered);
+        if is_claimed { self.note(staying) } else { Ok(()) }
     }
 
     /// Takes the next segment into use.

@@ -2,7 +2,7 @@
 //! itself is [`scan`](super::scan)'s.
 //!
 //! Nothing is changed before everything was found to be legal. Then, each step durable before the next:
-//! segments below the base go, oldest first; what is torn becomes zeros; what no mark says to be durable is
+//! segments below the base go, oldest first; the newest is noted; what is torn becomes zeros; what no mark says to be durable is
 //! written again (R18); a mark says that it is now. Every step leaves a log that recovers to the same.
 
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use quorate_protocol::Index;
 
 use super::format::{BATCH_HEADER_BYTES, BatchKind, SEGMENT_HEADER_BYTES};
+use super::newest;
 use super::scan::{BrokenOff, Found, Run, Scan, TornTail, damaged};
 use super::segment::{Segment, Segments, Shared};
 use super::{Active, FIRST_SEGMENT_BYTES_MAX, Log, LogError, LogSettings, NewSegment, ROLL_FILE_NAME};
@@ -52,6 +53,8 @@ pub(super) fn recover(
         disk.sync_directory(parent).map_err(LogError::io("sync", parent))?;
     }
     let found = Found::list(&*disk, &directory, Err)?;
+    let mut noted = newest::load(&*disk, &directory)?;
+    newest::check(&directory, noted, found.newest, settings.may_be_absent)?;
     let Run { kept, obsolete, broken_off, .. } = found.split_at_base(&*disk, base)?;
     match broken_off {
         // The operator is told, in case a replica lacks what it held.
@@ -80,6 +83,10 @@ pub(super) fn recover(
     remove_oldest_first(&*disk, &directory, &found.temporary)?;
     let mut obsolete: Vec<PathBuf> = obsolete.into_iter().map(|(path, _)| path).collect();
     if scan.last < base {
+        if noted.is_some() {
+            newest::store(&*disk, &directory, 0)?;
+            noted = Some(0);
+        }
         obsolete.extend(kept.iter().map(|(path, _)| path.clone()));
         scan = Scan::new(base);
     }
@@ -90,6 +97,8 @@ pub(super) fn recover(
     }
     recovery.torn = scan.cut_torn()?;
     recovery.rewritten_bytes = scan.write_again()?;
+
+    let noted = note_newest(&*disk, &directory, noted, &scan)?;
 
     let active = Active::new(scan.segments.back().expect("a segment was there or was made"));
     let (last, mark_written) = (scan.last, scan.mark);
@@ -108,6 +117,7 @@ pub(super) fn recover(
         commit,
         mark: last,
         mark_written,
+        noted,
         stopped: false,
         preparer: None,
         remover: None,
@@ -129,6 +139,21 @@ impl Log {
         self.buffer.clear();
         self.buffer.resize(BATCH_HEADER_BYTES, 0);
         self.write_batch(BatchKind::Mark, self.last, 0, true)
+    }
+}
+
+/// Notes which segment is the newest. Without room for that the note stays lower than it could be, until a batch is
+/// written; only a log that has none yet cannot do without.
+fn note_newest(
+    disk: &dyn Disk,
+    directory: &Path,
+    noted: Option<Index>,
+    scan: &Scan,
+) -> Result<Index, LogError> {
+    let first = scan.segments.back().expect("a segment was there or was made").first;
+    match (noted, newest::store(disk, directory, first)) {
+        (Some(noted), Err(error)) if error.is_no_room() => Ok(noted),
+        (_, stored) => stored.map(|()| first),
     }
 }
 

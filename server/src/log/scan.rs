@@ -16,7 +16,7 @@ use super::format::{
     SegmentHeader, SegmentHeaderError, checksum_append,
 };
 use super::segment::{Point, Segment, Tail};
-use super::{BATCH_BYTES_MAX, LogError, ROLL_FILE_NAME, collect_points, prepare, segment_name};
+use super::{BATCH_BYTES_MAX, LogError, ROLL_FILE_NAME, collect_points, newest, prepare, segment_name};
 use crate::disk::{Disk, DiskFile};
 use crate::mutant::{Mutant, is_on};
 
@@ -41,6 +41,8 @@ pub(super) type Listed = (PathBuf, SegmentHeader);
 pub(super) struct Found {
     /// Oldest first.
     pub(super) segments: Vec<Listed>,
+    /// The first entry of the newest by its name, if there is one, whatever its header.
+    pub(super) newest: Option<Index>,
     /// Files of segments that were not taken into use.
     pub(super) temporary: Vec<PathBuf>,
 }
@@ -73,12 +75,13 @@ impl Found {
         directory: &Path,
         mut on_damage: impl FnMut(LogError) -> Result<(), LogError>,
     ) -> Result<Self, LogError> {
-        let mut found = Self { segments: Vec::new(), temporary: Vec::new() };
+        let mut found = Self { segments: Vec::new(), newest: None, temporary: Vec::new() };
         for name in disk.list(directory).map_err(LogError::io("list", directory))? {
             let path = directory.join(&name);
-            if name == prepare::FILE_NAME || name == ROLL_FILE_NAME {
+            if [prepare::FILE_NAME, ROLL_FILE_NAME, newest::TEMPORARY_NAME].contains(&name.as_str()) {
                 found.temporary.push(path);
             } else if name.ends_with(".log") {
+                found.newest = found.newest.max(segment_first(&name));
                 match read_named_header(disk, &path, &name) {
                     Ok(header) => found.segments.push((path, header)),
                     Err(error) => {
@@ -160,14 +163,19 @@ pub(super) fn read_header(file: &dyn DiskFile, path: &Path) -> Result<SegmentHea
 
 /// What a header that cannot be read must have said, by the segment's name, length and first batch.
 fn guess_header(disk: &dyn Disk, path: &Path, name: &str) -> Option<SegmentHeader> {
-    let first: Index = name.strip_suffix(".log")?.parse().ok()?;
+    let first = segment_first(name)?;
     let file = disk.open_read(path).ok()?;
     let mut bytes = [0; BATCH_HEADER_BYTES];
     file.read_exact_at(&mut bytes, SEGMENT_HEADER_BYTES as u64).ok()?;
     let (BatchHeader { salt, chain, .. }, _) =
         BatchHeader::decode(&bytes).filter(|(batch, _)| batch.sequence == 0)?;
-    let is_named = first > 0 && name == segment_name(first);
-    is_named.then_some(SegmentHeader { size: file.length().ok()?, first, salt, chain })
+    Some(SegmentHeader { size: file.length().ok()?, first, salt, chain })
+}
+
+/// The first entry of a segment by its name.
+pub(super) fn segment_first(name: &str) -> Option<Index> {
+    let first = name.strip_suffix(".log")?.parse().ok()?;
+    (first > 0 && name == segment_name(first)).then_some(first)
 }
 
 pub(super) fn damaged(file: &Path, offset: u64, what: String) -> LogError {

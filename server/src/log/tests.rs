@@ -23,6 +23,7 @@ const SETTINGS: LogSettings = LogSettings {
     segment_bytes: 64 << 10,
     durability: Durability::Fsync,
     may_lag_base: true,
+    may_be_absent: true,
     salt_seed: None,
 };
 
@@ -431,15 +432,135 @@ fn a_damaged_segment_below_the_checkpoints_stays_with_those_before_it() {
 }
 
 #[test]
-fn a_newer_format_is_refused_by_file_and_version() {
+fn another_format_is_refused_by_file_and_version() {
     let directory = tempfile::tempdir().unwrap();
     let (file, mut bytes, ..) = three_batches(directory.path());
-    bytes[8] = 3;
-    let checksum = crc32c::crc32c(&bytes[..60]);
-    bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
-    fs::write(&file, &bytes).unwrap();
-    let Err(error) = open_at(directory.path(), 0) else { panic!("a newer format was read") };
-    assert!(matches!(&error, LogError::Version { file: named, version: 3 } if *named == file), "{error}");
+    fs::remove_file(directory.path().join("newest")).unwrap(); // Version 2 had none.
+    for other in [2_u16, 4] {
+        bytes[8..10].copy_from_slice(&other.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(&file, &bytes).unwrap();
+        let Err(error) = open_existing(directory.path()) else { panic!("another format was read") };
+        let LogError::Version { file: named, version } = &error else { panic!("{error}") };
+        assert_eq!((named, *version), (&file, other), "{error}");
+    }
+}
+
+/// Opens a log that must be there.
+fn open_existing(directory: &Path) -> Result<(Log, Recovery), LogError> {
+    let settings = LogSettings { may_be_absent: false, ..SETTINGS };
+    Log::open(Arc::new(RealDisk), directory.to_owned(), settings, 0)
+}
+
+fn assert_missing(directory: &Path, file: &Path) {
+    let Err(error) = open_existing(directory) else { panic!("{} is not missed", file.display()) };
+    assert!(matches!(&error, LogError::Missing { file: named, .. } if named == file), "{error}");
+}
+
+fn with_rolls(directory: &Path) -> Log {
+    let (mut log, _) = open(directory);
+    for first in (1..=1000).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+    }
+    log
+}
+
+#[test]
+fn newest_segments_that_are_missing_are_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(with_rolls(directory.path()));
+    let segments = segment_files(directory.path());
+    assert!(segments.len() > 2);
+    for segment in segments.iter().rev() {
+        fs::remove_file(segment).unwrap();
+        assert_missing(directory.path(), segments.last().unwrap());
+    }
+}
+
+#[test]
+fn the_newest_segment_is_missed_after_a_truncation_across_segments_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = with_rolls(directory.path());
+    log.truncate(500).unwrap();
+    drop(log);
+    assert_eq!(open_existing(directory.path()).unwrap().0.last(), 500);
+    let newest = segment_files(directory.path()).pop().unwrap();
+    fs::remove_file(&newest).unwrap();
+    assert_missing(directory.path(), &newest);
+}
+
+#[test]
+fn the_only_segment_of_a_log_that_began_anew_is_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = with_rolls(directory.path());
+    log.restart(2000).unwrap();
+    append(&mut log, 2, 2001..=2001);
+    drop(log);
+    let newest = segment_files(directory.path()).pop().unwrap();
+    fs::remove_file(&newest).unwrap();
+    assert_missing(directory.path(), &newest);
+}
+
+#[test]
+fn a_log_without_its_note_is_refused_and_without_any_file_too() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(with_rolls(directory.path()));
+    let note = directory.path().join("newest");
+    fs::remove_file(&note).unwrap();
+    assert_missing(directory.path(), &note);
+    segment_files(directory.path()).iter().for_each(|segment| fs::remove_file(segment).unwrap());
+    assert_missing(directory.path(), directory.path());
+    assert_eq!(open(directory.path()).0.last(), 0, "unless there may be none");
+}
+
+#[test]
+fn a_damaged_note_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(with_rolls(directory.path()));
+    let note = directory.path().join("newest");
+    let whole = fs::read(&note).unwrap();
+    let flipped = (0..whole.len() * 8).map(|bit| {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes
+    });
+    let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
+    for bytes in flipped.chain(cut) {
+        fs::write(&note, bytes).unwrap();
+        let Err(error) = open_existing(directory.path()) else { panic!("a damaged note was read") };
+        assert!(matches!(&error, LogError::Damaged { file, .. } if *file == note), "{error}");
+    }
+    fs::write(&note, whole).unwrap();
+    assert_eq!(open_existing(directory.path()).unwrap().0.last(), 1000);
+}
+
+#[test]
+fn the_note_is_drawn_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    newest::store(&RealDisk, directory.path(), 300).unwrap();
+    let bytes = fs::read(directory.path().join("newest")).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "5152544c4f474e5703000000020000005c4523d2ac02");
+    assert_eq!(newest::load(&RealDisk, directory.path()).unwrap(), Some(300));
+}
+
+/// Nothing is written for it but when a segment is taken into use.
+#[test]
+fn the_note_is_written_once_a_segment() {
+    let disk = SimDisk::default();
+    let (mut log, _) = Log::open(Arc::new(disk.clone()), "/log".into(), SETTINGS, 0).unwrap();
+    let notes = || disk.images().contents(Path::new("/log/newest")).unwrap().to_vec();
+    let mut seen = vec![notes()];
+    let renames = disk.calls(Call::Rename);
+    for first in (1..=1000).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+        seen.push(notes());
+    }
+    seen.dedup();
+    let rolls = disk.images().names().filter(|name| name.extension().is_some_and(|e| e == "log")).count() - 1;
+    assert_eq!(seen.len() - 1, rolls);
+    assert_eq!(disk.calls(Call::Rename) - renames, 2 * rolls as u64, "the segment and the note");
 }
 
 #[test]

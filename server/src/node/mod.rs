@@ -58,6 +58,7 @@ use reads::WaitingRead;
 
 pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
+pub(crate) use recovery::{can_be_repaired, must_have_log};
 pub use transfer_worker::{Installed, TransferCommand, TransferEvent, TransferWorker};
 
 /// What a node is started with, beside its identity.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_protocol::entry::{self, Entry, Payload};
-use quorate_protocol::{Durability, Incarnation, Index, Leadership, Term, limits};
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, Quorums, Term, limits};
 use thiserror::Error;
 
 use super::checkpoints::Checkpoints;
@@ -118,7 +118,7 @@ impl RecoveryError {
     fn is_of_the_log(&self) -> bool {
         matches!(
             self,
-            Self::Log(LogError::Damaged { .. })
+            Self::Log(LogError::Damaged { .. } | LogError::Missing { .. })
                 | Self::Read(ReadError::Damaged { .. })
                 | Self::Gap { .. }
                 | Self::Entry { .. }
@@ -157,7 +157,7 @@ impl RecoveryError {
             Self::Directory(error) => error.kind(),
             Self::Lost { error, .. } => error.kind(),
             Self::Checkpoint(CheckpointError::AllDamaged(_) | CheckpointError::Changed { .. })
-            | Self::Log(LogError::Damaged { .. })
+            | Self::Log(LogError::Damaged { .. } | LogError::Missing { .. })
             | Self::Read(ReadError::Damaged { .. })
             | Self::Gap { .. }
             | Self::OldVote { .. }
@@ -173,7 +173,8 @@ impl RecoveryError {
 /// `checkpoint_interval_bytes` is the node's setting: what is replayed counts. `boot` is the machine's.
 ///
 /// A log that is damaged is set aside, and the node goes on behind its checkpoint, if others are sure to have what it
-/// held, or to know that it was never committed (R19). Else it is refused.
+/// held, or to know that it was never committed (R19). Else it is refused. One that is missing, as a whole or at its end,
+/// is damaged.
 pub fn open(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -183,8 +184,9 @@ pub fn open(
     checkpoint_interval_bytes: u64,
     boot: Option<BootId>,
 ) -> Result<Opened, RecoveryError> {
-    match open_whole(disk, path, settings, fresh, log, checkpoint_interval_bytes, boot) {
-        Err(error) if error.is_of_the_log() && can_be_repaired(settings) => {
+    let whole = LogSettings { may_be_absent: false, ..log };
+    match open_whole(disk, path, settings, fresh, whole, checkpoint_interval_bytes, boot) {
+        Err(error) if error.is_of_the_log() && can_be_repaired(settings.leadership, settings.quorums) => {
             let directory = DataDirectory::open(&**disk, path, settings, fresh, boot)?;
             if !directory.identity.formed {
                 return Err(error.advised(settings));
@@ -192,15 +194,22 @@ pub fn open(
             tracing::error!("{error}: the log is set aside in 'damaged', and got from the other replicas");
             directory::set_log_aside(&**disk, path, directory.vote.promise().term)?;
             drop(directory);
-            open_whole(disk, path, settings, fresh, log, checkpoint_interval_bytes, boot)
+            let begun_anew = LogSettings { may_be_absent: true, ..log };
+            open_whole(disk, path, settings, fresh, begun_anew, checkpoint_interval_bytes, boot)
         }
         opened => opened.map_err(|error| error.advised(settings)),
     }
 }
 
 /// Whether the others can be elected without this node, and say what was committed (R19). At n=1 it alone may hold it.
-fn can_be_repaired(settings: &DirectorySettings) -> bool {
-    settings.leadership == Leadership::Elected && settings.quorums.quorum() > 1
+pub(crate) fn can_be_repaired(leadership: Leadership, quorums: Quorums) -> bool {
+    leadership == Leadership::Elected && quorums.quorum() > 1
+}
+
+/// Whether there must be a log: it is there, durably, before the cluster forms and before anything is promised. After a
+/// crash on the way to that there is nothing that it could have lost.
+pub(crate) fn must_have_log(identity: &Identity, promised: Term) -> bool {
+    identity.formed || promised > 0
 }
 
 fn open_whole(
@@ -231,6 +240,7 @@ fn open_whole(
     let settings = LogSettings {
         durability: identity.durability,
         may_lag_base: identity.leadership != Leadership::Configured(identity.node),
+        may_be_absent: log.may_be_absent || !must_have_log(identity, directory.vote.promise().term),
         ..log
     };
     // The log is kept from the older checkpoint on, so that it can be gone back to. If there is none, because it was

@@ -12,13 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use quorate_protocol::Index;
 
 use super::manifest::{BackedUpCheckpoint, Manifest};
-use super::{OfflineError, checkpoints_of, list_existing, log_of, refuse_unless_empty, wrong_use};
+use super::{OfflineError, checkpoints_of, list_existing, log_of, promised, refuse_unless_empty, wrong_use};
 use crate::checkpoint::{self, CheckpointError, CheckpointInfo, Damage, Owner, Skipped};
 use crate::directory::{
     BACKUP, BACKUP_TEMPORARY, CHECKPOINT, IDENTITY, Identity, LOG, create_durably, failed,
 };
 use crate::disk::Disk;
 use crate::log::copy::{Copied, copy, may_have_changed};
+use crate::node::must_have_log;
 
 /// How often a backup is begun while the node drops what is to be copied.
 const ATTEMPTS_MAX: usize = 5;
@@ -46,7 +47,9 @@ pub fn backup(disk: &dyn Disk, from: &Path, to: &Path) -> Result<Backup, Offline
         return wrong_use(format!("{} is no data directory: it has no identity", from.display()));
     }
     refuse_unless_empty(disk, from, to)?;
-    let source = Identity::load(disk, from)?.into_formed();
+    let source = Identity::load(disk, from)?;
+    let may_be_absent = !must_have_log(&source, promised(disk, from, &source));
+    let source = source.into_formed();
     create_durably(disk, to)?;
     for part in [CHECKPOINT, LOG].map(|name| to.join(name)) {
         disk.create_directory(&part).map_err(failed("create", &part))?;
@@ -56,7 +59,7 @@ pub fn backup(disk: &dyn Disk, from: &Path, to: &Path) -> Result<Backup, Offline
     disk.create(&sign).map_err(failed("create", &sign))?;
     disk.sync_directory(to).map_err(failed("sync", to))?;
 
-    let (checkpoint, passed_over, log) = copy_data(disk, from, to, &source)?;
+    let (checkpoint, passed_over, log) = copy_data(disk, from, to, &source, may_be_absent)?;
     let manifest = describe(source, checkpoint, &log);
     manifest.store(disk, to)?;
     Ok(Backup { manifest, passed_over })
@@ -64,10 +67,16 @@ pub fn backup(disk: &dyn Disk, from: &Path, to: &Path) -> Result<Backup, Offline
 
 type Data = (Option<CheckpointInfo>, Vec<Skipped>, Copied);
 
-fn copy_data(disk: &dyn Disk, from: &Path, to: &Path, source: &Identity) -> Result<Data, OfflineError> {
+fn copy_data(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    source: &Identity,
+    may_be_absent: bool,
+) -> Result<Data, OfflineError> {
     let mut attempt = 1;
     loop {
-        let done = copy_data_once(disk, from, to, source);
+        let done = copy_data_once(disk, from, to, source, may_be_absent);
         match done {
             Err(OfflineError::Log(error)) if attempt < ATTEMPTS_MAX && may_have_changed(&error) => {}
             Err(OfflineError::Checkpoint(CheckpointError::Io { source, .. }))
@@ -84,11 +93,17 @@ fn copy_data(disk: &dyn Disk, from: &Path, to: &Path, source: &Identity) -> Resu
     }
 }
 
-fn copy_data_once(disk: &dyn Disk, from: &Path, to: &Path, source: &Identity) -> Result<Data, OfflineError> {
+fn copy_data_once(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    source: &Identity,
+    may_be_absent: bool,
+) -> Result<Data, OfflineError> {
     let (checkpoint, passed_over) = copy_newest_checkpoint(disk, from, to, source)?;
     // A restored directory's log begins behind its origin, and so does a checkpoint's.
     let after = checkpoint.map_or(0, |info| info.index);
-    let log = copy(disk, &log_of(from), &log_of(to), after)?;
+    let log = copy(disk, &log_of(from), &log_of(to), after, may_be_absent)?;
     Ok((checkpoint, passed_over, log))
 }
 

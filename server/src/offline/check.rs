@@ -3,13 +3,14 @@
 //! Nothing is changed, and nothing ends it early: everything that can be read is. A directory that a node runs on
 //! is refused, as it changes while it is read; a backup of it can be checked instead.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Term};
 use serde::Serialize;
 
 use super::manifest::Manifest;
-use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, relative, wrong_use};
+use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, promised, relative, wrong_use};
 use crate::checkpoint::{self, CheckpointError, CheckpointInfo, Damage, NO_CLUSTER, Owner};
 use crate::directory::{
     BACKUP, BACKUP_TEMPORARY, BOOT, BOOT_TEMPORARY, BootId, CHECKPOINT, DAMAGED, DirectoryError, HELD,
@@ -19,11 +20,18 @@ use crate::directory::{
 use crate::disk::Disk;
 use crate::log::LogError;
 use crate::log::inspect::{Inspected, Seen, inspect};
+use crate::log::newest;
+use crate::node::{can_be_repaired, must_have_log};
 
-const REFUSES: &str = "no node starts on this (exit code 4): put back the file from a copy of this directory, or \
-                       restore the cluster from a backup";
-const LOST: &str = "a start would not notice, and go on behind the newest checkpoint: put back the files from a copy of this \
-                    directory, or restore the cluster from a backup";
+const REFUSES: &str = "no node starts on this (exit code 4): put back the file from a copy of this directory, or start this \
+                       replica with an empty directory";
+const REFUSES_ALONE: &str = "no node starts on this (exit code 4): put back the file from a copy of this directory, or restore \
+                             a backup into an empty one";
+const REPAIRS: &str = "the next start sets the log aside, and gets what it held from the other replicas";
+const LOST_VOTE: &str = "what this replica has promised is lost, and it does not vote under this identity again: start it with \
+                         an empty directory";
+const LOST_VOTE_ALONE: &str = "what this replica has promised is lost, and no node starts on this (exit code 4): make a backup of this \
+                               directory, and restore that into an empty one";
 const OBSOLETE: &str = "damage of the disk, in a segment whose entries are all in the checkpoints: the next start removes \
                         it; a follower that lacks them cannot catch up from this node";
 const BAD_BACKUP: &str = "this backup cannot be restored: use another copy of it, or another backup";
@@ -200,11 +208,18 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
     let mut check = Check::new(disk, directory, is_backup);
     check.names(&names);
     let (identity, manifest) = if is_backup { check.backup(has(BACKUP)) } else { (check.identity(), None) };
+    // Of one whose identity cannot be read nobody knows, and no node starts on it.
+    let may_be_absent =
+        is_backup || !identity.as_ref().is_some_and(|own| must_have_log(own, promised(disk, directory, own)));
+    let identity = identity.map(Identity::into_formed);
+    if let Some(identity) = &identity {
+        check.learn(identity);
+    }
     let owner =
         identity.as_ref().map(|identity| Owner { cluster: identity.cluster_id(), origin: identity.origin });
     let whole = check.checkpoints(owner);
     let leads = identity.as_ref().is_some_and(|i| i.leadership == Leadership::Configured(i.node));
-    let log = check.log(&whole, leads);
+    let log = check.log(&whole, leads, may_be_absent);
     if let Some(manifest) = &manifest {
         check.against_manifest(manifest, &whole, log.as_ref());
     }
@@ -214,7 +229,6 @@ pub fn check(disk: &dyn Disk, directory: &Path) -> Result<Checked, OfflineError>
         }
         let last_term = log.as_ref().map_or(0, |log| log.last_term);
         check.vote(identity, last_term.max(whole.last().map_or(0, |newest| newest.term)));
-        check.no_segment();
     }
     Ok(check.finish(identity))
 }
@@ -223,6 +237,10 @@ struct Check<'a> {
     disk: &'a dyn Disk,
     directory: &'a Path,
     is_backup: bool,
+    /// No other replica has what this one holds.
+    is_alone: bool,
+    /// A node that is started here gets a damaged log from the others.
+    repairs_log: bool,
     checked: Checked,
 }
 
@@ -238,7 +256,7 @@ impl<'a> Check<'a> {
             log: None,
             findings: Vec::new(),
         };
-        Self { disk, directory, is_backup, checked }
+        Self { disk, directory, is_backup, is_alone: false, repairs_log: false, checked }
     }
 
     fn finish(self, identity: Option<Identity>) -> Checked {
@@ -258,9 +276,24 @@ impl<'a> Check<'a> {
         self.checked.findings.push(Finding { severity, file, offset, what: what.into(), act: act.into() });
     }
 
+    /// What becomes of damage depends on whose directory it is.
+    fn learn(&mut self, identity: &Identity) {
+        self.is_alone = identity.quorums.replicas() == 1;
+        self.repairs_log = identity.formed && can_be_repaired(identity.leadership, identity.quorums);
+    }
+
     /// What a damaged file means.
     fn refuses(&self) -> &'static str {
-        if self.is_backup { BAD_BACKUP } else { REFUSES }
+        match (self.is_backup, self.is_alone) {
+            (true, _) => BAD_BACKUP,
+            (false, true) => REFUSES_ALONE,
+            (false, false) => REFUSES,
+        }
+    }
+
+    /// What a damaged log means, or one that is missing.
+    fn of_damaged_log(&self) -> &'static str {
+        if self.repairs_log && !self.is_backup { REPAIRS } else { self.refuses() }
     }
 
     /// Files that do not belong here.
@@ -330,7 +363,7 @@ impl<'a> Check<'a> {
     }
 
     fn identity(&mut self) -> Option<Identity> {
-        self.or_find(Identity::load(self.disk, self.directory), IDENTITY).map(Identity::into_formed)
+        self.or_find(Identity::load(self.disk, self.directory), IDENTITY)
     }
 
     /// Whether the machine has stopped under a node that left its log to the cache (R30).
@@ -373,7 +406,7 @@ impl<'a> Check<'a> {
         };
         let Manifest { unix_seconds, last, committed, .. } = manifest;
         self.checked.backup = Some(BackupSummary { unix_seconds, last, committed });
-        (Some(manifest.source.clone().into_formed()), Some(manifest))
+        (Some(manifest.source.clone()), Some(manifest))
     }
 
     fn vote(&mut self, identity: &Identity, last_term: Term) {
@@ -389,8 +422,10 @@ impl<'a> Check<'a> {
                 let act = "the other copy counts, and the next start writes this one again: a crash, or the disk rots";
                 self.find(Severity::Wrong, &path, Some(0), *why, act);
             } else {
-                let act = "what this replica has promised is lost: it must not vote under this identity again; restore \
-                           the cluster from a backup";
+                let act = match self.is_alone {
+                    true => LOST_VOTE_ALONE,
+                    false => LOST_VOTE,
+                };
                 self.find(Severity::Wrong, &path, Some(0), *why, act);
             }
         }
@@ -399,7 +434,12 @@ impl<'a> Check<'a> {
         self.checked.vote = Some(VoteSummary { term, voted_for });
         if term < last_term {
             let what = format!("the promised term is {term}, but the log has entries of term {last_term}");
-            let act = "the vote is older than the log: put back the right one, or restore the cluster from a backup";
+            let act = match self.is_alone {
+                true => LOST_VOTE_ALONE,
+                false => {
+                    "the vote is an older one: put back the right one, or start this replica with an empty directory"
+                }
+            };
             self.find(Severity::Wrong, &self.directory.join(VOTES[0]), None, what, act);
         }
     }
@@ -466,14 +506,15 @@ impl<'a> Check<'a> {
     }
 
     /// Goes through the log; `whole` are the checkpoints that can be used.
-    fn log(&mut self, whole: &[CheckpointInfo], leads: bool) -> Option<LogEnd> {
+    fn log(&mut self, whole: &[CheckpointInfo], leads: bool, may_be_absent: bool) -> Option<LogEnd> {
         let directory = log_of(self.directory);
         let newest = whole.last().map_or(0, |info| info.index);
         let base = self.base(newest);
         let refuses = self.refuses();
+        let of_damage = self.of_damaged_log();
         let mut problems = Vec::new();
-        let inspected = inspect(self.disk, &directory, base, |seen| match seen {
-            Seen::Problem(error) => problems.push((error, refuses)),
+        let inspected = inspect(self.disk, &directory, base, may_be_absent, |seen| match seen {
+            Seen::Problem(error) => problems.push((error, of_damage)),
             Seen::ObsoleteProblem(error) => problems.push((error, OBSOLETE)),
             Seen::Segment { .. } | Seen::Batch(_) | Seen::Entry { .. } => {}
         });
@@ -482,6 +523,12 @@ impl<'a> Check<'a> {
         }
         let inspected = match inspected {
             Ok(inspected) => inspected,
+            Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::NotFound && !self.is_backup => {
+                if !may_be_absent {
+                    self.log_problem(newest::absent(&directory), of_damage);
+                }
+                return None;
+            }
             Err(error) => {
                 self.find(Severity::Wrong, &directory, None, error.to_string(), refuses);
                 return None;
@@ -504,15 +551,6 @@ impl<'a> Check<'a> {
         Some(LogEnd { last, last_term })
     }
 
-    /// A node has a log before it promises anything.
-    fn no_segment(&mut self) {
-        let has_promised = self.checked.vote.as_ref().is_some_and(|vote| vote.term > 0);
-        if has_promised && self.checked.log.as_ref().is_some_and(|log| log.segments == 0) {
-            let what = "there is no segment, though this node has promised a term: its entries are lost";
-            self.find(Severity::Wrong, &log_of(self.directory), None, what, LOST);
-        }
-    }
-
     /// What the log must reach back to: the older checkpoint, usable or not, so that it can be gone back to; the
     /// newest if there is no other.
     fn base(&self, newest: Index) -> Index {
@@ -523,20 +561,29 @@ impl<'a> Check<'a> {
         older.max().unwrap_or(newest)
     }
 
-    fn log_problem(&mut self, error: LogError, refuses: &'static str) {
+    fn log_problem(&mut self, error: LogError, act: &'static str) {
         match error {
             LogError::Damaged { file, offset, what } => {
-                self.find(Severity::Wrong, &file, Some(offset), what, refuses);
+                self.find(Severity::Wrong, &file, Some(offset), what, act);
             }
+            LogError::Missing { file, what } => self.find(Severity::Wrong, &file, None, what, act),
             LogError::Io { operation, file, source } => {
                 let what = format!("cannot {operation} it: {source}");
-                self.find(Severity::Wrong, &file, None, what, format!("make it readable, or: {refuses}"));
+                self.find(
+                    Severity::Wrong,
+                    &file,
+                    None,
+                    what,
+                    format!("make it readable, or: {}", self.refuses()),
+                );
             }
             LogError::Version { ref file, .. } => {
                 let file = file.clone();
                 self.find(Severity::Wrong, &file, Some(8), error.to_string(), "use the newer program");
             }
-            other => self.find(Severity::Wrong, &log_of(self.directory), None, other.to_string(), refuses),
+            other => {
+                self.find(Severity::Wrong, &log_of(self.directory), None, other.to_string(), self.refuses())
+            }
         }
     }
 
@@ -597,7 +644,7 @@ fn is_checkpoint(name: &str) -> bool {
 
 /// Also those of segments that are not in use: they are reported with the log.
 fn is_log(name: &str) -> bool {
-    name.ends_with(".log") || name.ends_with(".tmp")
+    name.ends_with(".log") || name.ends_with(".tmp") || name == newest::NAME
 }
 
 fn offset_in_checkpoint(disk: &dyn Disk, path: &Path, damage: &Damage) -> Option<u64> {

@@ -61,10 +61,10 @@ fn dump_log(
     // What is obsolete by the checkpoints is part of what there is to see.
     let base = first_entry(disk, &log).saturating_sub(1);
     let mut taken_back = TakenBack::default();
-    inspect(disk, &log, base, |seen| taken_back.note(&seen))?;
+    inspect(disk, &log, base, true, |seen| taken_back.note(&seen))?;
     let mut printer = Printer { directory, settings, taken_back, batch: 0, damaged: 0, out };
     let mut printed = Ok(());
-    let inspected = inspect(disk, &log, base, |seen| {
+    let inspected = inspect(disk, &log, base, true, |seen| {
         if printed.is_ok() {
             printed = printer.seen(seen);
         }

@@ -38,10 +38,11 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+use quorate_protocol::Term;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
-use crate::directory::{DirectoryError, DirectoryErrorKind, RESTORE_TEMPORARY};
+use crate::directory::{DirectoryError, DirectoryErrorKind, Identity, RESTORE_TEMPORARY, check_votes};
 use crate::disk::Disk;
 use crate::log::{LogError, ReadError};
 
@@ -143,6 +144,12 @@ fn refuse_unless_empty(disk: &dyn Disk, from: &Path, directory: &Path) -> Result
 /// A path below a directory as it is told to people.
 fn relative(directory: &Path, path: &Path) -> String {
     path.strip_prefix(directory).unwrap_or(path).display().to_string()
+}
+
+/// The highest term that a node has promised, as far as that can be read.
+fn promised(disk: &dyn Disk, directory: &Path, identity: &Identity) -> Term {
+    let copies = check_votes(disk, directory, identity).ok().flatten();
+    copies.into_iter().flatten().flatten().map(|vote| vote.promise.term).max().unwrap_or(0)
 }
 
 fn log_of(directory: &Path) -> PathBuf {

@@ -165,7 +165,7 @@ fn five(log: &mut Log) {
 /// Where the batch of an entry is.
 fn batch_of(data: &Path, index: Index) -> Range<u64> {
     let mut found = None;
-    inspect(&RealDisk, &log_of(data), 0, |seen| {
+    inspect(&RealDisk, &log_of(data), 0, true, |seen| {
         if let Seen::Batch(batch) = seen
             && batch.what == (crate::log::inspect::SeenKind::Entries { first: index, count: 1 })
         {

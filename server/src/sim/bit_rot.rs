@@ -12,7 +12,7 @@ use quorate_protocol::request::{Mutation, Write};
 use quorate_protocol::{Durability, Index};
 
 use crate::disk::simulated::{Images, SimDisk};
-use crate::log::{Log, LogError, LogReader, LogSettings};
+use crate::log::{Log, LogError, LogReader, LogSettings, newest};
 
 use super::crash_points::ALONE;
 use super::history::History;
@@ -29,6 +29,7 @@ fn open_log(images: Images) -> Result<(Log, crate::log::Recovery, SimDisk), LogE
         segment_bytes: LOG_BYTES,
         durability: Durability::Fsync,
         may_lag_base: true,
+        may_be_absent: true,
         salt_seed: Some(1),
     };
     let (log, recovery) = Log::open(Arc::new(disk.clone()), LOG.into(), settings, 0)?;
@@ -68,10 +69,10 @@ impl OneSegment {
         }
         drop(log);
         let images = disk.images();
-        let path = images.names().next().unwrap().to_owned();
+        let path = Path::new(LOG).join("00000000000000000001.log");
         let bytes = images.contents(&path).unwrap().to_vec();
         let mark = open_log(images.clone()).unwrap().1.mark;
-        assert!(mark < last && bytes.len() as u64 == LOG_BYTES && images.names().count() == 1);
+        assert!(mark < last && bytes.len() as u64 == LOG_BYTES && images.names().count() == 2);
         Self { images, path, bytes, entries, mark }
     }
 
@@ -223,13 +224,19 @@ impl Directory {
         let found = recover(&disk, ALONE).unwrap();
         let images = disk.images();
         let new = Self { images, found };
-        assert!(new.files("checkpoint").len() == 2 && new.files("log").len() >= 2);
+        assert!(new.files("checkpoint").len() == 2 && new.segments().len() >= 2);
         new
     }
 
     fn files(&self, directory: &str) -> Vec<PathBuf> {
         let directory = Path::new(DATA).join(directory);
         self.images.names().filter(|name| name.parent() == Some(&directory)).map(Path::to_owned).collect()
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let mut files = self.files("log");
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "log"));
+        files
     }
 
     fn bytes(&self, path: &Path) -> Vec<u8> {
@@ -341,11 +348,16 @@ fn a_leader_whose_log_ends_before_its_checkpoint_is_refused() {
     let directory = Directory::new();
     let index = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap()[..20].parse::<Index>().unwrap();
     let checkpoint = index(directory.files("checkpoint").last().unwrap());
-    let segments = directory.files("log");
+    let segments = directory.segments();
     let holding = segments.partition_point(|segment| index(segment) <= checkpoint) - 1;
+    // As if the segments behind had never been.
+    let never = SimDisk::default();
+    newest::store(&never, Path::new(DATA), 0).unwrap();
+    let note = never.images().contents(&Path::new(DATA).join("newest")).unwrap().to_vec();
     for from in [holding, 0] {
         let mut images = directory.images.clone();
         segments[from..].iter().for_each(|segment| images.lose(segment));
+        images.replace(&Path::new(DATA).join("log/newest"), note.clone());
         let error = recover(&SimDisk::with(images), ALONE).unwrap_err();
         assert!(error.is_damage() && error.to_string().contains("a checkpoint of what it held"), "{error}");
     }
@@ -369,8 +381,8 @@ fn a_vote_that_is_older_than_the_log_is_refused() {
 #[test]
 fn a_missing_segment_or_one_that_is_there_twice_is_refused() {
     let directory = Directory::new();
-    let segments = directory.files("log");
-    for segment in &segments[1..segments.len() - 1] {
+    let segments = directory.segments();
+    for segment in &segments[1..] {
         let mut images = directory.images.clone();
         images.lose(segment);
         let error = recover(&SimDisk::with(images), ALONE).unwrap_err();

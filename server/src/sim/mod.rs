@@ -23,6 +23,7 @@ mod io_errors;
 mod mutants;
 mod node;
 mod script;
+mod vanished;
 
 /// Whether everything is to be tried, not a sample.
 fn is_exhaustive() -> bool {

@@ -3,8 +3,10 @@
 //! | mutant | found by |
 //! |---|---|
 //! | 1–4, 6, 7, 19 | crash points |
-//! | 4, and a matching log that goes | crashes of an install |
+//! | 4, a matching log that goes, and segments that go while they are noted | crashes of an install |
+//! | segments that go while they are noted | crash points |
 //! | 14 | bit rot |
+//! | a missing log that is begun anew, and segments that are not noted | files that vanish |
 //! | 22, 23 | the script around a running node |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +18,7 @@ use super::bit_rot::flip_bits_of_a_log;
 use super::crash_points::{Effort, FOLLOWER, record, recordings, try_crashes};
 use super::installs::try_installs;
 use super::node::Shape;
+use super::vanished::try_losses;
 
 const LEADER: Shape = Shape { id: 1, m: 3, n: 2 };
 
@@ -43,7 +46,10 @@ fn crash_points_find_an_acknowledgement_before_the_sync() {
 
 #[test]
 fn crash_points_find_a_segment_whose_name_is_not_synced() {
-    assert_found(Mutant::SegmentNameNotSynced, crash_points);
+    // The note of the newest segment syncs the directory, but is then there before the segment, perhaps.
+    assert_found(Mutant::SegmentNameNotSynced, || {
+        drop(try_crashes(&record(FOLLOWER, 1, 300), Effort::NAMES));
+    });
 }
 
 #[test]
@@ -64,6 +70,26 @@ fn crashes_of_an_install_find_log_that_goes_before_its_checkpoint_is_durable() {
 #[test]
 fn crashes_of_an_install_find_log_that_goes_although_the_checkpoint_leads_to_it() {
     assert_found(Mutant::MatchingLogRestarted, || try_installs(1..2));
+}
+
+#[test]
+fn crashes_of_an_install_find_segments_that_go_while_they_are_noted() {
+    assert_found(Mutant::NewestNotLowered, || try_installs(1..2));
+}
+
+#[test]
+fn crash_points_find_segments_that_go_while_they_are_noted() {
+    assert_found(Mutant::NewestNotLowered, crash_points);
+}
+
+#[test]
+fn vanished_files_find_a_missing_log_that_is_begun_anew() {
+    assert_found(Mutant::MissingLogBegunAnew, try_losses);
+}
+
+#[test]
+fn vanished_files_find_segments_that_are_not_noted() {
+    assert_found(Mutant::NewestNotNoted, try_losses);
 }
 
 #[test]
