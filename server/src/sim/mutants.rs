@@ -48,7 +48,7 @@ fn crash_points_find_an_acknowledgement_before_the_sync() {
 fn crash_points_find_a_segment_whose_name_is_not_synced() {
     // The note of the newest segment syncs the directory, but is then there before the segment, perhaps.
     assert_found(Mutant::SegmentNameNotSynced, || {
-        drop(try_crashes(&record(FOLLOWER, 1, 300), Effort::NAMES));
+        let _ = try_crashes(&record(FOLLOWER, 1, 300), Effort::NAMES);
     });
 }
 
