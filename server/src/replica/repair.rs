@@ -26,9 +26,9 @@ use super::{Output, Replica, Role, Time};
 /// A replica that asks how far the others' logs go.
 #[derive(Clone, Debug)]
 pub(super) struct Inquiry {
-    pre_vote: bool,
+    pub(super) pre_vote: bool,
     /// Of those who have answered.
-    positions: BTreeMap<NodeId, (Term, Index)>,
+    pub(super) positions: BTreeMap<NodeId, (Term, Index)>,
 }
 
 impl Replica {

@@ -15,7 +15,8 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 
 use super::super::super::{Progress, Replica, Role};
-use super::node::{Disk, Operation};
+use super::node::{Disk, Operation, is_replaced, replaced};
+use super::{Member, NodeId};
 
 /// A hasher whose result follows from its input alone (the finaliser of splitmix64, chained).
 #[derive(Default)]
@@ -87,7 +88,9 @@ impl Marks {
 
 fn hash_replica(replica: &Replica, digest: &mut Digest) {
     let indexes = (replica.last, replica.durable, replica.commit, replica.applied);
+    let own = Member { node: replica.settings.node, incarnation: replica.settings.incarnation };
     (replica.promise.term, indexes, replica.obstacle.is_some()).hash(digest);
+    (is_replaced(own), replica.held).hash(digest);
     replica.terms.starts(replica.last).hash(digest);
     // Where its batches begin decides how it is sent on.
     let first = replica.tail.first();
@@ -100,12 +103,12 @@ fn hash_replica(replica: &Replica, digest: &mut Digest) {
         }
         Role::Follower(follower) => (1, follower.matched, follower.commit).hash(digest),
         Role::Candidate(candidate) => (2, candidate.pre_vote).hash(digest),
-        Role::Inquirer(_) => unreachable!("no log is damaged here"),
+        Role::Inquirer(inquiry) => (3, inquiry.pre_vote).hash(digest),
     }
 }
 
 fn hash_disk(disk: &Disk, generation: u64, digest: &mut Digest) {
-    (&disk.entries, disk.commit, disk.led).hash(digest);
+    (&disk.entries, disk.commit, disk.led, disk.held).hash(digest);
     for operation in &disk.submitted {
         match operation {
             Operation::Append { generation: of, first, commit, entries } => {
@@ -116,13 +119,29 @@ fn hash_disk(disk: &Disk, generation: u64, digest: &mut Digest) {
     }
 }
 
-fn towards_node(replica: &Replica, node: super::NodeId) -> u64 {
+fn towards_node(replica: &Replica, node: NodeId) -> u64 {
     let votes = match &replica.role {
         Role::Candidate(candidate) => candidate.votes.contains(node),
         _ => false,
     };
+    let position = match &replica.role {
+        Role::Inquirer(inquiry) => inquiry.positions.get(&node),
+        _ => None,
+    };
     let is_voted_for = replica.promise.voted_for == Some(node);
-    hash_of((is_voted_for, replica.leader == Some(node), votes, replica.follower(node).map(progress)))
+    let progress = replica.follower(node).map(progress);
+    hash_of((is_voted_for, replica.leader == Some(node), votes, position, progress, members(replica, node)))
+}
+
+/// Which incarnation of a node it knows.
+pub(super) fn members(replica: &Replica, node: NodeId) -> u64 {
+    let newcomer = replaced(node);
+    let is_newcomer = |incarnation| incarnation == newcomer.incarnation;
+    let admitted = (1..=replica.last).find(|index| replica.members.has_at(*index, newcomer));
+    let is_told_apart =
+        |progress: &&Progress| !progress.voting || progress.incarnation.is_some_and(is_newcomer);
+    let counts = replica.follower(node).filter(is_told_apart).map(|progress| progress.voting);
+    hash_of((admitted, replica.connected.get(&node).copied().is_some_and(is_newcomer), counts))
 }
 
 fn progress(progress: &Progress) -> u64 {
