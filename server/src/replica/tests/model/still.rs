@@ -122,14 +122,14 @@ pub(super) struct Outlook {
     pub(super) restarts: bool,
     /// Whether reads may be asked for, or wait.
     pub(super) reads: bool,
-    /// Whether a client may write.
+    /// Whether a client may write, or a newcomer be admitted.
     pub(super) writes: bool,
     /// Whether a leader may give up by itself.
     pub(super) leaders_give_up: bool,
     /// Whether a node may lead again after a restart without being elected.
     pub(super) goes_on_alone: bool,
-    /// n
-    pub(super) quorum: u8,
+    /// How many replicas a leader has to reach, itself included, to append anything: n, or one newcomer to admit it.
+    pub(super) reached_for_writes: u8,
     /// Nobody stands for a later one.
     pub(super) last_term: Term,
 }
@@ -207,7 +207,7 @@ impl Still<'_> {
     fn leads(&self, node: usize) -> bool {
         let (own, outlook) = (self.nodes[node], &self.outlook);
         let reachable = 1 + own.followers.iter().filter(|followed| followed.is_reachable).count();
-        let may_write = outlook.writes && reachable >= usize::from(outlook.quorum);
+        let may_write = outlook.writes && reachable >= usize::from(outlook.reached_for_writes);
         let may_commit = own.is_syncing && own.commit < own.last;
         let may_feed = |other: usize| {
             let is_linked_again = outlook.restarts && self.nodes[other].term <= own.term;
