@@ -112,6 +112,12 @@ impl Membership {
         admitted.map(|(_, member)| member.incarnation).or_else(|| self.base.get(&node).copied())
     }
 
+    /// Which entry admits a member, as far as that is remembered.
+    #[cfg(test)]
+    pub(super) fn admission_of(&self, member: Member) -> Option<Index> {
+        self.admissions.iter().find(|(_, admitted)| *admitted == member).map(|(index, _)| *index)
+    }
+
     /// The members as of an index: what a checkpoint at that index carries.
     pub fn at(&self, index: Index) -> Vec<Member> {
         let mut members = self.base.clone();

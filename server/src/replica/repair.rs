@@ -30,15 +30,15 @@ pub(super) struct Asked {
     question: u64,
     at: Time,
     /// Where the leader's log ended.
-    end: Option<Index>,
+    pub(super) end: Option<Index>,
 }
 
 /// A replica that asks how far the others' logs go.
 #[derive(Clone, Debug)]
 pub(super) struct Inquiry {
-    pre_vote: bool,
+    pub(super) pre_vote: bool,
     /// Of those who have answered.
-    positions: BTreeMap<NodeId, (Term, Index)>,
+    pub(super) positions: BTreeMap<NodeId, (Term, Index)>,
 }
 
 impl Replica {

@@ -14,8 +14,9 @@ use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 
-use super::super::super::{Progress, Replica, Role};
-use super::node::{Disk, Operation};
+use super::super::super::{Membership, Progress, Replica, Role};
+use super::node::{Disk, Operation, is_replaced, replaced};
+use super::{Index, Member, NodeId};
 
 /// A hasher whose result follows from its input alone (the finaliser of splitmix64, chained).
 #[derive(Default)]
@@ -81,13 +82,15 @@ impl Marks {
         hash_disk(disk, replica.generation, &mut own);
         reads.hash(&mut own);
         let towards = replica.settings.nodes.iter();
-        Self { own: own.finish(), towards: towards.map(|node| towards_node(replica, node)).collect() }
+        Self { own: own.finish(), towards: towards.map(|node| towards_node(replica, disk, node)).collect() }
     }
 }
 
 fn hash_replica(replica: &Replica, digest: &mut Digest) {
     let indexes = (replica.last, replica.durable, replica.commit, replica.applied);
+    let own = Member { node: replica.settings.node, incarnation: replica.settings.incarnation };
     (replica.promise.term, indexes, replica.obstacle.is_some()).hash(digest);
+    (is_replaced(own), replica.held).hash(digest);
     replica.terms.starts(replica.last).hash(digest);
     // Where its batches begin decides how it is sent on.
     let first = replica.tail.first();
@@ -98,14 +101,17 @@ fn hash_replica(replica: &Replica, digest: &mut Digest) {
             let confirmations = (leader.confirmations.wanted, leader.confirmations.round);
             (0, leader.first_of_term, leader.round, confirmations).hash(digest);
         }
-        Role::Follower(follower) => (1, follower.matched, follower.commit).hash(digest),
+        Role::Follower(follower) => {
+            let asked = follower.asked.as_ref().map(|asked| asked.end);
+            (1, follower.matched, follower.commit, asked).hash(digest);
+        }
         Role::Candidate(candidate) => (2, candidate.pre_vote).hash(digest),
-        Role::Inquirer(_) => unreachable!("no log is damaged here"),
+        Role::Inquirer(inquiry) => (3, inquiry.pre_vote).hash(digest),
     }
 }
 
 fn hash_disk(disk: &Disk, generation: u64, digest: &mut Digest) {
-    (&disk.entries, disk.commit, disk.led).hash(digest);
+    (&disk.entries, disk.commit, disk.led, disk.held).hash(digest);
     for operation in &disk.submitted {
         match operation {
             Operation::Append { generation: of, first, commit, entries } => {
@@ -116,13 +122,37 @@ fn hash_disk(disk: &Disk, generation: u64, digest: &mut Digest) {
     }
 }
 
-fn towards_node(replica: &Replica, node: super::NodeId) -> u64 {
+fn towards_node(replica: &Replica, disk: &Disk, node: NodeId) -> u64 {
     let votes = match &replica.role {
         Role::Candidate(candidate) => candidate.votes.contains(node),
         _ => false,
     };
+    let position = match &replica.role {
+        Role::Inquirer(inquiry) => inquiry.positions.get(&node),
+        _ => None,
+    };
     let is_voted_for = replica.promise.voted_for == Some(node);
-    hash_of((is_voted_for, replica.leader == Some(node), votes, replica.follower(node).map(progress)))
+    let progress = replica.follower(node).map(progress);
+    let members = (members(replica, node), disk.members.as_ref().map(|noted| noted_of(noted, node)));
+    hash_of((is_voted_for, replica.leader == Some(node), votes, position, progress, members))
+}
+
+/// What a note says of a node: from where on the newcomer counts, and whether that is known to be committed.
+fn noted_of(noted: &Membership, node: NodeId) -> (Option<Index>, bool) {
+    let newcomer = replaced(node);
+    let admitted = noted.admission_of(newcomer);
+    (admitted, noted.has_committed(0, newcomer))
+}
+
+/// Which incarnation of a node it knows.
+pub(super) fn members(replica: &Replica, node: NodeId) -> u64 {
+    let newcomer = replaced(node);
+    let is_newcomer = |incarnation| incarnation == newcomer.incarnation;
+    let admitted = noted_of(&replica.members, node);
+    let is_told_apart =
+        |progress: &&Progress| !progress.voting || progress.incarnation.is_some_and(is_newcomer);
+    let counts = replica.follower(node).filter(is_told_apart).map(|progress| progress.voting);
+    hash_of((admitted, replica.connected.get(&node).copied().is_some_and(is_newcomer), counts))
 }
 
 fn progress(progress: &Progress) -> u64 {

@@ -5,94 +5,103 @@
 //!
 //! # What is modelled, and how
 //!
-//! - **Network**: a message arrives at any time or never, once. On one link messages arrive in order, as on a
-//!   connection; or, with `is_unordered`, in any. With `forgets` a message of an ended term is lost instead of being
-//!   refused; what its receiver could only ignore is always lost, except acks while the mutant is on that counts them.
+//! - **Network**: one of two kinds ([`network`]). Messages are *delayed*: each arrives at any time or never, once, in order
+//!   on its link or in any order. Or they are *prompt*: each arrives before anything else happens, or never, and a bounded
+//!   number of them late; what is the same for all that may still come is then one state ([`still`]). With `forgets` a
+//!   message of an ended term is lost instead of being refused; what its receiver could only ignore is always lost, except
+//!   acks while the mutant is on that counts them.
 //! - **Votes**: with `has_pre_votes` all are messages. Otherwise pre-votes are simply given, which allows more than can
-//!   happen; and a vote arrives at once or never, which misses nothing: see [`Small::deliver_votes`].
+//!   happen; and a vote arrives at once or never.
 //! - **Time**: there is no common clock. That a node has heard no leader for long enough, or a leader nobody, is a step
 //!   that may happen at any time; a voter that is asked has heard no leader. That is more than can happen: what holds
 //!   here holds with timeouts of any length.
-//! - **Disk**: operations become durable one by one, in order, as steps of their own; a crash keeps any prefix of
-//!   those under way. A promise is durable at once, as the core's contract says. After a restart what the log knows
-//!   to be committed is applied; the others notice the restart at once.
-//! - **Bounds**: terms, client entries, crashes, reads, heartbeats, and the rounds of one leader: when messages overtake
-//!   each other every mismatch begins one for all followers, without end. Each leader adds the first entry of its
-//!   term. Neither deliveries nor messages under way are bounded.
+//! - **Disk**: operations become durable in order, as steps of their own: one by one, or with prompt messages all that
+//!   were given since the log was last cut. A crash keeps any prefix of those under way. A promise is durable at once, as
+//!   the core's contract says. After a restart what the log knows to be committed is applied (with prompt messages it
+//!   knows nothing); the others notice the restart at once.
+//! - **Admission** (R26, R27): a disk is replaced by an empty one, and its node comes back as another incarnation. A leader
+//!   may admit it whenever the core lets it.
+//! - **Repair** (R8, R19): a log loses any suffix while its node is down, which then knows how far it went, and asks the
+//!   others when it would stand for election.
+//! - **Bounds**: terms, client entries, crashes, replaced disks, damaged logs, late messages, reads, heartbeats, and with
+//!   delayed messages the rounds of one leader: when messages overtake each other every mismatch begins one for all
+//!   followers, without end. Each leader adds the first entry of its term. Neither deliveries nor messages under way are
+//!   bounded.
 //!
 //! # How far it goes
 //!
-//! `cargo test` follows the smallest clusters. All that is followed to its end ([`WHOLE`]):
+//! `cargo test` follows the smallest clusters. All that is followed to its end, in [`searches`]:
 //!
 //! ```text
 //! QUORATE_EXHAUSTIVE=1 cargo test --release -p quorate-server --lib replica::tests::model -- --nocapture --test-threads=1
 //! ```
 //!
 //! ```text
-//! m n   terms  entries  crashes  reads   unique states   depth
-//! 3 1     2       1        1       0        7,449,671      52
-//! 3 2     2       1        0       0        1,319,212      50
-//! 3 2     2       0        1       0        1,637,082      45
-//! 3 2     2       1        0       1       13,658,428      53
-//! 3 2     3       0        0       0        4,357,812      59
-//! 3 2     2       2        0       0       18,049,119      60
-//! 3 3     2       1        0       0          331,453      50
-//! 3 3     2       0        1       0          923,493      45
-//! 3 3     2       2        0       0        2,777,314      60
-//! 3 3     3       0        0       0        2,133,613      56
-//! 4 3     2       0        0       0        2,841,138      58
-//! 5 4     1       1        0       0          166,373      50
+//! prompt messages: the bounds of T9
+//! m n   terms  entries  crashes                unique states   depth
+//! @BOUNDS@
+//!
+//! prompt messages: what is rarer
+//! 3 2     2       1        0     late 1        @     @
+//! 3 2     2       0        1     late 1            1,629,044      51
+//! 3 2     2       1        1     read 1            9,621,795      59
+//! 3 2     2       1        0     replaced 1          510,963      51
+//! 3 3     2       1        0     replaced 1          245,805      52
+//! 3 2     3       0        0     replaced 1        1,011,259      59
+//! 3 2     3       1        0     damaged 1        11,495,325      63
+//! 3 2     3       0        0     damaged 2         1,934,954      66
+//!
+//! delayed messages
+//! 3 1     2       1        1                       7,449,671      52
+//! 3 2     2       1        0                       1,319,212      50
+//! 3 2     2       0        1                       1,637,082      45
+//! 3 2     2       1        0     read 1           13,658,428      53
+//! 3 2     3       0        0                       4,357,812      59
+//! 3 2     2       2        0                      18,049,119      60
+//! 3 3     2       1        0                         331,453      50
+//! 3 3     2       0        1                         923,493      45
+//! 3 3     2       2        0                       2,777,314      60
+//! 3 3     3       0        0                       2,133,613      56
+//! 4 3     2       0        0                       2,841,138      58
+//! 5 4     1       1        0                         166,373      50
 //! ```
 //!
-//! About seven minutes on two cores, and below 2 GiB. Each step costs little, as a node's turn is remembered by node
-//! and event; but a space grows about tenfold with each entry, crash or term, so that m=3 with three terms, two
-//! entries and a crash at once, and m=5 with two terms, are not followed to their ends.
+//! @TIME@ Each step costs little, as a node's turn is remembered by node and event. Where both kinds of network are small,
+//! what becomes of nodes is compared; known bugs are looked for with both.
 //!
 //! # Omissions
 //!
 //! Leases, as they are a matter of clocks; hand-overs, as a node may stand at any time anyhow; obstacles; batches of
-//! several writes; repeated messages. Log reads are answered at once. Admission of new incarnations (R27) is not there
-//! yet.
+//! several writes; repeated messages; checkpoints. Log reads are answered at once. A disk is replaced once at most for
+//! each node.
 
 mod digest;
+mod facts;
+mod network;
 mod node;
 mod rules;
+mod searches;
+mod still;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
-use quorate_protocol::peer::PeerMessage;
-use stateright::{Checker, Model, Property};
+use stateright::{Model, Property};
 
 use super::super::Role;
 use super::*;
 use crate::mutant::{Mutant, with};
 use digest::{Parts, hash_of};
-use node::{Envelope, Event, Node, Operation, Turn};
-use rules::{History, Rule};
-
-/// What is followed to its end by the documented command.
-const WHOLE: [fn() -> Small; 12] = [
-    || small(3, 1, 2, 1).with_crashes(1),
-    || small(3, 2, 2, 1),
-    || small(3, 2, 2, 0).with_crashes(1),
-    || small(3, 2, 2, 1).with_reads(1),
-    || small(3, 2, 3, 0),
-    || small(3, 3, 2, 1),
-    || small(3, 3, 2, 0).with_crashes(1),
-    || small(3, 2, 2, 2),
-    || small(3, 3, 2, 2),
-    || small(3, 3, 3, 0),
-    || small(4, 3, 2, 0),
-    || small(5, 4, 1, 1),
-];
+use network::Network;
+use node::{Envelope, Event, Manner, Node, Operation, Turn, is_replaced};
+use rules::{Committed, History, Rule};
+use still::{Cut, Outlook, Still};
 
 /// Turns remembered in each thread, beyond which all are forgotten.
-const TURNS_MAX: usize = 1_000_000;
+const TURNS_MAX: usize = 250_000;
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -100,8 +109,14 @@ struct Counts {
     terms: Term,
     entries: u8,
     crashes: u8,
+    /// Disks that are replaced by empty ones.
+    wipes: u8,
+    /// Logs that are damaged.
+    damages: u8,
     reads: u8,
     heartbeats: u8,
+    /// Appends and answers that are overtaken, where messages arrive at once.
+    delays: u8,
     /// Rounds of one leader; each follower that misses an entry begins one for all.
     rounds: u64,
 }
@@ -114,26 +129,39 @@ struct Small {
     most: Counts,
     /// Whether pre-votes are asked for, or simply given.
     has_pre_votes: bool,
-    /// Whether messages overtake each other.
-    is_unordered: bool,
+    network: Network,
     /// Whether a message of an ended term is lost instead of being refused.
     forgets: bool,
     mutant: Option<Mutant>,
+    /// Whether what becomes of nodes is noted, to be compared: see [`facts`].
+    notes: bool,
 }
 
-/// What happens: an event, and where.
+/// What happens, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Step {
-    at: usize,
-    event: Event,
-    /// Whether the vote that is given with it gets lost.
-    loses_vote: bool,
+enum Step {
+    Happens {
+        at: usize,
+        event: Event,
+    },
+    Arrives {
+        message: Arc<Envelope>,
+        /// Whether the vote that is given with it gets lost.
+        loses_vote: bool,
+    },
+    /// A message is lost.
+    Lost(Arc<Envelope>),
+    /// A message is overtaken by whatever else happens.
+    Delayed(Arc<Envelope>),
 }
 
 #[derive(Clone, Debug)]
 struct State {
     nodes: Vec<Arc<Node>>,
     sent: Vec<Arc<Envelope>>,
+    /// What was overtaken, and may still arrive.
+    late: Vec<Arc<Envelope>>,
+    cut: Cut,
     history: History,
     used: Counts,
     reads_answered: u8,
@@ -153,25 +181,64 @@ impl Hash for State {
     }
 }
 
+fn place(node: NodeId) -> usize {
+    usize::from(node.get()) - 1
+}
+
+fn is_on_link_of(sent: &Envelope, other: &Envelope) -> bool {
+    (sent.from, sent.to) == (other.from, other.to)
+}
+
 impl State {
-    fn seal(&mut self, is_unordered: bool) {
-        let place = |node: NodeId| usize::from(node.get()) - 1;
-        let messages = self.sent.iter().enumerate().map(|(at, sent)| {
-            let is_same_link = |other: &&Arc<Envelope>| (other.from, other.to) == (sent.from, sent.to);
-            let before = match is_unordered {
-                true => 0,
-                false => self.sent[..at].iter().filter(is_same_link).count() as u64,
-            };
-            (place(sent.from), place(sent.to), sent.what.wrapping_add(before))
+    fn seal(&mut self, model: &Small) {
+        let is_in_order = model.network != Network::Unordered;
+        let sent = self.sent.iter().enumerate().map(|(at, sent)| {
+            let is_same_link = |other: &&Arc<Envelope>| is_on_link_of(sent, other);
+            let before = self.sent[..at].iter().filter(|_| is_in_order).filter(is_same_link).count() as u64;
+            (sent, before)
         });
-        let rest = (&self.history.committed, self.used, self.reads_answered, self.broken);
-        let parts = Parts {
-            nodes: self.nodes.iter().map(|node| &node.marks).collect(),
-            messages: messages.collect(),
-            leaders: &self.history.leaders,
-            rest: hash_of(rest),
+        let late = self.late.iter().map(|late| (late, 1 << 32));
+        let messages = sent
+            .chain(late)
+            .map(|(sent, before)| (place(sent.from), place(sent.to), sent.what.wrapping_add(before)));
+        let messages: Vec<_> = messages.collect();
+        let is_still = model.network == Network::Prompt && messages.is_empty();
+        self.digest = if is_still { self.digest_of_still(model) } else { self.digest_with(messages) };
+    }
+
+    fn digest_with(&self, messages: Vec<(usize, usize, u64)>) -> u64 {
+        let rest = (&self.history.committed, self.used, self.reads_answered, self.broken, self.cut);
+        let nodes = self.nodes.iter().map(|node| &node.marks).collect();
+        Parts { nodes, messages, leaders: &self.history.leaders, rest: hash_of(rest) }.digest()
+    }
+
+    /// The same for states that differ only in what cannot matter any more.
+    fn digest_of_still(&self, model: &Small) -> u64 {
+        let outlook = Outlook {
+            restarts: model.may_restart(&self.used),
+            reads: model.most.reads > 0,
+            writes: self.used.entries < model.most.entries || model.most.wipes > 0,
+            leaders_give_up: model.can_lose_office(),
+            goes_on_alone: model.may_restart(&self.used) && !model.can_lose_office(),
+            reached_for_writes: if model.most.wipes > 0 { 2.min(model.n) } else { model.n },
+            last_term: model.most.terms,
         };
-        self.digest = parts.digest();
+        let nodes = self.nodes.iter().map(|node| &node.essence).collect();
+        let still = Still { nodes, cut: self.cut, outlook };
+        if still.is_over() && self.broken.is_none() {
+            return 0;
+        }
+        let is_over = |term: usize| term as Term <= still.lowest_term();
+        let leaders = self.history.leaders.iter().enumerate();
+        let leaders = leaders.map(|(before, leader)| if is_over(before + 1) { None } else { *leader });
+        let leaders: Vec<_> = leaders.collect();
+        let by = |committed: &Committed| if is_over(committed.by as usize) { 0 } else { committed.by };
+        let committed: Vec<_> =
+            self.history.committed.iter().map(|entry| (&entry.bytes, by(entry))).collect();
+        let rest = (committed, self.used, self.reads_answered, self.broken);
+        let marks = still.marks();
+        let nodes = marks.iter().collect();
+        Parts { nodes, messages: Vec::new(), leaders: &leaders, rest: hash_of(rest) }.digest()
     }
 
     fn keeps(&self, rule: Rule) -> bool {
@@ -208,10 +275,14 @@ impl Small {
         turn
     }
 
+    fn manner(&self) -> Manner {
+        Manner { has_pre_votes: self.has_pre_votes, is_prompt: self.network == Network::Prompt }
+    }
+
     fn take_turn(&self, node: &Node, event: &Event) -> Option<Turn> {
         let run = || match self.mutant {
-            Some(mutant) => with(mutant, || node.turn(event, self.has_pre_votes)),
-            None => node.turn(event, self.has_pre_votes),
+            Some(mutant) => with(mutant, || node.turn(event, self.manner())),
+            None => node.turn(event, self.manner()),
         };
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             let broken = Some(Rule::NoAssertionFails);
@@ -223,7 +294,6 @@ impl Small {
     fn events_at(&self, state: &State, at: usize) -> Vec<Event> {
         let (node, used, most) = (&state.nodes[at], &state.used, &self.most);
         let is_leader = node.replica.is_leader();
-        let can_lose_office = Quorums::new(self.m, self.n).unwrap().read_quorum() > 1;
         let floor = state.history.committed.len() as Index;
         let mut events = Vec::new();
         let mut may = |condition: bool, event: Event| {
@@ -236,15 +306,31 @@ impl Small {
         let is_of_own = |sent: &Arc<Envelope>| sent.is_pre_vote() && (sent.from == own || sent.to == own);
         let has_asked = self.has_pre_votes && state.sent.iter().any(is_of_own);
         may(!is_leader && node.replica.term() < most.terms && !has_asked, Event::Stand);
-        may(is_leader && can_lose_office, Event::StepDown);
+        may(is_leader && self.can_lose_office(), Event::StepDown);
         may(is_leader && used.heartbeats < most.heartbeats, Event::Heartbeat);
         may(is_leader && used.entries < most.entries, Event::Propose);
         may(is_leader && used.reads < most.reads, Event::Read { floor });
-        may(!node.disk.submitted.is_empty(), Event::Sync);
+        may(!node.disk.submitted.is_empty() && self.may_sync(state, at), Event::Sync);
         for kept in 0..=node.disk.submitted.len() {
             may(used.crashes < most.crashes, Event::Crash { kept });
         }
+        for kept in 0..node.disk.entries.len() {
+            may(used.damages < most.damages, Event::Damage { kept });
+        }
+        may(used.wipes < most.wipes && !is_replaced(node.member()), Event::Wipe);
+        for newcomer in state.nodes.iter().map(|node| node.member()).filter(|member| is_replaced(*member)) {
+            may(is_leader, Event::Admit { node: newcomer.node });
+        }
         events
+    }
+
+    fn may_restart(&self, used: &Counts) -> bool {
+        let most = &self.most;
+        used.crashes < most.crashes || used.wipes < most.wipes || used.damages < most.damages
+    }
+
+    fn can_lose_office(&self) -> bool {
+        Quorums::new(self.m, self.n).unwrap().read_quorum() > 1
     }
 
     /// An event happens to a node; none if it cannot.
@@ -252,13 +338,18 @@ impl Small {
         let before = state.nodes[at].clone();
         let turn = self.turn(&before, event)?;
         state.nodes[at] = turn.node.clone();
+        if turn.node.replica.is_leader() != before.replica.is_leader() {
+            state.cut.mend(at);
+        }
         for envelope in &turn.sent {
-            if !self.is_unordered || !state.sent.contains(envelope) {
+            let is_cut = state.cut.has(at, place(envelope.to)) && !envelope.is_request();
+            if !is_cut && (self.network != Network::Unordered || !state.sent.contains(envelope)) {
                 state.sent.push(envelope.clone());
             }
         }
         let nodes = &state.nodes;
-        state.sent.retain(|sent| !self.says_nothing(sent, &nodes[usize::from(sent.to.get()) - 1]));
+        state.sent.retain(|sent| !self.says_nothing(sent, &nodes[place(sent.to)]));
+        state.late.retain(|late| !self.says_nothing(late, &nodes[place(late.to)]));
         state.reads_answered += turn.reads_answered;
         let broken = rules::check(nodes, &before, event, &turn, at, &mut state.history, self.n).err();
         state.broken = state.broken.or(broken);
@@ -267,45 +358,10 @@ impl Small {
 
     /// The others notice that a node was restarted.
     fn reconnect_to(&self, state: &mut State, at: usize) {
+        state.cut.mend(at);
         for other in (0..state.nodes.len()).filter(|other| *other != at) {
-            self.apply(state, other, &Event::Reconnect { to: node(at as u8 + 1) });
-        }
-    }
-
-    /// A vote arrives at once or never: until it does, a candidate only gets other votes or is a candidate no more,
-    /// so that no order is missed.
-    fn deliver_votes(&self, state: &mut State, lost: bool) {
-        let is_vote = |sent: &Arc<Envelope>| matches!(sent.message.to_wire(), PeerMessage::Vote(_));
-        while let Some(place) = state.sent.iter().position(is_vote) {
-            let message = state.sent.remove(place);
-            if !lost {
-                self.apply(state, usize::from(message.to.get()) - 1, &Event::Receive { message });
-            }
-        }
-    }
-
-    /// Whether a message can have no effect any more, as its receiver has promised a higher term, or holds the office
-    /// no more or already for which the message is; or nothing but a refusal.
-    fn says_nothing(&self, envelope: &Envelope, to: &Node) -> bool {
-        let (promise, is_leader) = (to.replica.promised(), to.replica.is_leader());
-        let is_answer_to_old = |term| term < promise.term || term == promise.term && !is_leader;
-        match envelope.message.to_wire() {
-            PeerMessage::Append(append) => self.forgets && append.term < promise.term,
-            PeerMessage::RequestVote(request) if request.pre_vote => false,
-            PeerMessage::RequestVote(request) => {
-                let has_voted = request.term == promise.term && promise.voted_for.is_some();
-                self.forgets && (request.term < promise.term || has_voted)
-            }
-            PeerMessage::Vote(vote) if vote.pre_vote => false,
-            PeerMessage::Vote(vote) => {
-                let counts = vote.granted && to.replica.is_candidate();
-                vote.term < promise.term || vote.term == promise.term && !counts
-            }
-            PeerMessage::Ack(ack) => {
-                self.mutant != Some(Mutant::AckWithoutTerm) && is_answer_to_old(ack.term)
-            }
-            PeerMessage::Reject(reject) => is_answer_to_old(reject.term),
-            _ => false,
+            let to = state.nodes[at].member();
+            self.apply(state, other, &Event::Reconnect { to });
         }
     }
 
@@ -327,7 +383,14 @@ fn count(used: &mut Counts, event: &Event) {
         Event::Crash { .. } => used.crashes += 1,
         Event::Read { .. } => used.reads += 1,
         Event::Heartbeat => used.heartbeats += 1,
-        Event::Stand | Event::StepDown | Event::Receive { .. } | Event::Sync | Event::Reconnect { .. } => {}
+        Event::Wipe => used.wipes += 1,
+        Event::Damage { .. } => used.damages += 1,
+        Event::Stand
+        | Event::StepDown
+        | Event::Receive { .. }
+        | Event::Sync
+        | Event::Reconnect { .. }
+        | Event::Admit { .. } => {}
     }
 }
 
@@ -339,13 +402,15 @@ impl Model for Small {
         let mut state = State {
             nodes: (1..=self.m).map(|id| Node::start(self.settings(id))).collect(),
             sent: Vec::new(),
+            late: Vec::new(),
+            cut: Cut::default(),
             history: History::default(),
             used: Counts::default(),
             reads_answered: 0,
             broken: None,
             digest: 0,
         };
-        state.seal(self.is_unordered);
+        state.seal(self);
         vec![state]
     }
 
@@ -353,38 +418,55 @@ impl Model for Small {
         if state.broken.is_some() {
             return;
         }
+        if self.network == Network::Prompt && !state.sent.is_empty() {
+            return self.prompt_steps(state, steps);
+        }
         for at in 0..state.nodes.len() {
             let events = self.events_at(state, at).into_iter();
-            steps.extend(events.map(|event| Step { at, event, loses_vote: false }));
+            steps.extend(events.map(|event| Step::Happens { at, event }));
         }
-        for (place, message) in state.sent.iter().enumerate() {
-            let is_behind = |other: &Arc<Envelope>| (other.from, other.to) == (message.from, message.to);
-            if !self.is_unordered && state.sent[..place].iter().any(is_behind) {
-                continue;
-            }
-            let asks = matches!(message.message.to_wire(), PeerMessage::RequestVote(_));
-            for loses_vote in [false, true].into_iter().take(1 + usize::from(asks && !self.has_pre_votes)) {
-                let event = Event::Receive { message: message.clone() };
-                steps.push(Step { at: usize::from(message.to.get()) - 1, event, loses_vote });
-            }
+        for message in state.heads(self.network).chain(&state.late) {
+            self.push_arrivals(message, steps);
         }
     }
 
-    fn next_state(&self, last: &State, Step { at, event, loses_vote }: Step) -> Option<State> {
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut next = last.clone();
-        if let Event::Receive { message } = &event {
-            let place = next.sent.iter().position(|sent| sent == message)?;
-            next.sent.remove(place);
+        match step {
+            Step::Happens { at, event } => {
+                count(&mut next.used, &event);
+                if event == Event::Wipe {
+                    next.sent.retain(|sent| place(sent.to) != at); // The link was to the other.
+                    next.late.retain(|late| place(late.to) != at);
+                }
+                self.apply(&mut next, at, &event)?;
+                if event.is_restart() {
+                    self.reconnect_to(&mut next, at);
+                }
+                self.settle(&mut next, false);
+            }
+            Step::Arrives { message, loses_vote } => {
+                next.take(&message)?;
+                self.apply(&mut next, place(message.to), &Event::Receive { message })?;
+                self.settle(&mut next, loses_vote);
+            }
+            Step::Lost(message) => {
+                next.take(&message)?;
+                if !message.is_request() {
+                    next.cut.add(place(message.from), place(message.to));
+                    next.sent.retain(|sent| !is_on_link_of(&message, sent));
+                }
+            }
+            Step::Delayed(message) => {
+                next.take(&message)?;
+                next.used.delays += 1;
+                next.late.push(message);
+            }
         }
-        count(&mut next.used, &event);
-        self.apply(&mut next, at, &event)?;
-        if matches!(event, Event::Crash { .. }) {
-            self.reconnect_to(&mut next, at);
+        next.seal(self);
+        if self.notes {
+            facts::note(&next);
         }
-        if !self.has_pre_votes {
-            self.deliver_votes(&mut next, loses_vote);
-        }
-        next.seal(self.is_unordered);
         Some(next)
     }
 
@@ -432,6 +514,14 @@ impl Model for Small {
                 };
                 state.nodes.iter().any(cuts)
             }),
+            Property::sometimes("a newcomer counts", |_, state: &State| {
+                let counts = |node: &Arc<Node>| is_replaced(node.member()) && node.replica.is_voting();
+                state.nodes.iter().any(counts)
+            }),
+            Property::sometimes("a damaged log is whole again", |_, state: &State| {
+                let is_whole = |node: &Arc<Node>| node.replica.held().is_none();
+                state.used.damages > 0 && state.nodes.iter().all(is_whole)
+            }),
             Property::sometimes("a read is answered", |_, state: &State| state.reads_answered > 0),
         ]
     }
@@ -441,60 +531,34 @@ impl Model for Small {
     }
 }
 
-/// What came of a search.
-struct Found {
-    broken: Vec<&'static str>,
-    seen: Vec<&'static str>,
-    /// Whether every state was visited.
-    is_whole: bool,
-}
-
-/// Follows a model to its end, until a rule is broken, or for so long.
-fn explore(model: Small, threads: usize, at_most: Duration) -> Found {
-    let began = Instant::now();
-    let checker = model
-        .checker()
-        .threads(threads)
-        .timeout(at_most)
-        .finish_when(stateright::HasDiscoveries::AnyFailures)
-        .spawn_dfs()
-        .join();
-    let took = began.elapsed();
-    let (mut broken, mut seen) = (Vec::new(), Vec::new());
-    for (name, path) in checker.discoveries() {
-        if model.property(name).expectation == stateright::Expectation::Sometimes {
-            seen.push(name);
-            continue;
-        }
-        broken.push(name);
-        if model.mutant.is_none() {
-            path.into_vec().into_iter().for_each(|(_, step)| println!("    {step:?}"));
-        }
-    }
-    let found = Found { is_whole: broken.is_empty() && took < at_most, broken, seen };
-    println!(
-        "{model:?}: {} states, {} unique, depth {}, {took:.1?}, peak {} MiB, whole: {}, broken: {:?}, seen: {:?}",
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth(),
-        peak_memory_mib(),
-        found.is_whole,
-        found.broken,
-        found.seen,
-    );
-    found
-}
-
-/// Of this process; 0 where the system does not say.
-fn peak_memory_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
 fn small(m: u8, n: u8, terms: Term, entries: u8) -> Small {
-    let most = Counts { terms, entries, crashes: 0, reads: 0, heartbeats: 0, rounds: 4 };
-    Small { m, n, most, has_pre_votes: false, is_unordered: false, forgets: true, mutant: None }
+    let most = Counts {
+        terms,
+        entries,
+        crashes: 0,
+        wipes: 0,
+        damages: 0,
+        reads: 0,
+        heartbeats: 0,
+        delays: 0,
+        rounds: 4,
+    };
+    Small {
+        m,
+        n,
+        most,
+        has_pre_votes: false,
+        network: Network::InOrder,
+        forgets: true,
+        mutant: None,
+        notes: false,
+    }
+}
+
+fn prompt(m: u8, n: u8, terms: Term, entries: u8) -> Small {
+    let mut model = Small { network: Network::Prompt, ..small(m, n, terms, entries) };
+    model.most.rounds = u64::MAX;
+    model
 }
 
 impl Small {
@@ -503,83 +567,23 @@ impl Small {
         self
     }
 
+    fn with_wipes(mut self, wipes: u8) -> Self {
+        self.most.wipes = wipes;
+        self
+    }
+
+    fn with_damages(mut self, damages: u8) -> Self {
+        self.most.damages = damages;
+        self
+    }
+
+    fn with_delays(mut self, delays: u8) -> Self {
+        self.most.delays = delays;
+        self
+    }
+
     fn with_reads(mut self, reads: u8) -> Self {
         self.most.reads = reads;
         self
     }
-}
-
-/// The whole space has to keep all rules.
-fn holds(model: Small, must_see: &[&str]) {
-    let found = explore(model, 1, SHORT);
-    assert_eq!(found.broken, Vec::<&str>::new());
-    assert!(found.is_whole, "not whole within {SHORT:?}");
-    must_see.iter().for_each(|what| assert!(found.seen.contains(what), "never: {what}"));
-}
-
-/// No test waits for longer; none is expected to.
-const SHORT: Duration = Duration::from_secs(300);
-
-#[test]
-fn rules_hold_in_the_smallest_clusters_whatever_happens() {
-    holds(small(3, 1, 2, 1), &["a second leader commits", "a client's entry is committed"]);
-    holds(small(3, 2, 2, 0), &["a second leader commits", "a log is cut"]);
-    holds(small(3, 3, 2, 0), &["a second leader commits", "a log is cut"]);
-    holds(small(3, 2, 1, 1).with_reads(1), &["a client's entry is committed", "a read is answered"]);
-    holds(small(3, 2, 1, 0).with_crashes(1), &[]);
-}
-
-#[test]
-fn rules_hold_when_messages_overtake_each_other_and_refusals_and_pre_votes_are_told() {
-    holds(Small { is_unordered: true, ..small(3, 2, 1, 0) }, &[]);
-    holds(Small { forgets: false, ..small(3, 3, 2, 0) }, &["a second leader commits"]);
-    holds(Small { has_pre_votes: true, ..small(3, 2, 1, 0) }, &[]);
-}
-
-/// The bounds that T9 asks for, as far as they are reached: see the figures in the module's header.
-#[test]
-fn the_whole_space_keeps_the_rules() {
-    if std::env::var("QUORATE_EXHAUSTIVE").is_err() {
-        return println!("only with QUORATE_EXHAUSTIVE=1");
-    }
-    for model in WHOLE {
-        let found = explore(model(), 2, Duration::from_secs(3600));
-        assert!(found.broken.is_empty() && found.is_whole);
-    }
-}
-
-fn finds(mutant: Mutant, model: Small, rule: &str) {
-    let found = explore(Small { mutant: Some(mutant), ..model }, 1, SHORT);
-    assert!(found.broken.contains(&rule), "{mutant:?}: {:?}", found.broken);
-}
-
-#[test]
-fn elections_without_a_majority_give_two_leaders_in_one_term() {
-    finds(Mutant::ElectionWithoutMajority, small(3, 3, 1, 0), "one leader a term");
-}
-
-#[test]
-fn known_bugs_break_the_rule_that_they_are_against() {
-    let model = small(3, 2, 2, 1).with_reads(1);
-    finds(Mutant::VoteClearedOnLeaderChange, model, "one vote a term");
-    finds(Mutant::OldTermCommitted, model, "own entries are counted");
-    finds(Mutant::ReadConfirmedByTooFew, model, "reads see what was committed");
-    finds(Mutant::ReadBeforeNoop, model, "reads see what was committed");
-    finds(Mutant::FollowerAppliesAboveCommit, model, "committed is on n disks");
-    finds(Mutant::OldTailAcknowledged, model, "acks are durable and matched");
-    finds(Mutant::StaleSyncCounted, model, "acks are durable and matched");
-}
-
-/// One model by numbers, to find out how far it goes: `QUORATE_MODEL=m,n,terms,entries,crashes,reads,seconds[,mutant 18]`.
-#[test]
-fn one_space_by_hand() {
-    let Ok(text) = std::env::var("QUORATE_MODEL") else { return };
-    let numbers: Vec<u64> = text.split(',').map(|number| number.parse().expect("a number")).collect();
-    let &[m, n, terms, entries, crashes, reads, seconds, ref mutant @ ..] = &numbers[..] else {
-        panic!("m,n,terms,entries,crashes,reads,seconds")
-    };
-    let model = small(m as u8, n as u8, terms, entries as u8);
-    let model = model.with_crashes(crashes as u8).with_reads(reads as u8);
-    let mutant = mutant.first().map(|_| Mutant::AckWithoutTerm);
-    explore(Small { mutant, ..model }, 2, Duration::from_secs(seconds));
 }

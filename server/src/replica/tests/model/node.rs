@@ -1,6 +1,6 @@
 //! One node: the real replica, its disk, its clock, and one turn of it as a function.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -8,12 +8,14 @@ use bytes::Bytes;
 use quorate_protocol::entry::{self, Entry};
 use quorate_protocol::peer::{Ack, PeerMessage, Vote};
 
+use super::super::super::election::Timeouts;
 use super::super::super::{
     Input, LogRead, Membership, Message, Output, Promise, ReadState, ReadTicket, Recovered, Replica, Role,
     Settings, Tail, Terms, Time,
 };
 use super::digest::{Marks, hash_of};
 use super::rules::Rule;
+use super::still::Essence;
 use super::*;
 
 /// Longer than everything that a replica waits for.
@@ -37,20 +39,47 @@ pub(super) enum Event {
     },
     /// The disk has done the next operation.
     Sync,
-    /// The link to a node is lost, and up again.
+    /// The link to a node is lost, and up again, maybe to another incarnation.
     Reconnect {
-        to: NodeId,
+        to: Member,
+    },
+    /// It leads, and is to admit a node.
+    Admit {
+        node: NodeId,
     },
     /// It is killed and started: of what it had given to its disk, the first `kept` operations were done.
     Crash {
         kept: usize,
     },
+    /// It is killed, and started with an empty disk.
+    Wipe,
+    /// It is killed, and when it starts only the first `kept` entries of its log can be read.
+    Damage {
+        kept: usize,
+    },
+}
+
+impl Event {
+    pub(super) fn is_restart(&self) -> bool {
+        matches!(self, Self::Crash { .. } | Self::Wipe | Self::Damage { .. })
+    }
+}
+
+/// How a node is driven.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Manner {
+    /// Whether pre-votes are asked for, or simply given.
+    pub(super) has_pre_votes: bool,
+    /// Whether batches are synced together, what is read back from a log comes one entry at a time, and a log knows
+    /// of nothing to be committed after a restart.
+    pub(super) is_prompt: bool,
 }
 
 /// A message on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Envelope {
     pub(super) from: NodeId,
+    incarnation: Incarnation,
     pub(super) to: NodeId,
     pub(super) message: Message,
     /// Of the message.
@@ -58,10 +87,11 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
-    fn new(from: NodeId, to: NodeId, message: Message) -> Arc<Self> {
+    fn new(from: Member, to: NodeId, message: Message) -> Arc<Self> {
         let message = without_figures(message);
-        let what = hash_of(format!("{message:?}"));
-        Arc::new(Self { from, to, message, what })
+        let what = hash_of((format!("{message:?}"), is_replaced(from)));
+        let Member { node: from, incarnation } = from;
+        Arc::new(Self { from, incarnation, to, message, what })
     }
 
     pub(super) fn is_pre_vote(&self) -> bool {
@@ -70,6 +100,20 @@ impl Envelope {
             Message::Small(PeerMessage::Vote(vote)) => vote.pre_vote,
             _ => false,
         }
+    }
+
+    /// What a promise is made for.
+    pub(super) fn is_request(&self) -> bool {
+        matches!(&self.message, Message::Small(PeerMessage::RequestVote(_) | PeerMessage::Inquire(_)))
+    }
+
+    /// What says that a promise was made.
+    pub(super) fn is_vote(&self) -> bool {
+        matches!(&self.message, Message::Small(PeerMessage::Vote(_) | PeerMessage::Position(_)))
+    }
+
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(&self.message, Message::Small(PeerMessage::Ack(_) | PeerMessage::Reject(_)))
     }
 }
 
@@ -107,6 +151,10 @@ pub(super) struct Disk {
     pub(super) promise: Promise,
     /// The last term that it has noted to lead.
     pub(super) led: Term,
+    /// Where the log ended before it was damaged.
+    pub(super) held: Option<(Term, Index)>,
+    /// Who votes and counts, as last noted.
+    pub(super) members: Option<Membership>,
     /// Durable, from entry 1 on.
     pub(super) entries: Vec<Bytes>,
     /// As the log was last told.
@@ -140,31 +188,75 @@ impl Disk {
         }
     }
 
-    fn recover(&self, members: Membership) -> Recovered {
+    /// Does all operations up to the last append of a generation.
+    fn sync_batch(&mut self) -> Option<(u64, Index)> {
+        let mut done = None;
+        while let Some(next) = self.submitted.front() {
+            let goes_on = match (next, done) {
+                (_, None) => true,
+                (Operation::Append { generation, .. }, Some((of, _))) => *generation == of,
+                (Operation::Truncate { .. }, Some(_)) => false,
+            };
+            if !goes_on {
+                break;
+            }
+            done = self.sync().or(done);
+        }
+        done
+    }
+
+    /// Entries from `kept` on can no longer be read.
+    fn damage(&mut self, kept: usize) {
+        let last = self.entries.last().map(|bytes| Entry::parse(bytes).unwrap());
+        self.held = self.held.max(last.map(|last| (last.term, last.index)));
+        self.entries.truncate(kept);
+        self.commit = self.commit.min(kept as Index);
+    }
+
+    fn recover(&self, founders: Membership, is_prompt: bool) -> Recovered {
+        let mut members = Membership::of_checkpoint(founders, 0, self.members.as_ref());
         let mut terms = Terms::default();
         for bytes in &self.entries {
             let entry = Entry::parse(bytes).unwrap();
             terms.push(entry.index, entry.term);
+            members.set(entry.index, entry.admission());
         }
-        let (mut tail, last) = (Tail::default(), self.entries.len() as Index);
-        if last > self.commit {
-            tail.push(self.commit + 1, last, self.entries[self.commit as usize..].concat().into());
+        if let (Some(_), Some(noted)) = (self.held, &self.members) {
+            members.add_lost(noted, self.entries.len() as Index);
+        }
+        let commit = if is_prompt { 0 } else { self.commit };
+        let (mut tail, mut first) = (Tail::default(), commit + 1);
+        let maybe = &self.entries[commit as usize..];
+        for entries in maybe.chunks(if is_prompt { 1 } else { maybe.len().max(1) }) {
+            let last = first + entries.len() as Index - 1;
+            tail.push(first, last, entries.concat().into());
+            first = last + 1;
         }
         Recovered {
             promise: self.promise,
             led: self.led,
             terms,
             members,
-            held: None,
-            applied: self.commit,
+            held: self.held,
+            applied: commit,
             tail,
         }
     }
 }
 
-/// No disk is replaced here.
-fn member_of(node: NodeId) -> Member {
-    super::super::member(node.get())
+/// A disk is replaced once.
+pub(super) fn replaced(node: NodeId) -> Member {
+    Member { node, incarnation: Incarnation(100 + u64::from(node.get())) }
+}
+
+pub(super) fn is_replaced(member: Member) -> bool {
+    member == replaced(member.node)
+}
+
+/// The others, as a cluster begins.
+fn others_of(settings: &Settings) -> BTreeMap<NodeId, Incarnation> {
+    let others = settings.nodes.iter().filter(|node| *node != settings.node);
+    others.map(|node| (node, super::super::incarnation(node.get()))).collect()
 }
 
 fn founders_of(settings: &Settings) -> Membership {
@@ -191,6 +283,7 @@ pub(super) struct Node {
     clock: Time,
     pub(super) reads: Vec<Read>,
     pub(super) marks: Marks,
+    pub(super) essence: Essence,
     /// Of everything that decides how it goes on, its number included.
     pub(super) identity: u64,
 }
@@ -217,9 +310,10 @@ impl Node {
             clock: LONG,
             reads: Vec::new(),
             marks: Marks::default(),
+            essence: Essence::default(),
             identity: 0,
         };
-        node.connect();
+        node.connect(others_of(&node.replica.settings));
         let mut turn = Carried::default();
         node.finish(&mut turn);
         node.mark();
@@ -227,16 +321,16 @@ impl Node {
     }
 
     /// One turn with one event; none if nothing came of it.
-    pub(super) fn turn(&self, event: &Event, has_pre_votes: bool) -> Option<Turn> {
+    pub(super) fn turn(&self, event: &Event, manner: Manner) -> Option<Turn> {
         let mut node = self.clone();
-        let mut carried = Carried::default();
-        if !node.happens(event, has_pre_votes, &mut carried) {
+        let mut carried = Carried { manner, ..Carried::default() };
+        if !node.happens(event, &mut carried) {
             return None;
         }
         node.finish(&mut carried);
         let reads_answered = node.answer_reads(&mut carried);
         node.mark();
-        if !has_pre_votes {
+        if !manner.has_pre_votes {
             carried.sent.retain(|envelope| !envelope.is_pre_vote());
         }
         Some(Turn {
@@ -252,15 +346,22 @@ impl Node {
         self.replica.settings.node
     }
 
+    pub(super) fn member(&self) -> Member {
+        Member { node: self.id(), incarnation: self.replica.settings.incarnation }
+    }
+
     fn mark(&mut self) {
+        // So that a question says nothing but that it was asked.
+        self.replica.timeouts = Timeouts::new(0, self.replica.settings.node);
         self.marks = Marks::of(&self.replica, &self.disk, &self.reads);
+        self.essence = Essence::of(&self.replica, &self.disk, &self.reads);
         self.identity = hash_of((self.id(), &self.marks));
     }
 
     /// Returns whether it happened.
-    fn happens(&mut self, event: &Event, has_pre_votes: bool, carried: &mut Carried) -> bool {
+    fn happens(&mut self, event: &Event, carried: &mut Carried) -> bool {
         match event {
-            Event::Stand => self.stand(has_pre_votes),
+            Event::Stand => self.stand(carried.manner.has_pre_votes),
             Event::StepDown => {
                 self.tick();
                 self.clock += LONG;
@@ -277,16 +378,32 @@ impl Node {
             }
             Event::Receive { message } => self.receive(message),
             Event::Sync => {
-                if let Some((generation, index)) = self.disk.sync() {
+                let done = if carried.manner.is_prompt { self.disk.sync_batch() } else { self.disk.sync() };
+                if let Some((generation, index)) = done {
                     let (disk, sync) = (Time::ZERO, Time::ZERO);
                     self.replica.step(self.clock, Input::Durable { generation, index, disk, sync });
                 }
             }
             Event::Reconnect { to } => {
-                self.replica.step(self.clock, Input::Disconnected(*to));
-                self.replica.step(self.clock, Input::Connected(member_of(*to)));
+                self.replica.step(self.clock, Input::Disconnected(to.node));
+                self.replica.step(self.clock, Input::Connected(*to));
             }
-            Event::Crash { kept } => self.crash(*kept, carried),
+            Event::Admit { node } => return self.replica.admit(self.clock, *node).is_ok(),
+            Event::Crash { kept } => {
+                for _ in 0..*kept {
+                    self.disk.sync();
+                }
+                self.restart(carried);
+            }
+            Event::Wipe => {
+                self.disk = Disk::default();
+                self.replica.settings.incarnation = replaced(self.id()).incarnation;
+                self.restart(carried);
+            }
+            Event::Damage { kept } => {
+                self.disk.damage(*kept);
+                self.restart(carried);
+            }
         }
         true
     }
@@ -305,12 +422,13 @@ impl Node {
             return;
         }
         let vote = Vote { term: self.replica.term(), pre_vote: true, granted: true };
-        let (message, own) = (PeerMessage::Vote(vote), self.id());
-        for from in self.replica.settings.nodes.iter().filter(|node| *node != own) {
+        let message = PeerMessage::Vote(vote);
+        for (node, incarnation) in self.replica.connected.clone() {
             if !matches!(&self.replica.role, Role::Candidate(candidate) if candidate.pre_vote) {
                 return;
             }
-            self.replica.step(self.clock, Input::Message { from: member_of(from), message: &message });
+            let from = Member { node, incarnation };
+            self.replica.step(self.clock, Input::Message { from, message: &message });
         }
     }
 
@@ -318,30 +436,28 @@ impl Node {
     /// changes nothing.
     fn receive(&mut self, envelope: &Envelope) {
         let message = envelope.message.to_wire();
-        if matches!(message, PeerMessage::RequestVote(_)) && !self.replica.is_leader() {
+        if envelope.is_request() && !self.replica.is_leader() {
             self.clock += LONG;
         }
-        self.replica.step(self.clock, Input::Message { from: member_of(envelope.from), message: &message });
+        let from = Member { node: envelope.from, incarnation: envelope.incarnation };
+        self.replica.step(self.clock, Input::Message { from, message: &message });
     }
 
-    fn crash(&mut self, kept: usize, carried: &mut Carried) {
-        for _ in 0..kept {
-            self.disk.sync();
-        }
+    fn restart(&mut self, carried: &mut Carried) {
         self.disk.submitted.clear();
         self.reads.clear();
+        let others = std::mem::take(&mut self.replica.connected);
         self.replica = Replica::new(
             self.replica.settings.clone(),
-            self.disk.recover(founders_of(&self.replica.settings)),
+            self.disk.recover(founders_of(&self.replica.settings), carried.manner.is_prompt),
         );
-        carried.applied = self.disk.entries[..self.disk.commit as usize].to_vec();
-        self.connect();
+        carried.applied = self.disk.entries[..self.replica.applied() as usize].to_vec();
+        self.connect(others);
     }
 
-    fn connect(&mut self) {
-        let own = self.id();
-        for node in self.replica.settings.nodes.iter().filter(|node| *node != own) {
-            self.replica.step(self.clock, Input::Connected(member_of(node)));
+    fn connect(&mut self, others: BTreeMap<NodeId, Incarnation>) {
+        for (node, incarnation) in others {
+            self.replica.step(self.clock, Input::Connected(Member { node, incarnation }));
         }
     }
 
@@ -363,6 +479,7 @@ impl Node {
             }
             for (to, from) in log_reads {
                 let found = self.disk.entries.get(from as usize - 1..).filter(|found| !found.is_empty());
+                let found = found.map(|found| if carried.manner.is_prompt { &found[..1] } else { found });
                 let read = found.map_or(LogRead::Unreadable, |found| LogRead::Entries(found.concat().into()));
                 self.replica.step(self.clock, Input::LogRead { to, read });
             }
@@ -383,11 +500,13 @@ impl Node {
             Output::Truncate { after, .. } => {
                 self.disk.submitted.push_back(Operation::Truncate { after });
             }
-            Output::Send { to, message } => carried.sent.push(Envelope::new(self.id(), to, message)),
+            Output::Send { to, message } => carried.sent.push(Envelope::new(self.member(), to, message)),
             Output::Apply(entries) => carried.applied.extend(split(&entries)),
             Output::Stop(_) => carried.broken = Some(Rule::NothingCommittedIsCut),
+            Output::Held(held) => self.disk.held = held,
+            Output::Members(members) => self.disk.members = Some(members),
             Output::Led => self.disk.led = self.disk.promise.term,
-            // No log is dropped or damaged here, and answers to reads come in the same turn.
+            // No log is dropped here, and answers to reads come in the same turn.
             _ => {}
         }
     }
@@ -418,6 +537,7 @@ impl Node {
 /// What a turn has brought so far.
 #[derive(Default)]
 struct Carried {
+    manner: Manner,
     sent: Vec<Arc<Envelope>>,
     applied: Vec<Bytes>,
     broken: Option<Rule>,

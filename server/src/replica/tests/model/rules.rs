@@ -19,7 +19,7 @@ pub(super) enum Rule {
     OneVoteATerm,
     /// R12.
     AcksAreDurableAndMatched,
-    /// R3, R13.
+    /// R3, R13, R26.
     CommittedIsOnQuorum,
     /// R14.
     OwnTermIsCounted,
@@ -66,7 +66,7 @@ pub(super) fn check(
 ) -> Result<(), Rule> {
     turn.broken.map_or(Ok(()), Err)?;
     let node = &*nodes[at];
-    let is_restart = matches!(event, Event::Crash { .. });
+    let is_restart = event.is_restart();
     ensure(is_restart || node.replica.commit() >= before.replica.commit(), Rule::CommitNeverGoesBack)?;
     check_leader(node, at, history)?;
     check_applied(nodes, before, at, turn, is_restart, history, n)?;
@@ -116,8 +116,11 @@ fn check_applied(
 }
 
 fn check_holders(nodes: &[Arc<Node>], leader: &Node, place: usize, bytes: &Bytes, n: u8) -> Result<(), Rule> {
-    let holds = |node: &Node| node.disk.entries.get(place) == Some(bytes);
-    let holders = nodes.iter().filter(|node| holds(node)).count();
+    // A damaged log still counts: its node remembers what it held, and does not vote against it (R8).
+    let held = |node: &Node| node.disk.held.is_some_and(|(_, last)| last > place as Index);
+    let holds = |node: &Node| node.disk.entries.get(place) == Some(bytes) || held(node);
+    let is_member = |node: &Node| leader.replica.members().has(node.member());
+    let holders = nodes.iter().filter(|node| holds(node) && is_member(node)).count();
     ensure(holders >= usize::from(n) && (n > 1 || holds(leader)), Rule::CommittedIsOnQuorum)
 }
 
