@@ -135,8 +135,11 @@ pub struct TimeoutNow {
 pub struct Inquire {
     /// Whoever answers promises this term first, so that it can no longer get what it says it does not have.
     pub term: Term,
-    /// Whether it only asks if it would be answered: nobody promises anything then (R9).
+    /// Whether it only asks if it would be answered: nobody promises anything then (R9). Of its leader it asks so,
+    /// in its own term, where the leader's log ends.
     pub pre_vote: bool,
+    /// Random; comes back in the answer.
+    pub question: u64,
 }
 
 /// Where a replica's log ends.
@@ -146,6 +149,8 @@ pub struct Position {
     pub term: Term,
     /// The question's.
     pub pre_vote: bool,
+    /// The question's.
+    pub question: u64,
     /// Its last entry's index.
     pub last_index: Index,
     /// Its last entry's term.

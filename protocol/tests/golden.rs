@@ -269,8 +269,8 @@ every!(peer_messages: PeerMessage<'static> {
     }),
     Vote = PeerMessage::Vote(Vote { term: 8, pre_vote: true, granted: true }),
     TimeoutNow = PeerMessage::TimeoutNow(TimeoutNow { term: 7, needs: 3 }),
-    Inquire = PeerMessage::Inquire(Inquire { term: 8, pre_vote: true }),
-    Position = PeerMessage::Position(Position { term: 8, pre_vote: true, last_index: 301, last_term: 7 }),
+    Inquire = PeerMessage::Inquire(Inquire { term: 8, pre_vote: true, question: 5 }),
+    Position = PeerMessage::Position(Position { term: 8, pre_vote: true, question: 5, last_index: 301, last_term: 7 }),
     CheckpointChunk = PeerMessage::CheckpointChunk(CheckpointChunk {
         term: 7,
         index: 300,

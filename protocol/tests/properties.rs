@@ -464,9 +464,11 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         request_vote.prop_map(PeerMessage::RequestVote),
         vote.prop_map(PeerMessage::Vote),
         any::<(u64, u8)>().prop_map(|(term, needs)| PeerMessage::TimeoutNow(TimeoutNow { term, needs })),
-        any::<(u64, bool)>().prop_map(|(term, pre_vote)| PeerMessage::Inquire(Inquire { term, pre_vote })),
+        any::<(u64, bool, u64)>().prop_map(|(term, pre_vote, question)| {
+            PeerMessage::Inquire(Inquire { term, pre_vote, question })
+        }),
         any::<([u64; 3], bool)>().prop_map(|([term, last_index, last_term], pre_vote)| {
-            PeerMessage::Position(Position { term, pre_vote, last_index, last_term })
+            PeerMessage::Position(Position { term, pre_vote, question, last_index, last_term })
         }),
         any_checkpoint_chunk().prop_map(PeerMessage::CheckpointChunk),
         any_checkpoint_ack().prop_map(PeerMessage::CheckpointAck),

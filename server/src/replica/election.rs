@@ -48,7 +48,7 @@ enum Because {
     HandOver,
 }
 
-/// The random part of timeouts: a small generator (xorshift), seeded by whoever owns the replica.
+/// The random part of timeouts and questions: a small generator (xorshift), seeded by whoever owns the replica.
 #[derive(Clone, Debug)]
 pub(super) struct Timeouts {
     state: u64,
@@ -60,13 +60,17 @@ impl Timeouts {
         Self { state: mixed | 1 }
     }
 
-    /// From `least` up to twice as long.
-    fn next(&mut self, least: Duration) -> Duration {
+    pub(super) fn number(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
+        self.state
+    }
+
+    /// From `least` up to twice as long.
+    fn next(&mut self, least: Duration) -> Duration {
         let micros = least.as_micros().max(1) as u64;
-        least + Duration::from_micros((self.state >> 11) % micros)
+        least + Duration::from_micros((self.number() >> 11) % micros)
     }
 }
 

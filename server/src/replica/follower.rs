@@ -8,6 +8,7 @@ use quorate_protocol::response::Obstacle;
 use quorate_protocol::{Index, NodeId, Term};
 
 use super::election::Canvass;
+use super::repair::Asked;
 use super::{Output, Replica, Role, Time};
 use crate::mutant::{Mutant, is_on};
 
@@ -24,8 +25,8 @@ pub(super) struct Follower {
     /// Whether the log has synced since the last ack.
     has_synced: bool,
     pub(super) canvass: Option<Canvass>,
-    /// What a log that was damaged has to reach: see [`Replica::note_commit`].
-    pub(super) whole_from: Option<Index>,
+    /// With a log that was damaged: what it has asked the leader, and been told.
+    pub(super) asked: Option<Asked>,
     disk: Duration,
     sync: Duration,
 }
@@ -60,8 +61,6 @@ impl Replica {
         let Role::Follower(follower) = &mut self.role else { return };
         follower.matched = follower.matched.max(matched);
         follower.commit = follower.commit.max(append.commit.min(follower.matched));
-        self.note_commit(append.commit);
-        let Role::Follower(follower) = &mut self.role else { return };
         if append.round > 0 {
             follower.ack_round = follower.ack_round.max(Some(append.round));
             follower.blocked = follower.blocked.or(self.obstacle);

@@ -605,6 +605,7 @@ impl Replica {
             Role::Candidate(_) | Role::Inquirer(_) => {}
         }
         self.notice_repair();
+        self.ask_leader_where_its_log_ends(now);
         self.go_on_receiving();
         self.forget_tail();
         self.uncommitted_bytes = self.tail.bytes_above(self.commit);

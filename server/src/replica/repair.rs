@@ -3,7 +3,7 @@
 //! Its log was found damaged, and what is left is a prefix. It knows how far it went: the *held* position. Until its
 //! log reaches that again it does not stand for election, and votes only for whoever has at least that; entries
 //! that it does not have it never acknowledges. A leader that is elected without it, or with its vote, sends it what
-//! it lacks, as to any follower; with all that its leader had committed when it began to, it is whole again.
+//! it lacks, as to any follower; with all that its leader had when it was asked, it is whole again.
 //!
 //! Where no leader can be elected without it and nobody has what it held, that may never have been committed. Then it
 //! asks the others how far their logs go, and each promises a new term before it answers: so it can no longer get
@@ -21,7 +21,17 @@ use quorate_protocol::{Index, NodeId, Term};
 
 use crate::mutant::{Mutant, is_on};
 
-use super::{Output, Replica, Role, Time};
+use super::{Follower, Output, Replica, Role, Time};
+
+/// What a follower with a damaged log has asked its leader.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// An answer to an earlier question, or of an earlier life, says too little.
+    question: u64,
+    at: Time,
+    /// Where the leader's log ended.
+    end: Option<Index>,
+}
 
 /// A replica that asks how far the others' logs go.
 #[derive(Clone, Debug)]
@@ -41,32 +51,40 @@ impl Replica {
         }
     }
 
-    /// What the leader has committed, when its log and what is left of the damaged one are first seen to match.
-    ///
-    /// By then it counts nothing for this node that was lost: on each new link it asks whether this node has what it
-    /// counts. So whatever was committed with the help of what was lost is up to there, and once that is here again,
-    /// nothing lost is missed. But a leader knows of all that was committed before its term only when it has committed
-    /// an entry of its own (R15).
-    pub(super) fn note_commit(&mut self, commit: Index) {
-        let Role::Follower(follower) = &mut self.role else { return };
-        if self.held.is_none() {
+    /// Asks the leader where its log ends, unless it has answered, or been asked just now.
+    pub(super) fn ask_leader_where_its_log_ends(&mut self, now: Time) {
+        let (term, timeout) = (self.promise.term, self.settings.election_timeout);
+        let (Some(leader), Role::Follower(follower)) = (self.leader, &mut self.role) else { return };
+        let is_asked = |asked: &Asked| asked.end.is_some() || now.saturating_sub(asked.at) < timeout;
+        if self.held.is_none() || follower.asked.as_ref().is_some_and(is_asked) {
             return;
         }
-        let is_of_its_term = |index| self.terms.term(index) == Some(self.promise.term);
-        if follower.whole_from.is_none_or(|noted| noted <= follower.matched && !is_of_its_term(noted)) {
-            follower.whole_from = Some(commit);
+        let question = self.timeouts.number();
+        follower.asked = Some(Asked { question, at: now, end: None });
+        self.send_small(leader, PeerMessage::Inquire(Inquire { term, pre_vote: true, question }));
+    }
+
+    /// The leader says where its log ends, to what was asked in this life.
+    fn hear_where_it_ends(&mut self, from: NodeId, position: &Position) {
+        let is_of_leader = self.leader == Some(from) && position.term == self.promise.term;
+        if let Role::Follower(Follower { asked: Some(asked), .. }) = &mut self.role
+            && is_of_leader
+            && asked.question == position.question
+        {
+            asked.end = Some(position.last_index);
         }
     }
 
-    /// Whether the log has all again that the leader of the promised term could have counted on.
+    /// Whether the log has all again that can have been committed with what was lost.
+    ///
+    /// Up to where its log ended when it answered, the leader may count what this node had; later entries this node
+    /// has never had. And that log has whatever was committed before its term.
     fn has_all_that_was_committed(&self) -> bool {
-        let Role::Follower(follower) = &self.role else { return false };
-        follower.whole_from.is_some_and(|index| {
-            index <= follower.matched.min(self.durable) && self.terms.term(index) == Some(self.promise.term)
-        })
+        let Role::Follower(Follower { asked: Some(asked), matched, .. }) = &self.role else { return false };
+        asked.end.is_some_and(|end| end <= (*matched).min(self.durable))
     }
 
-    /// The log is whole again once it is durable as far as it was held, or as anything was committed.
+    /// The log is whole again once it is durable as far as it was held, or has all that was committed.
     pub(super) fn notice_repair(&mut self) {
         let Some(held) = self.held else { return };
         let own = (self.terms.term(self.durable).unwrap_or(0), self.durable);
@@ -112,32 +130,40 @@ impl Replica {
         self.role = Role::Inquirer(Inquiry { pre_vote, positions: BTreeMap::new() });
         self.restart_election_timer(now);
         let term = if pre_vote { self.promise.term + 1 } else { self.promise.term };
-        self.send_to_others(&PeerMessage::Inquire(Inquire { term, pre_vote }));
+        let question = self.timeouts.number();
+        self.send_to_others(&PeerMessage::Inquire(Inquire { term, pre_vote, question }));
     }
 
     pub(super) fn receive_inquire(&mut self, now: Time, from: NodeId, inquire: &Inquire) {
+        if self.is_leader() && inquire.term == self.promise.term {
+            return self.send_position(from, inquire);
+        }
         let is_whole = self.held.is_none() || is_on(Mutant::CorruptCountedAsAbsent);
         if !self.is_elected() || !self.is_voting() || !is_whole || self.hears_leader(now) {
             return;
         }
         if inquire.term <= self.promise.term {
-            return self.send_position(from, true); // The question is too old; from this the asker learns the term.
+            // The question is too old; from this the asker learns the term.
+            return self.send_position(from, &Inquire { pre_vote: true, ..*inquire });
         }
         if !inquire.pre_vote {
             self.enter_term(now, inquire.term, None);
         }
-        self.send_position(from, inquire.pre_vote);
+        self.send_position(from, inquire);
     }
 
-    fn send_position(&mut self, to: NodeId, pre_vote: bool) {
+    fn send_position(&mut self, to: NodeId, inquire: &Inquire) {
+        let Inquire { pre_vote, question, .. } = *inquire;
         let (term, last_index, last_term) = (self.promise.term, self.last, self.terms.last_term());
-        self.send_small(to, PeerMessage::Position(Position { term, pre_vote, last_index, last_term }));
+        let position = Position { term, pre_vote, question, last_index, last_term };
+        self.send_small(to, PeerMessage::Position(position));
     }
 
     pub(super) fn receive_position(&mut self, now: Time, from: NodeId, position: &Position) {
         if position.term > self.promise.term {
             return self.enter_term(now, position.term, None);
         }
+        self.hear_where_it_ends(from, position);
         let needed = self.positions_needed();
         let term = self.promise.term;
         let Role::Inquirer(inquiry) = &mut self.role else { return };

@@ -327,11 +327,11 @@ pub(super) fn describe(message: &Message) -> String {
         PeerMessage::TimeoutNow(TimeoutNow { term, needs }) => {
             format!("stand if {needs} would vote for you, in term {term}")
         }
-        PeerMessage::Inquire(Inquire { term, pre_vote }) => {
+        PeerMessage::Inquire(Inquire { term, pre_vote, .. }) => {
             let kind = if pre_vote { "would you say" } else { "say" };
             format!("{kind} where your log ends, in term {term}")
         }
-        PeerMessage::Position(Position { term, pre_vote, last_index, last_term }) => {
+        PeerMessage::Position(Position { term, pre_vote, last_index, last_term, .. }) => {
             let kind = if pre_vote { "would say" } else { "log ends" };
             format!("{kind}: at {last_index} of term {last_term}, in term {term}")
         }

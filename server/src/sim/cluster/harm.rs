@@ -35,6 +35,7 @@ use super::schedule::{Happening, MILLISECOND, Place};
 use super::trace::Happened;
 use crate::directory;
 use crate::disk::simulated::{Images, SimDisk};
+use crate::replica::Membership;
 use crate::sim::Random;
 use crate::sim::node::DATA;
 
@@ -91,13 +92,23 @@ impl Machine {
 
     /// Whether it knows, also without its log, that it is a member, and who else is.
     fn knows_members(&self, oracle: &Oracle) -> bool {
+        if oracle.admitted_by(self.member()).is_none() {
+            return false;
+        }
         if self.newest_checkpoint() >= oracle.last_admission() {
             return true;
         }
-        let noted = directory::load_members(&self.disk, Path::new(DATA)).unwrap();
-        noted.is_some_and(|noted| {
-            oracle.members().all(|member| noted.has(member)) && noted.has_committed(0, self.member())
-        })
+        let knows_all = |noted: Membership| oracle.members().all(|member| noted.has(member));
+        self.has_noted_its_admission() && self.noted().is_some_and(knows_all)
+    }
+
+    fn noted(&self) -> Option<Membership> {
+        directory::load_members(&self.disk, Path::new(DATA)).unwrap()
+    }
+
+    /// Whether its disk says that what admits it is committed.
+    pub(super) fn has_noted_its_admission(&self) -> bool {
+        self.noted().is_some_and(|noted| noted.has_committed(0, self.member()))
     }
 
     /// Everything on its disk may be gone.
@@ -230,9 +241,11 @@ impl Cluster {
         let committed = self.oracle.last();
         let member = &mut self.members[place];
         let admitted = self.oracle.admitted_by(member.member());
+        let has_noted = member.harm.is_some() && member.has_noted_its_admission();
         let (Some(harm), Some(life)) = (&mut member.harm, &member.life) else { return };
         let Some(replica) = life.node.replica() else { return };
-        if member.held.is_some() || admitted.is_none_or(|admitted| replica.commit() < admitted) {
+        let knows = |admitted| has_noted || replica.commit() >= admitted;
+        if member.held.is_some() || !admitted.is_some_and(knows) {
             return;
         }
         let wanted = *harm.whole_at.get_or_insert(committed);
