@@ -316,8 +316,9 @@ fn a_log_or_its_end_that_is_missing_is_missed_by_check_backup_and_the_server_ali
         let log = path.join("data/log");
         let left = || if log.exists() { contents(&log) } else { BTreeMap::new() };
         let before = left();
-        let words = [&format!("WRONG: {missing}: "), " is missing", "no node starts on this (exit code 4)"];
-        assert_prints(&tool(&["check", "data"], &path), 1, &words.map(|word| word.as_ref()));
+        let wrong = format!("WRONG: {missing}: ");
+        let words = [wrong.as_str(), " is missing", "no node starts on this (exit code 4)"];
+        assert_prints(&tool(&["check", "data"], &path), 1, &words);
         assert!(!tool(&["backup", "data", "copy"], &path).status.success(), "{kind}: a backup of the rest");
         fs::remove_dir_all(path.join("copy")).unwrap();
         let mut command = command(PROGRAM);

@@ -69,9 +69,6 @@ impl Effort {
     /// Enough for a bug that shows in many places.
     pub(super) const QUICK: Self =
         Self { change_stride: 7, combinations: 1, torn_stride: 4999, recovery_stride: 997 };
-    /// Every combination of names after every change, and nothing else much.
-    pub(super) const NAMES: Self =
-        Self { change_stride: 1, combinations: 8, torn_stride: 99_999, recovery_stride: 9_999 };
     const EVERYTHING: Self =
         Self { change_stride: 1, combinations: COMBINATIONS_MAX, torn_stride: 1, recovery_stride: 97 };
 }

@@ -46,10 +46,7 @@ fn crash_points_find_an_acknowledgement_before_the_sync() {
 
 #[test]
 fn crash_points_find_a_segment_whose_name_is_not_synced() {
-    // The note of the newest segment syncs the directory, but is then there before the segment, perhaps.
-    assert_found(Mutant::SegmentNameNotSynced, || {
-        let _ = try_crashes(&record(FOLLOWER, 1, 300), Effort::NAMES);
-    });
+    assert_found(Mutant::SegmentNameNotSynced, crash_points);
 }
 
 #[test]
