@@ -308,6 +308,13 @@ impl Images {
     }
 }
 
+/// How much of a write is done that is cut short: half, up to the end of a sector if another one follows.
+fn half(offset: usize, length: usize) -> usize {
+    let half = length.div_ceil(2);
+    let boundary = (offset + half).next_multiple_of(SECTOR_BYTES) - offset;
+    if boundary < length { boundary } else { half }
+}
+
 /// Xorshift: good enough to choose by.
 pub(crate) fn next_random(mut random: u64) -> u64 {
     random ^= random << 13;
@@ -618,7 +625,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let (mut state, failure) = self.disk.call(Call::Write)?;
-        let written = if failure.is_some() { bytes.len().div_ceil(2) } else { bytes.len() };
+        let written = if failure.is_some() { half(offset as usize, bytes.len()) } else { bytes.len() };
         state.change(Change::Write { inode: self.inode, offset, bytes: bytes[..written].into() });
         Ok(written)
     }
