@@ -467,7 +467,7 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage<'static>> {
         any::<(u64, bool, u64)>().prop_map(|(term, pre_vote, question)| {
             PeerMessage::Inquire(Inquire { term, pre_vote, question })
         }),
-        any::<([u64; 3], bool)>().prop_map(|([term, last_index, last_term], pre_vote)| {
+        any::<([u64; 4], bool)>().prop_map(|([term, question, last_index, last_term], pre_vote)| {
             PeerMessage::Position(Position { term, pre_vote, question, last_index, last_term })
         }),
         any_checkpoint_chunk().prop_map(PeerMessage::CheckpointChunk),
