@@ -38,12 +38,21 @@ impl CheckpointJob {
             Ok(None) => None,
             Ok(Some(info)) => Some(CheckpointEvent::Written(info)),
             Err(error) => {
-                if let Some(writer) = self.writer.take() {
-                    // As the thread does: what is left over is removed by the next start.
-                    let _ = writer.discard();
-                }
+                self.discard();
                 Some(CheckpointEvent::Failed(error))
             }
+        }
+    }
+
+    /// Nothing comes of it.
+    pub(super) fn give_up(mut self) {
+        self.discard();
+    }
+
+    fn discard(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // As the thread does: what is left over is removed by the next start.
+            let _ = writer.discard();
         }
     }
 

@@ -591,6 +591,11 @@ impl Machine {
     ) -> Option<TransferEvent> {
         let life = self.life.as_mut()?;
         let command = life.world.transfers.pop_front()?;
+        if matches!(command, TransferCommand::InstallPart { .. })
+            && let Some(checkpoint) = life.world.checkpoint.take()
+        {
+            checkpoint.give_up(); // As `Outside::transfer` has to.
+        }
         let event = life.transfer_worker.carry_out(command);
         if let Some(TransferEvent::Installed(installed)) = &event {
             life.installed = installed.header.index;
