@@ -19,7 +19,9 @@
 //!   to when it can still sync. So only votes are lost, and answers when reads wait for them.
 //!
 //! What is not there: a leader that goes on writing before an answer came, so that a follower hears of a commit together
-//! with an entry that it has not synced; several mismatches under way. Tests compare what can be reached with both kinds
+//! with an entry that it has not synced; several mismatches under way. And a node whose disk is replaced forgets what it has
+//! promised, so that it may still answer a leader after it has voted for the next one, whose append to the former is late:
+//! with replaced disks one late message is followed as well. Tests compare what can be reached with both kinds
 //! of network, and the smaller bounds have late messages. A bounded number of appends and answers may be set aside in
 //! this network too, and come at any later time, or never ([`Counts::delays`]).
 

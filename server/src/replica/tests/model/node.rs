@@ -102,6 +102,10 @@ impl Envelope {
         }
     }
 
+    pub(super) fn is_inquiry(&self) -> bool {
+        matches!(&self.message, Message::Small(PeerMessage::Inquire(_)))
+    }
+
     /// What a promise is made for.
     pub(super) fn is_request(&self) -> bool {
         matches!(&self.message, Message::Small(PeerMessage::RequestVote(_) | PeerMessage::Inquire(_)))

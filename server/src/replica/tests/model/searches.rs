@@ -18,10 +18,11 @@ const BOUNDS: [fn() -> Small; 5] = [
 ];
 
 /// The same with what is rarer: late messages, reads, replaced disks and damaged logs.
-const RARE: [fn() -> Small; 8] = [
+const RARE: [fn() -> Small; 9] = [
     || prompt(3, 2, 2, 1).with_delays(1),
     || prompt(3, 2, 2, 0).with_crashes(1).with_delays(1),
     || prompt(3, 2, 2, 1).with_crashes(1).with_reads(1),
+    || prompt(3, 2, 2, 0).with_wipes(1).with_delays(1),
     || prompt(3, 2, 2, 1).with_wipes(1),
     || prompt(3, 3, 2, 1).with_wipes(1),
     || prompt(3, 2, 3, 0).with_wipes(1),
@@ -191,29 +192,31 @@ type Cluster = fn(u8, u8, Term, u8) -> Small;
 
 #[test]
 fn prompt_messages_lead_to_whatever_delayed_ones_lead_to() {
-    compare(|cluster| cluster(3, 1, 2, 1));
-    compare(|cluster| cluster(3, 2, 2, 0));
-    compare(|cluster| cluster(3, 3, 2, 0));
-    compare(|cluster| cluster(3, 2, 1, 0).with_crashes(1));
+    compare(|cluster| cluster(3, 1, 2, 1), 0);
+    compare(|cluster| cluster(3, 2, 2, 0), 0);
+    compare(|cluster| cluster(3, 3, 2, 0), 0);
+    compare(|cluster| cluster(3, 2, 1, 0).with_crashes(1), 0);
     if is_exhaustive() {
-        compare(|cluster| cluster(3, 2, 2, 1));
-        compare(|cluster| cluster(3, 3, 2, 1));
-        compare(|cluster| cluster(3, 2, 3, 0));
-        compare(|cluster| cluster(3, 2, 2, 0).with_crashes(1));
-        compare(|cluster| cluster(3, 2, 2, 0).with_wipes(1));
-        compare(|cluster| cluster(3, 2, 2, 0).with_damages(1));
+        compare(|cluster| cluster(3, 2, 2, 0).with_damages(1), 0);
+        compare(|cluster| cluster(3, 2, 2, 0).with_wipes(1), 1);
+        compare(|cluster| cluster(3, 2, 2, 1), 0);
+        compare(|cluster| cluster(3, 3, 2, 1), 0);
+        compare(|cluster| cluster(3, 2, 3, 0), 0);
+        compare(|cluster| cluster(3, 2, 2, 0).with_crashes(1), 0);
     }
 }
 
 /// With messages that are delayed and with messages that arrive at once the same becomes of nodes, except that a follower
-/// hears of a commit before it has synced only if something was delayed.
-fn compare(bound: fn(Cluster) -> Small) {
-    let (delayed, at_once) = (facts_of(bound(small)), facts_of(bound(prompt)));
+/// hears of a commit before it has synced only if something was delayed; and that where a disk is replaced one message has
+/// to be `late`.
+fn compare(bound: fn(Cluster) -> Small, late: u8) {
+    let (delayed, at_once) = (facts_of(bound(small)), facts_of(bound(prompt).with_delays(late)));
     let is_ahead = |fact: &Fact| matches!(fact, Fact::Holds { durable, commit, .. } if commit > durable);
     let missed: Vec<_> = delayed.difference(&at_once).filter(|fact| !is_ahead(fact)).collect();
     let invented: Vec<_> = at_once.difference(&delayed).collect();
     println!("{} facts, {} with delayed messages", at_once.len(), delayed.len());
-    assert!(missed.is_empty() && invented.is_empty(), "{missed:?}, {invented:?}");
+    assert!(missed.is_empty(), "{missed:?}");
+    assert!(late > 0 || invented.is_empty(), "{invented:?}"); // What is late is overtaken on its own link, too.
 }
 
 fn facts_of(model: Small) -> BTreeSet<Fact> {
