@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -916,6 +916,25 @@ fn a_thread_without_room_goes_on_when_there_is_some_and_drops_old_segments_meanw
     thread.stop(DEADLINE);
     let (log, _) = Log::open(Arc::new(SimDisk::with(disk.images())), "/log".into(), SETTINGS, 499).unwrap();
     assert_eq!(log.last(), 602);
+}
+
+#[test]
+fn what_is_still_to_be_cut_is_not_dropped_before() {
+    let disk = SimDisk::default();
+    let (mut log, _) = Log::open(Arc::new(disk), "/log".into(), SETTINGS, 0).unwrap();
+    for first in (1..=600).step_by(10) {
+        append(&mut log, 1, first..=first + 9);
+    }
+    let reader = log.reader();
+    let mut worker = LogWorker::new(log, 1 << 20);
+    let now = Instant::now();
+    worker.push(now, LogCommand::Truncate { generation: 1, after: 400 });
+    worker.push(now, append_command(1, 401..=600));
+    worker.push(now, LogCommand::DropBefore(590));
+    assert!(matches!(worker.step(Instant::now).unwrap(), Some(LogEvent::Dropped { first: 2..=401 })));
+    assert!(matches!(worker.step(Instant::now).unwrap(), Some(LogEvent::Truncated { after: 400, .. })));
+    while worker.step(Instant::now).unwrap().is_some() {}
+    assert_eq!((reader.last(), contents(&reader).len() as Index), (600, 601 - reader.first()));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use quorate_protocol::Index;
 use super::{Log, LogError, LogReader};
 
 /// What the log is asked to do. Commands are done in the order in which they were given, but for
-/// [`DropBefore`](Self::DropBefore), which comes first.
+/// [`DropBefore`](Self::DropBefore), which comes first, as far as it is not about entries that are still to be cut.
 #[derive(Debug)]
 pub enum LogCommand {
     /// Append entries.
@@ -143,6 +143,8 @@ pub struct LogWorker {
     counters: Arc<LogCounters>,
     queue: VecDeque<(Instant, LogCommand)>,
     drop_before: Option<Index>,
+    /// What was dropped last, as far as it was asked for.
+    dropped_before: Index,
     owes_mark: bool,
     /// The batch that is written next, and never changed any more.
     batch: Option<Batch>,
@@ -164,6 +166,7 @@ impl LogWorker {
             counters: Arc::default(),
             queue: VecDeque::new(),
             drop_before: None,
+            dropped_before: 0,
             batch: None,
             is_blocked: false,
             reported_next: None,
@@ -191,7 +194,7 @@ impl LogWorker {
         if let Some(event) = self.reported_next.take() {
             return Ok(Some(event));
         }
-        if let Some(index) = self.drop_before.take() {
+        if let Some(index) = self.due_to_drop() {
             self.log.drop_before(index)?;
             return Ok(Some(LogEvent::Dropped { first: self.log.reader().first() }));
         }
@@ -206,6 +209,24 @@ impl LogWorker {
             }
             other => other,
         }
+    }
+
+    /// Entries are dropped before all else, as that makes room; but not those that are still to be cut: the log would
+    /// take them for committed.
+    fn due_to_drop(&mut self) -> Option<Index> {
+        let wanted = self.drop_before?;
+        let cut = self.queue.iter().filter_map(|(_, command)| match command {
+            LogCommand::Truncate { after, .. } => Some(after + 1),
+            _ => None,
+        });
+        let due = cut.min().unwrap_or(wanted).min(wanted);
+        if due == wanted {
+            self.drop_before = None;
+        } else if due <= self.dropped_before {
+            return None;
+        }
+        self.dropped_before = due;
+        Some(due)
     }
 
     /// What found no room the last time comes first, and is the same as then.
