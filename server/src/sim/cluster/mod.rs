@@ -350,7 +350,8 @@ impl Cluster {
         assert_eq!(index, life.applied + 1, "node {} applies out of order", place + 1);
         life.applied = index;
         let entry = Entry::parse(bytes).expect("an entry that is applied is whole");
-        if self.oracle.applied(&entry) {
+        let by = life.node.replica().map_or(0, |replica| replica.term());
+        if self.oracle.applied(&entry, by) {
             self.counts.add(Happened::Commits);
             if let Some(newcomer) = entry.admission() {
                 self.check_admission(index, newcomer);
@@ -548,7 +549,8 @@ impl Cluster {
             return;
         };
         let term = replica.term();
-        let earlier = (1..=self.oracle.last()).rev().find(|index| self.oracle.term(*index) < term);
+        let is_earlier = |index: &Index| self.oracle.committed(*index).is_some_and(|entry| entry.by < term);
+        let earlier = (1..=self.oracle.last()).rev().find(is_earlier);
         let last = earlier.unwrap_or(0);
         assert!(replica.last() >= last, "node {} leads term {term} without entry {last}", place + 1);
         for index in replica.applied() + 1..=last {

@@ -34,6 +34,8 @@ use crate::sim::node::node_id;
 /// An entry that some node has applied.
 pub(super) struct Committed {
     pub(super) term: Term,
+    /// That of whoever applied it first: it was committed in that one or before.
+    pub(super) by: Term,
     pub(super) bytes: Bytes,
     /// What it did, by the model; nothing for a no-op.
     pub(super) result: Option<WriteResult>,
@@ -93,8 +95,8 @@ impl Oracle {
         self.committed(index).map_or(0, |entry| entry.term)
     }
 
-    /// A node has applied an entry. Returns whether it is the first to do so.
-    pub(super) fn applied(&mut self, entry: &Entry<'_>) -> bool {
+    /// A node has applied an entry, in a term. Returns whether it is the first to do so.
+    pub(super) fn applied(&mut self, entry: &Entry<'_>, by: Term) -> bool {
         let Entry { term, index, bytes } = *entry;
         if let Some(known) = self.committed(index) {
             assert!(
@@ -116,7 +118,7 @@ impl Oracle {
             }
             Payload::Noop => None,
         };
-        self.committed.push(Committed { term, bytes: Bytes::copy_from_slice(bytes), result });
+        self.committed.push(Committed { term, by, bytes: Bytes::copy_from_slice(bytes), result });
         true
     }
 
