@@ -122,9 +122,6 @@ impl Replica {
         let is_heard = |progress: &Progress| progress.voting && progress.is_heard(now, timeout);
         let heard = 1 + self.followers().filter(|(_, progress)| is_heard(progress)).count();
         let suffices = heard >= usize::from(needed);
-        let fit = |progress: &Progress| is_heard(progress) && progress.durable == self.last;
-        let fit: Vec<NodeId> =
-            self.followers().filter(|(_, progress)| fit(progress)).map(|(node, _)| node).collect();
         let is_elected = self.is_elected();
         let Role::Leader(leader) = &mut self.role else { return };
         if suffices || !is_elected || leader.hand_over.is_some() {
@@ -136,12 +133,17 @@ impl Replica {
         if now < short.due {
             return;
         }
-        short.due = now + timeout;
-        let Some(next) = fit.into_iter().find(|node| short.asked.is_none_or(|asked| *node > asked)) else {
+        let fit = |(node, progress): &(&NodeId, &Progress)| {
+            is_heard(progress)
+                && progress.durable == self.last
+                && short.asked.is_none_or(|asked| **node > asked)
+        };
+        let Some(next) = leader.followers.iter().find(fit).map(|(node, _)| *node) else {
             short.pause = (2 * short.pause).min(*SHORT_TIMEOUTS.end() * timeout);
             *short = Short { due: now + short.pause, asked: None, ..*short };
             return;
         };
+        short.due = now + timeout;
         short.asked = Some(next);
         self.note(format!("hears {heard} of the {needed} replicas that a write needs"));
         self.ask_to_stand(now, next, needed);
