@@ -117,6 +117,8 @@ pub(crate) fn passes(refusal: &Refusal) -> bool {
         | Refusal::Unsupported(_)
         | Refusal::Blocked(_)
         | Refusal::TokenLost
+        | Refusal::Session(_)
+        | Refusal::HistoryLost { .. }
         | Refusal::BadFrame(_) => false,
     }
 }

@@ -96,8 +96,13 @@ pub(crate) enum Reply {
     Status(NodeStatus),
     Pong,
     Refused(Refusal),
-    Unknown { index: Index, copies: u8 },
+    Unknown {
+        index: Index,
+        copies: u8,
+    },
     HandedOver(Term),
+    /// Nothing that this client asks for.
+    Unasked,
 }
 
 impl Reply {
@@ -114,6 +119,7 @@ impl Reply {
             Outcome::Refused(refusal) => Self::Refused(refusal),
             Outcome::Unknown { index, copies } => Self::Unknown { index, copies },
             Outcome::HandedOver { term } => Self::HandedOver(term),
+            Outcome::Stored { .. } | Outcome::Progress { .. } | Outcome::Changes { .. } => Self::Unasked,
         }
     }
 }

@@ -14,8 +14,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::message::bounded;
 use crate::request::{SessionSequence, Write};
-use crate::{Index, Member, MessageError, Term, limits, parse};
+use crate::{Index, Member, MessageError, SessionId, Term, limits, parse};
 
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 24;
@@ -23,7 +24,10 @@ pub const HEADER_BYTES: usize = 24;
 /// Bytes of the header that the length does not count.
 const PREFIX_BYTES: usize = 8;
 
-/// The payload's first byte in an entry that admits a member: its variant.
+/// The payload's first byte in an entry that writes: its variant.
+const WRITE: u8 = 1;
+
+/// The same in an entry that admits a member.
 const ADMIT: u8 = 2;
 
 /// What an entry does.
@@ -41,6 +45,22 @@ pub enum Payload<'a> {
     },
     /// Makes a replica a voting member in the place of an earlier incarnation of the same node (R27).
     Admit(Member),
+    /// Opens a session, whose id is the entry's index.
+    OpenSession,
+    /// Ends sessions (R25).
+    EndSessions(
+        #[serde(deserialize_with = "bounded::<_, _, { limits::ENDED_SESSIONS_MAX }>")] Vec<EndedSession>,
+    ),
+}
+
+/// A session that ends, unless it was used meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndedSession {
+    /// Which.
+    pub session: SessionId,
+    /// The last entry that used it when its end was decided: a later one keeps it. The highest index if its owner
+    /// has closed it.
+    pub last_used: Index,
 }
 
 /// One entry, whose checksum was right.
@@ -72,6 +92,16 @@ impl<'a> Entry<'a> {
     /// What it does.
     pub fn payload(&self) -> Result<Payload<'a>, MessageError> {
         parse(&self.bytes[HEADER_BYTES..])
+    }
+
+    /// The bytes of its write, wherever that stands in a session: alike for every repetition of it. None if it is no
+    /// write.
+    pub fn write_bytes(&self) -> Option<&'a [u8]> {
+        type Before = (u8, Option<SessionSequence>);
+        let (&kind, _) = self.bytes.get(HEADER_BYTES..)?.split_first()?;
+        let parsed =
+            (kind == WRITE).then(|| postcard::take_from_bytes::<Before>(&self.bytes[HEADER_BYTES..]));
+        parsed?.ok().map(|(_, write)| write)
     }
 
     /// The member that it admits, if it does that. Costs a look at one byte for all other entries.

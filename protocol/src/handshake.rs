@@ -113,17 +113,20 @@ pub struct Welcome {
     /// The cluster's name.
     pub cluster: String,
     /// Where writes go, if known.
-    pub leader: Option<LeaderHint>,
+    pub leader: Option<NodeAddress>,
+    /// Where clients reach the replicas, this one included, as far as this node has met them.
+    #[serde(deserialize_with = "bounded::<_, _, { limits::REPLICAS_MAX as usize }>")]
+    pub nodes: Vec<NodeAddress>,
     /// What a client may send.
     pub limits: Limits,
     /// The answering replica's identity; only to replicas.
     pub replica: Option<ReplicaIdentity>,
 }
 
-/// Which node leads, and where clients reach it.
+/// Where clients reach a node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LeaderHint {
-    /// The leader.
+pub struct NodeAddress {
+    /// The node.
     pub node: NodeId,
     /// Its client address, `HOST:PORT`.
     pub address: String,

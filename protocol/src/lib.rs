@@ -38,4 +38,4 @@ pub use message::{MessageError, parse, parse_prefix};
 pub use settings::{Durability, Leadership, QuorumError, Quorums};
 
 /// The version of everything in this crate, exchanged in the handshake.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;

@@ -18,6 +18,18 @@ pub const SCAN_ITEMS_MAX: usize = 10_000;
 /// Bytes of keys and values after which a page of a scan ends, with at least one item.
 pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Sequence numbers from the lowest that a session's client still waits for (R24).
+pub const SESSION_WINDOW: u64 = 16 << 10;
+
+/// Sessions that a cluster keeps. One more ends the one that has not been used for the longest time.
+pub const SESSIONS_MAX: usize = 64 << 10;
+
+/// Sessions that one entry ends.
+pub const ENDED_SESSIONS_MAX: usize = 1024;
+
+/// Watches of one connection.
+pub const WATCHES_MAX: usize = 64;
+
 /// Bytes of a frame's body before the handshake has ended.
 pub const HELLO_BYTES_MAX: usize = 4 << 10;
 

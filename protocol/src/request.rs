@@ -67,6 +67,26 @@ pub enum Operation<'a> {
         /// To whom; if not said, to the one that has most of the log.
         to: Option<NodeId>,
     },
+    /// A session for writes that may be sent again (R24). Its id is the index of the entry that opens it.
+    OpenSession,
+    /// A session is not needed any more. Done whether it is there or not.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Every change of a range, in order, from any replica, until it is cancelled.
+    Watch {
+        /// Which keys.
+        #[serde(borrow)]
+        range: Range<'a>,
+        /// Changes behind this entry; if not said, behind the last one that the node has applied.
+        after: Option<Token>,
+    },
+    /// A watch of this connection is over: no more is said under its id. Done whether it is there or not.
+    Cancel {
+        /// The id of the request that began it.
+        request: u64,
+    },
 }
 
 /// How fresh a read must be.
@@ -127,9 +147,9 @@ impl RangeEnd<'_> {
 pub struct WriteOptions {
     /// At how many copies.
     pub acks: Acks,
-    /// Whether every further copy is reported too.
+    /// Whether every further copy is told too, until all m hold it or the deadline has come.
     pub progress: bool,
-    /// Makes a retry be answered with the first result.
+    /// Makes a repetition be answered with the first result.
     pub session: Option<SessionSequence>,
 }
 
@@ -139,7 +159,8 @@ pub enum Acks {
     /// The cluster's n.
     #[default]
     Quorum,
-    /// So many.
+    /// So many, 1 to m. Below n the write is not committed yet when it is acknowledged, and it must be
+    /// unconditional; above n it is answered with what is known at the deadline, if that comes first.
     Copies(u8),
     /// All m.
     All,
@@ -245,6 +266,11 @@ impl Mutation<'_> {
 }
 
 impl<'a> Write<'a> {
+    /// Whether it has a condition, so that what it does is known only when it is committed.
+    pub fn is_conditional(&self) -> bool {
+        self.mutations().iter().any(|mutation| matches!(mutation, Mutation::CompareAndSet { .. }))
+    }
+
     /// Its mutations, in order.
     pub fn mutations(&self) -> &[Mutation<'a>] {
         match self {

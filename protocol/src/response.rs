@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::handshake::LeaderHint;
+use crate::handshake::NodeAddress;
 use crate::message::bounded;
 use crate::peer::PeerMessage;
 use crate::request::Token;
@@ -66,9 +66,53 @@ pub enum Outcome<'a> {
         /// The term that it has promised since.
         term: Term,
     },
+    /// The write is on as many replicas as it wanted, fewer than n: not committed yet.
+    Stored {
+        /// Where it is: not safe against a failover.
+        receipt: Receipt,
+    },
+    /// The write is on more replicas than was last told. More follows under the same id, and in the end
+    /// [`Written`](Self::Written) or [`Unknown`](Self::Unknown).
+    Progress {
+        /// Where it is, and how safe by now.
+        receipt: Receipt,
+    },
+    /// What a watch has seen. More follows under the same id.
+    Changes {
+        /// All changes up to this entry are told.
+        through: Token,
+        /// In order.
+        #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::SCAN_ITEMS_MAX }>")]
+        changes: Vec<Change<'a>>,
+    },
 }
 
-/// Where a committed write is, and how safe.
+impl Outcome<'_> {
+    /// Whether nothing more is said under the request's id.
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Self::Progress { .. } | Self::Changes { .. })
+    }
+}
+
+/// What an entry did to a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change<'a> {
+    /// The entry: the key's revision, if it has a value now. Changes of one batch share it.
+    pub index: Index,
+    /// The key.
+    #[serde(with = "serde_bytes")]
+    pub key: &'a [u8],
+    /// Its new value; none if it was removed.
+    #[serde(borrow)]
+    pub value: Option<NewValue<'a>>,
+}
+
+/// A value that a change gave to its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NewValue<'a>(#[serde(with = "serde_bytes")] pub &'a [u8]);
+
+/// Where a write is, and how safe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Receipt {
     /// Of the entry: with its index the token of a session that has seen it.
@@ -79,9 +123,9 @@ pub struct Receipt {
     pub holders: NodeSet,
     /// What "durably" means.
     pub durability: Durability,
-    /// Whether whoever leads next has it.
+    /// Whether whoever leads next has it: it is committed.
     pub survives_failover: bool,
-    /// How many of its holders may be lost without the write being lost.
+    /// How many of its holders may be lost without the write being lost; 0 while a failover may drop it.
     pub survivable_losses: u8,
 }
 
@@ -123,14 +167,14 @@ pub struct Item<'a> {
     pub versioned: Versioned<'a>,
 }
 
-/// Why a request was not carried out. Nothing was appended.
+/// Why a request was not carried out. Nothing was done.
 #[derive(Clone, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
 pub enum Refusal {
     /// Only the leader does this.
     #[error("this node is not the leader{}", leader_words(.leader))]
     NotLeader {
         /// Where to go.
-        leader: Option<LeaderHint>,
+        leader: Option<NodeAddress>,
     },
     /// Too few replicas can be reached to commit a write.
     #[error(
@@ -173,6 +217,42 @@ pub enum Refusal {
     /// What was sent is not a request. The connection is closed after this.
     #[error("the connection is closed: {0}")]
     BadFrame(String),
+    /// The write's session does not let it be done. An earlier try may have been.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The replica does not keep the changes that a watch was to go on with, or the watch was too slow for them.
+    #[error(
+        "the changes behind entry {after} are not kept any more, only those behind entry {oldest}: read the keys, and \
+         watch from what that read has seen"
+    )]
+    HistoryLost {
+        /// The last entry whose changes the watch has told, or was said to know.
+        after: Index,
+        /// The first entry behind which all changes are kept.
+        oldest: Index,
+    },
+}
+
+/// Why a session does not let a write be done. Decided in the log, alike on all replicas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
+pub enum SessionError {
+    /// It was not used for so long that it has ended, or there never was one.
+    #[error(
+        "the session has expired or was closed: whether an earlier try was done is not known; open another one"
+    )]
+    Expired,
+    /// The number was used for another write.
+    #[error("the sequence number was used for another write: number each write of a session once")]
+    SequenceReused,
+    /// The client has said that it does not wait for the number's answer any more.
+    #[error("the sequence number is below the lowest one that the client waits for: its result is forgotten")]
+    SequencePassed,
+    /// The number is too far above the lowest one that is open.
+    #[error(
+        "the sequence number is {max} or more above the lowest one that the client waits for: finish that first",
+        max = limits::SESSION_WINDOW
+    )]
+    SequenceBeyondWindow,
 }
 
 /// What keeps a node from taking writes. It passes by itself once somebody has done what its message says.
@@ -190,7 +270,7 @@ pub enum Obstacle {
     DiskStalled,
 }
 
-fn leader_words(leader: &Option<LeaderHint>) -> String {
+fn leader_words(leader: &Option<NodeAddress>) -> String {
     match leader {
         Some(hint) => format!("; node {} at {} is", hint.node, hint.address),
         None => ", and knows of none: an election is under way, or too few replicas can be reached for one"
@@ -226,7 +306,7 @@ pub struct Status<'a> {
     /// Who got its vote in that term.
     pub voted_for: Option<NodeId>,
     /// Who leads, if known.
-    pub leader: Option<LeaderHint>,
+    pub leader: Option<NodeAddress>,
     /// What it has seen of elections.
     pub elections: ElectionStatus,
     /// Messages that it sent to other replicas.
@@ -269,6 +349,16 @@ pub struct Status<'a> {
     pub voting: bool,
     /// Whether its log was found damaged, and does not reach as far again as it did.
     pub repairing: bool,
+    /// Sessions of clients that its store knows.
+    pub sessions: u64,
+    /// Results of writes that it keeps for them.
+    pub session_results: u64,
+    /// Watches that it serves.
+    pub watches: u64,
+    /// The first entry behind which it keeps all changes for them.
+    pub history_first: Index,
+    /// Bytes of these changes.
+    pub history_bytes: u64,
     /// How its disk has worked.
     #[serde(borrow)]
     pub disk: DiskStatus<'a>,

@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::frame;
-use quorate_protocol::handshake::{Hello, Reply};
+use quorate_protocol::handshake::{Hello, NodeAddress, Reply};
 use quorate_protocol::peer::{Append, PeerMessage};
 use quorate_protocol::request::{Mutation, Operation, Request, Write, WriteOptions};
-use quorate_protocol::response::{FollowerStatus, Item, Response, Status};
+use quorate_protocol::response::{Change, FollowerStatus, Item, Response, Status};
 use quorate_protocol::{limits, parse};
 
 /// Memory of a sequence at its limit: it grows by doubling, and old and new block live together for a while.
@@ -27,10 +27,12 @@ const MUTATIONS_BYTES: usize = sequence_bytes(limits::BATCH_MUTATIONS_MAX, size_
 const ITEMS_BYTES: usize = sequence_bytes(limits::SCAN_ITEMS_MAX, size_of::<Item<'_>>());
 const STATUS_BYTES: usize =
     size_of::<Status<'_>>() + sequence_bytes(limits::REPLICAS_MAX as usize, size_of::<FollowerStatus<'_>>());
+const NODES_BYTES: usize = sequence_bytes(limits::REPLICAS_MAX as usize, size_of::<NodeAddress>());
 const RESPONSE_BYTES: usize = if ITEMS_BYTES > STATUS_BYTES { ITEMS_BYTES } else { STATUS_BYTES };
 
 // A connection's buffer holds a whole body, so this is what decoding may add to it.
 const _: () = assert!(MUTATIONS_BYTES < limits::REQUEST_BYTES_MAX);
+const _: () = assert!(size_of::<Change<'_>>() <= size_of::<Item<'_>>()); // As many of a page as items.
 const _: () = assert!(RESPONSE_BYTES < limits::RESPONSE_BYTES_MAX);
 
 /// A kind of message: its name, the memory that decoding may take, and the decoder.
@@ -42,7 +44,7 @@ fn decode_as_everything(body: &[u8]) {
         ("a request", MUTATIONS_BYTES, |body| drop(parse::<Request<'_>>(body))),
         ("an entry's payload", MUTATIONS_BYTES, |body| drop(parse::<Payload<'_>>(body))),
         ("a response", RESPONSE_BYTES + body.len(), |body| drop(parse::<Response<'_>>(body))),
-        ("a reply", body.len(), |body| drop(parse::<Reply>(body))),
+        ("a reply", NODES_BYTES + body.len(), |body| drop(parse::<Reply>(body))),
         ("a hello", body.len(), |body| drop(Hello::parse(body))),
         ("a peer message", 0, |body| drop(parse::<PeerMessage<'_>>(body))),
         ("frames and entries", 0, |body| {

@@ -16,9 +16,9 @@ use std::fmt::{Debug, Write as _};
 use std::path::PathBuf;
 use std::sync::Once;
 
-use quorate_protocol::entry::{self, Entry, Payload};
+use quorate_protocol::entry::{self, EndedSession, Entry, Payload};
 use quorate_protocol::handshake::{
-    Hello, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
+    Hello, HelloRefusal, Limits, NodeAddress, Origin, ReplicaIdentity, Reply, Role as HelloRole, Welcome,
 };
 use quorate_protocol::peer::{
     Ack, Append, CheckpointAck, CheckpointChunk, CheckpointState, Inquire, PeerMessage, Position, Reject,
@@ -29,8 +29,8 @@ use quorate_protocol::request::{
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    CheckpointTransfer, DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome,
-    Receipt, Refusal, Response, Role, Status, Versioned, WriteResult,
+    Change, CheckpointTransfer, DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, NewValue,
+    Obstacle, Outcome, Receipt, Refusal, Response, Role, SessionError, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{
     ClusterId, Durability, Incarnation, Leadership, Member, NodeId, Quorums, frame, parse,
@@ -87,6 +87,7 @@ every!(replies: Reply {
         node: node(2),
         cluster: "quorate".into(),
         leader: Some(hint()),
+        nodes: vec![hint()],
         limits: Limits {
             key_bytes_max: 4096,
             value_bytes_max: 1 << 20,
@@ -169,6 +170,13 @@ every!(operations: Operation<'static> {
     Status = Operation::Status { histograms: true },
     Admit = Operation::Admit { node: node(2) },
     HandOver = Operation::HandOver { to: Some(node(2)) },
+    OpenSession = Operation::OpenSession,
+    CloseSession = Operation::CloseSession { session: 300 },
+    Watch = Operation::Watch {
+        range: Range { start: b"a", end: RangeEnd::Prefix(b"a") },
+        after: Some(TOKEN),
+    },
+    Cancel = Operation::Cancel { request: 130 },
     Ping = Operation::Ping,
 });
 
@@ -201,20 +209,19 @@ every!(refusals: Refusal {
     TokenLost = Refusal::TokenLost,
     Stopping = Refusal::Stopping,
     BadFrame = Refusal::BadFrame("why".into()),
+    Session = Refusal::Session(SessionError::SequencePassed),
+    HistoryLost = Refusal::HistoryLost { after: 299, oldest: 300 },
+});
+
+every!(session_errors: SessionError {
+    Expired = SessionError::Expired,
+    SequenceReused = SessionError::SequenceReused,
+    SequencePassed = SessionError::SequencePassed,
+    SequenceBeyondWindow = SessionError::SequenceBeyondWindow,
 });
 
 every!(outcomes: Outcome<'static> {
-    Written = Outcome::Written {
-        receipt: Receipt {
-            term: 7,
-            index: 300,
-            holders: [node(1), node(3)].into_iter().collect(),
-            durability: Durability::Fsync,
-            survives_failover: true,
-            survivable_losses: 1,
-        },
-        result: WriteResult::Applied { existed: 0 },
-    },
+    Written = Outcome::Written { receipt: receipt(), result: WriteResult::Applied { existed: 0 } },
     Value = Outcome::Value { token: TOKEN, value: Some(VERSIONED) },
     Page = Outcome::Page {
         token: TOKEN,
@@ -226,6 +233,15 @@ every!(outcomes: Outcome<'static> {
     HandedOver = Outcome::HandedOver { term: 8 },
     Refused = Outcome::Refused(Refusal::TokenLost),
     Unknown = Outcome::Unknown { index: 300, copies: 1 },
+    Stored = Outcome::Stored { receipt: receipt() },
+    Progress = Outcome::Progress { receipt: receipt() },
+    Changes = Outcome::Changes {
+        through: TOKEN,
+        changes: vec![
+            Change { index: 299, key: b"key", value: Some(NewValue(b"value")) },
+            Change { index: 300, key: b"key", value: None },
+        ],
+    },
 });
 
 every!(reject_reasons: RejectReason {
@@ -298,6 +314,8 @@ every!(payloads: Payload<'static> {
     Noop = Payload::Noop,
     Write = Payload::Write { session: Some(SEQUENCE), write: Write::One(SET) },
     Admit = Payload::Admit(Member { node: node(2), incarnation: Incarnation(0x1122) }),
+    OpenSession = Payload::OpenSession,
+    EndSessions = Payload::EndSessions(vec![EndedSession { session: 130, last_used: 300 }]),
 });
 
 const VERSIONED: Versioned<'static> = Versioned { revision: 300, value: b"value" };
@@ -306,8 +324,19 @@ fn node(id: u8) -> NodeId {
     NodeId::try_from(id).unwrap()
 }
 
-fn hint() -> LeaderHint {
-    LeaderHint { node: node(1), address: "127.0.0.1:7401".into() }
+fn hint() -> NodeAddress {
+    NodeAddress { node: node(1), address: "127.0.0.1:7401".into() }
+}
+
+fn receipt() -> Receipt {
+    Receipt {
+        term: 7,
+        index: 300,
+        holders: [node(1), node(3)].into_iter().collect(),
+        durability: Durability::Fsync,
+        survives_failover: true,
+        survivable_losses: 1,
+    }
 }
 
 fn identity() -> ReplicaIdentity {
@@ -366,6 +395,11 @@ fn status() -> Status<'static> {
         obstacle: Some(Obstacle::MemoryFull),
         voting: true,
         repairing: true,
+        sessions: 3,
+        session_results: 12,
+        watches: 2,
+        history_first: 250,
+        history_bytes: 8192,
         disk: DiskStatus {
             syncs: 20,
             entries: 300,
@@ -483,6 +517,7 @@ fn goldens() -> Vec<Golden> {
         node: node(2),
         cluster: "quorate".into(),
         leader: None,
+        nodes: Vec::new(),
         limits: Limits { key_bytes_max: 1, value_bytes_max: 2, request_bytes_max: 3, in_flight_max: 4 },
         replica: Some(identity()),
     });
@@ -506,6 +541,7 @@ fn goldens() -> Vec<Golden> {
     goldens.extend(all("Role", roles()));
     goldens.extend(all("Obstacle", obstacles()));
     goldens.extend(all("Refusal", refusals()));
+    goldens.extend(all("SessionError", session_errors()));
     goldens.extend(all("PeerMessage", peer_messages()));
     goldens.extend(all("RejectReason", reject_reasons()));
     goldens.extend(all("CheckpointState", checkpoint_states()));

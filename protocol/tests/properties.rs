@@ -10,10 +10,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 use proptest::test_runner::RngSeed;
-use quorate_protocol::entry::{self, Entry, EntryError, Payload};
+use quorate_protocol::entry::{self, EndedSession, Entry, EntryError, Payload};
 use quorate_protocol::frame::{self, FrameError};
 use quorate_protocol::handshake::{
-    Hello, HelloError, HelloRefusal, LeaderHint, Limits, Origin, ReplicaIdentity, Reply, Role as HelloRole,
+    Hello, HelloError, HelloRefusal, Limits, NodeAddress, Origin, ReplicaIdentity, Reply, Role as HelloRole,
     Welcome,
 };
 use quorate_protocol::peer::{
@@ -25,8 +25,8 @@ use quorate_protocol::request::{
     Write, WriteOptions,
 };
 use quorate_protocol::response::{
-    CheckpointTransfer, DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Obstacle, Outcome,
-    Receipt, Refusal, Response, Role, Status, Versioned, WriteResult,
+    Change, CheckpointTransfer, DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, NewValue,
+    Obstacle, Outcome, Receipt, Refusal, Response, Role, SessionError, Status, Versioned, WriteResult,
 };
 use quorate_protocol::{
     ClusterId, Durability, Incarnation, Leadership, Member, MessageError, NodeId, NodeSet, Quorums, limits,
@@ -77,8 +77,8 @@ fn any_cluster_id() -> impl Strategy<Value = ClusterId> {
     any::<[u8; 16]>().prop_map(ClusterId)
 }
 
-fn any_hint() -> impl Strategy<Value = LeaderHint> {
-    (any_node(), any_text()).prop_map(|(node, address)| LeaderHint { node, address })
+fn any_hint() -> impl Strategy<Value = NodeAddress> {
+    (any_node(), any_text()).prop_map(|(node, address)| NodeAddress { node, address })
 }
 
 fn any_identity() -> impl Strategy<Value = ReplicaIdentity> {
@@ -160,16 +160,18 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         any::<[u32; 4]>().prop_map(|[key_bytes_max, value_bytes_max, request_bytes_max, in_flight_max]| {
             Limits { key_bytes_max, value_bytes_max, request_bytes_max, in_flight_max }
         });
-    let welcome =
-        (any::<u16>(), any_node(), any_text(), option::of(any_hint()), limits, option::of(any_identity()))
-            .prop_map(|(version, node, cluster, leader, limits, replica)| Welcome {
-                version,
-                node,
-                cluster,
-                leader,
-                limits,
-                replica,
-            });
+    let nodes = vec(any_hint(), 0..=limits::REPLICAS_MAX as usize);
+    let places = (option::of(any_hint()), nodes);
+    let welcome = (any::<u16>(), any_node(), any_text(), places, limits, option::of(any_identity()))
+        .prop_map(|(version, node, cluster, (leader, nodes), limits, replica)| Welcome {
+            version,
+            node,
+            cluster,
+            leader,
+            nodes,
+            limits,
+            replica,
+        });
     prop_oneof![welcome.prop_map(Reply::Welcome), any_hello_refusal().prop_map(Reply::Refused)]
 }
 
@@ -238,6 +240,10 @@ fn any_request() -> impl Strategy<Value = Request<'static>> {
         Just(Operation::Ping),
         option::of(any_node()).prop_map(|to| Operation::HandOver { to }),
         any_node().prop_map(|node| Operation::Admit { node }),
+        Just(Operation::OpenSession),
+        any::<u64>().prop_map(|session| Operation::CloseSession { session }),
+        (any_range(), option::of(any_token())).prop_map(|(range, after)| Operation::Watch { range, after }),
+        any::<u64>().prop_map(|request| Operation::Cancel { request }),
     ];
     (any::<u64>(), any::<u32>(), operation).prop_map(|(id, deadline_ms, operation)| Request {
         id,
@@ -288,7 +294,26 @@ fn any_refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::TokenLost),
         Just(Refusal::Stopping),
         any_text().prop_map(Refusal::BadFrame),
+        any_session_error().prop_map(Refusal::Session),
+        any::<(u64, u64)>().prop_map(|(after, oldest)| Refusal::HistoryLost { after, oldest }),
     ]
+}
+
+fn any_session_error() -> impl Strategy<Value = SessionError> {
+    prop_oneof![
+        Just(SessionError::Expired),
+        Just(SessionError::SequenceReused),
+        Just(SessionError::SequencePassed),
+        Just(SessionError::SequenceBeyondWindow),
+    ]
+}
+
+fn any_change() -> impl Strategy<Value = Change<'static>> {
+    (any::<u64>(), any_bytes(), option::of(any_bytes())).prop_map(|(index, key, value)| Change {
+        index,
+        key,
+        value: value.map(NewValue),
+    })
 }
 
 fn any_obstacle() -> impl Strategy<Value = Obstacle> {
@@ -365,7 +390,7 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
     let votes = (option::of(any_node()), any::<[u64; 9]>(), any::<[u64; 6]>(), any::<[u64; 6]>());
     let followers = vec(any_follower(), 0..=limits::REPLICAS_MAX as usize);
     let obstacle = (option::of(any_obstacle()), any::<[bool; 2]>());
-    let parts = (who, settings, votes, any::<[u64; 17]>(), obstacle, array::uniform3(any_bytes()), followers);
+    let parts = (who, settings, votes, any::<[u64; 22]>(), obstacle, array::uniform3(any_bytes()), followers);
     parts.prop_map(|(who, settings, votes, numbers, obstacle, histograms, followers)| {
         let (voted_for, elections, sent, received) = votes;
         let (obstacle, [voting, repairing]) = obstacle;
@@ -374,6 +399,8 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
         let [term, last, durable, commit, applied, checkpoint, log_first, log_bytes, log_bytes_held, ..] =
             numbers;
         let [.., keys, store_bytes, memory_bytes, memory_bytes_max, syncs, entries, bytes, busy_us] = numbers;
+        let [_, _, _, _, _, _, _, _, _, sessions, session_results, watches, history_first, history_bytes, ..] =
+            numbers;
         let [sync_us, batch_entries, batch_bytes] = histograms;
         Status {
             node,
@@ -404,6 +431,11 @@ fn any_status() -> impl Strategy<Value = Status<'static>> {
             obstacle,
             voting,
             repairing,
+            sessions,
+            session_results,
+            watches,
+            history_first,
+            history_bytes,
             disk: DiskStatus { syncs, entries, bytes, busy_us, sync_us, batch_entries, batch_bytes },
             followers,
         }
@@ -424,6 +456,10 @@ fn any_response() -> impl Strategy<Value = Response<'static>> {
             any_refusal().prop_map(Outcome::Refused),
             any::<(u64, u8)>().prop_map(|(index, copies)| Outcome::Unknown { index, copies }),
             any::<u64>().prop_map(|term| Outcome::HandedOver { term }),
+            any_receipt().prop_map(|receipt| Outcome::Stored { receipt }),
+            any_receipt().prop_map(|receipt| Outcome::Progress { receipt }),
+            (any_token(), vec(any_change(), 0..10))
+                .prop_map(|(through, changes)| Outcome::Changes { through, changes }),
         ];
     (any::<u64>(), outcome).prop_map(|(id, outcome)| Response { id, outcome })
 }
@@ -503,6 +539,11 @@ fn any_payload() -> impl Strategy<Value = Payload<'static>> {
             Payload::Admit(Member { node, incarnation: Incarnation(incarnation) })
         }),
         (any_session(), any_write()).prop_map(|(session, write)| Payload::Write { session, write }),
+        Just(Payload::OpenSession),
+        vec(any::<(u64, u64)>(), 0..10).prop_map(|ended| {
+            let ended = ended.into_iter().map(|(session, last_used)| EndedSession { session, last_used });
+            Payload::EndSessions(ended.collect())
+        }),
     ]
 }
 

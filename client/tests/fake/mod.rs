@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use quorate_protocol::handshake::{Hello, HelloRefusal, LeaderHint, Limits, Reply, Welcome};
+use quorate_protocol::handshake::{Hello, HelloRefusal, Limits, NodeAddress, Reply, Welcome};
 use quorate_protocol::request::{Expected, Mutation, Operation, Request, Token, Write as Change};
 use quorate_protocol::response::{
     DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Outcome, Receipt, Refusal, Response,
@@ -40,6 +40,7 @@ impl Peer {
                 node: node(1),
                 cluster: "test".into(),
                 leader: None,
+                nodes: Vec::new(),
                 limits: Limits {
                     key_bytes_max: limits::KEY_BYTES_MAX as u32,
                     value_bytes_max: limits::VALUE_BYTES_MAX as u32,
@@ -234,6 +235,10 @@ fn carry_out<'a>(operation: &Operation<'_>, last: &mut u64, data: &'a mut Data) 
             Outcome::Written { receipt: receipt(*last), result: WriteResult::Applied { existed: 0 } }
         }
         Operation::HandOver { .. } => Outcome::HandedOver { term: 4 },
+        Operation::OpenSession
+        | Operation::CloseSession { .. }
+        | Operation::Watch { .. }
+        | Operation::Cancel { .. } => Outcome::Refused(Refusal::Unsupported("the fake does not".into())),
     }
 }
 
@@ -286,7 +291,7 @@ pub(crate) fn value(revision: u64, value: &[u8]) -> Outcome<'_> {
 }
 
 pub(crate) fn not_leader(address: Option<&str>) -> Outcome<'static> {
-    let leader = address.map(|address| LeaderHint { node: node(2), address: address.into() });
+    let leader = address.map(|address| NodeAddress { node: node(2), address: address.into() });
     Outcome::Refused(Refusal::NotLeader { leader })
 }
 
@@ -317,7 +322,7 @@ pub(crate) fn status() -> Outcome<'static> {
         role: Role::Leader,
         term: 3,
         voted_for: Some(node(1)),
-        leader: Some(LeaderHint { node: node(1), address: "127.0.0.1:7401".into() }),
+        leader: Some(NodeAddress { node: node(1), address: "127.0.0.1:7401".into() }),
         elections: ElectionStatus { won: 2, ..ElectionStatus::default() },
         sent: MessageCounts { append: 1_234_567, ..MessageCounts::default() },
         received: MessageCounts::default(),
@@ -339,6 +344,11 @@ pub(crate) fn status() -> Outcome<'static> {
         obstacle: None,
         voting: true,
         repairing: false,
+        sessions: 0,
+        session_results: 0,
+        watches: 0,
+        history_first: 0,
+        history_bytes: 0,
         disk: DiskStatus::default(),
         followers: vec![follower],
     }))

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_protocol::handshake::{HelloRefusal, Origin, ReplicaIdentity};
+use quorate_protocol::handshake::{HelloRefusal, NodeAddress, Origin, ReplicaIdentity};
 use quorate_protocol::{ClusterId, Incarnation, Leadership, NodeId, NodeSet};
 
 use crate::directory::Identity;
@@ -66,6 +66,12 @@ impl Formation {
     }
 
     /// Where clients reach a node, if it has said so.
+    /// Where clients reach the replicas that this node has met, and itself.
+    pub(super) fn node_addresses(&self) -> Vec<NodeAddress> {
+        let known = self.addresses.iter().filter(|(_, address)| !address.is_empty());
+        known.map(|(node, address)| NodeAddress { node: *node, address: address.clone() }).collect()
+    }
+
     pub(super) fn address(&self, node: NodeId) -> Option<&str> {
         self.addresses.get(&node).map(String::as_str)
     }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_protocol::entry::{self, Payload};
-use quorate_protocol::handshake::{HelloRefusal, LeaderHint, Limits, ReplicaIdentity, Welcome};
+use quorate_protocol::handshake::{HelloRefusal, Limits, NodeAddress, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Receipt, Refusal, Response, WriteResult};
@@ -449,6 +449,7 @@ impl Node {
             node: self.formation.identity().node,
             cluster: self.cluster().to_owned(),
             leader: self.leader_hint(),
+            nodes: self.formation.node_addresses(),
             limits: Limits {
                 key_bytes_max: limits::KEY_BYTES_MAX as u32,
                 value_bytes_max: limits::VALUE_BYTES_MAX as u32,
@@ -459,9 +460,9 @@ impl Node {
         }
     }
 
-    fn leader_hint(&self) -> Option<LeaderHint> {
+    fn leader_hint(&self) -> Option<NodeAddress> {
         let node = self.replica.as_ref()?.leader()?;
-        Some(LeaderHint { node, address: self.formation.address(node)?.to_owned() })
+        Some(NodeAddress { node, address: self.formation.address(node)?.to_owned() })
     }
 
     fn start_replica_if_formed(&mut self) {
@@ -699,7 +700,7 @@ impl Node {
             };
             let entry = entry.map_err(|error| damaged(&error))?;
             match entry.payload().map_err(|error| damaged(&error))? {
-                Payload::Noop => {}
+                Payload::Noop | Payload::OpenSession | Payload::EndSessions(_) => {}
                 Payload::Admit(member) => self.admitted(&entry, member, outside),
                 Payload::Write { write, .. } => {
                     let result = self.store.apply(entry.index, &write);

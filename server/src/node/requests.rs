@@ -61,6 +61,12 @@ impl Node {
                 self.status(now, *histograms, |status| respond(Outcome::Status(Box::new(status))))
             }
             Operation::Ping => respond(Outcome::Pong),
+            Operation::OpenSession | Operation::CloseSession { .. } => {
+                respond(Outcome::Refused(Refusal::Unsupported("sessions".into())));
+            }
+            Operation::Watch { .. } | Operation::Cancel { .. } => {
+                respond(Outcome::Refused(Refusal::Unsupported("watches".into())));
+            }
         }
     }
 
@@ -175,6 +181,11 @@ impl Node {
             obstacle: self.obstacle(),
             voting: replica.is_some_and(Replica::is_voting),
             repairing: replica.is_some_and(|replica| replica.held().is_some()),
+            sessions: 0,
+            session_results: 0,
+            watches: 0,
+            history_first: 0,
+            history_bytes: 0,
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });

@@ -185,6 +185,11 @@ fn describe(payload: &Payload<'_>, full: bool) -> String {
     let (session, write) = match payload {
         Payload::Noop => return "no-op".into(),
         Payload::Admit(member) => return format!("admits {} of node {}", member.incarnation, member.node),
+        Payload::OpenSession => return "opens a session".into(),
+        Payload::EndSessions(ended) => {
+            let all: Vec<String> = ended.iter().map(|ended| ended.session.to_string()).collect();
+            return format!("ends the sessions {}", all.join(", "));
+        }
         Payload::Write { session, write } => (session, write),
     };
     let write = match write {

@@ -116,7 +116,7 @@ impl Oracle {
                 self.admissions.push((index, member));
                 None
             }
-            Payload::Noop => None,
+            Payload::Noop | Payload::OpenSession | Payload::EndSessions(_) => None,
         };
         self.committed.push(Committed { term, by, bytes: Bytes::copy_from_slice(bytes), result });
         true
