@@ -14,7 +14,7 @@ use crate::error::passes;
 use crate::reply::Reply;
 use crate::shared::{Deadline, Shared};
 use crate::slots::Answer;
-use crate::{Builder, Error, Lookup, NodeStatus, Page, Unknown, Written};
+use crate::{Appended, Builder, Error, Lookup, NodeStatus, Page, Unknown, Why, Written};
 
 /// A handle to a cluster, cheap to clone; all clones share one pipelined connection.
 ///
@@ -200,18 +200,22 @@ fn judge(answer: Answer, is_write: bool) -> Verdict {
         Answer::Reply(Reply::Refused(refusal)) if passes(&refusal) => Verdict::Again(Error::Refused(refusal)),
         Answer::Reply(Reply::Refused(refusal)) => done(Error::Refused(refusal)),
         Answer::Reply(Reply::Unknown { index, copies }) => {
-            done(Error::OutcomeUnknown(Unknown::Uncommitted { index, copies }))
+            done(unknown(Why::Deadline, Some(Appended { index, copies })))
         }
         Answer::Reply(reply) => Verdict::Done(Ok(reply)),
-        Answer::Lost(how) if is_write => done(Error::OutcomeUnknown(Unknown::ConnectionLost(how))),
+        Answer::Lost(how) if is_write => done(unknown(Why::ConnectionLost(how), None)),
         Answer::Unsent(how) | Answer::Lost(how) => Verdict::Again(Error::Unreachable(how)),
-        Answer::LateSent if is_write => done(Error::OutcomeUnknown(Unknown::Deadline)),
+        Answer::LateSent if is_write => done(unknown(Why::Deadline, None)),
         Answer::LateSent => done(Error::Deadline),
         Answer::LateUnsent(reason) => done(Error::Unreachable(reason)),
         Answer::HelloRefused { server, refusal } => done(Error::HelloRefused { server, refusal }),
         Answer::Closed => done(Error::Closed),
         Answer::Proceed => unreachable!("no answer yet"),
     }
+}
+
+fn unknown(why: Why, appended: Option<Appended>) -> Error {
+    Error::OutcomeUnknown(Unknown { why, appended })
 }
 
 /// The pauses of one call.

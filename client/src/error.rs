@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quorate_protocol::handshake::HelloRefusal;
 use quorate_protocol::request::InvalidRequest;
-use quorate_protocol::response::Refusal;
+use quorate_protocol::response::{Refusal, SessionError};
 use quorate_protocol::{Index, limits};
 use thiserror::Error;
 
@@ -54,21 +54,41 @@ pub enum Error {
 
 /// What is known of a write whose outcome is not.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum Unknown {
+#[error("{why}{}", appended.map_or_else(String::new, |appended| format!("; {appended}")))]
+pub struct Unknown {
+    /// Why no more is known.
+    pub why: Why,
+    /// What the leader has last said of it; none if it said nothing.
+    pub appended: Option<Appended>,
+}
+
+/// Why the outcome of a write is not known.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Why {
     /// The connection ended after the write was sent. Says how.
     #[error("the connection was lost after the write was sent: {0}")]
     ConnectionLost(Arc<str>),
     /// No answer came.
     #[error("no answer within the deadline")]
     Deadline,
-    /// The leader has it in its log, and a later leader may keep or drop it.
-    #[error("appended at index {index}, known on {copies} replicas at the deadline, not committed")]
-    Uncommitted {
-        /// Where it was appended.
-        index: Index,
-        /// Replicas known to hold it durably.
-        copies: u8,
-    },
+    /// It was sent, and when it was sent again its session did not let it be done.
+    #[error("no answer came, and a repetition was refused: {0}")]
+    Session(SessionError),
+}
+
+/// A write that a leader has in its log: a later leader may keep or drop it (R20).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("it was appended at index {index}, and not committed when it was known on {copies} {}", replicas(*.copies))]
+pub struct Appended {
+    /// Where.
+    pub index: Index,
+    /// Replicas known to hold it durably.
+    pub copies: u8,
+}
+
+fn replicas(copies: u8) -> &'static str {
+    if copies == 1 { "replica" } else { "replicas" }
 }
 
 /// What a caller may do about an [`Error`](enum@Error).

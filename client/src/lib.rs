@@ -49,13 +49,15 @@ mod handshake;
 #[cfg(feature = "load")]
 pub mod load;
 mod reply;
+#[doc(hidden)]
+pub mod retry;
 mod shared;
 mod slots;
 
 pub use builder::{Builder, Driver};
 pub use client::{Client, Pages, prefix};
-pub use error::{Error, ErrorKind, Unknown};
+pub use error::{Appended, Error, ErrorKind, Unknown, Why};
 pub use quorate_protocol::request::{Consistency, Expected, Mutation, Range, RangeEnd, Token};
-pub use quorate_protocol::response::{Obstacle, Receipt, Refusal, Role, WriteResult};
+pub use quorate_protocol::response::{Obstacle, Receipt, Refusal, Role, SessionError, WriteResult};
 pub use quorate_protocol::{Durability, NodeId, NodeSet};
 pub use reply::{KeyValue, Lookup, NodeStatus, Page, Value, Written};

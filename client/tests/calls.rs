@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fake::{Fake, always, nobody, not_leader, refusing, store, value, written};
 use futures_lite::future::{block_on, or, poll_once, zip};
 use quorate_client::{
-    Client, Error, ErrorKind, Expected, Mutation, Refusal, Role, Unknown, WriteResult, prefix,
+    Appended, Client, Error, ErrorKind, Expected, Mutation, Refusal, Role, Unknown, Why, WriteResult, prefix,
 };
 use quorate_protocol::handshake::HelloRefusal;
 use quorate_protocol::response::Outcome;
@@ -149,7 +149,7 @@ fn a_write_whose_connection_dies_has_an_unknown_outcome() {
         peer.close();
     });
     let error = block_on(client.set("a", "1")).unwrap_err();
-    assert!(matches!(error, Error::OutcomeUnknown(Unknown::ConnectionLost(_))), "{error}");
+    assert!(matches!(error, Error::OutcomeUnknown(Unknown { why: Why::ConnectionLost(_), .. })), "{error}");
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     script.join().unwrap();
 }
@@ -164,7 +164,8 @@ fn an_uncommitted_write_has_an_unknown_outcome() {
         peer.answer(id, Outcome::Unknown { index: 5, copies: 1 });
     });
     let error = block_on(client.set("a", "1")).unwrap_err();
-    assert_eq!(error, Error::OutcomeUnknown(Unknown::Uncommitted { index: 5, copies: 1 }));
+    let appended = Some(Appended { index: 5, copies: 1 });
+    assert_eq!(error, Error::OutcomeUnknown(Unknown { why: Why::Deadline, appended }));
     script.join().unwrap();
 }
 
@@ -209,7 +210,7 @@ fn the_deadline_makes_a_write_unknown_and_a_read_late() {
     let client = brief(&client([&server.address]));
     let began = Instant::now();
     let (write, read) = block_on(zip(client.set("a", "1"), client.get("a")));
-    assert_eq!(write, Err(Error::OutcomeUnknown(Unknown::Deadline)));
+    assert_eq!(write, Err(Error::OutcomeUnknown(Unknown { why: Why::Deadline, appended: None })));
     assert_eq!(read, Err(Error::Deadline));
     assert!(began.elapsed() >= Duration::from_millis(150));
 }

@@ -7,7 +7,7 @@ use smol::LocalExecutor;
 
 use super::target::{CallError, Connection, Failed, Target};
 use super::workload::OPEN_CALLS_MAX;
-use crate::{Client, Consistency, Error, ErrorKind, Unknown};
+use crate::{Appended, Client, Consistency, Error, ErrorKind, Unknown};
 
 /// A cluster of Quorate; each client has a connection of its own, and one more for reads at followers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,7 +102,7 @@ fn failed(error: &Error, is_unknown: bool) -> CallError {
     let outcome = if is_unknown { Failed::Unknown } else { Failed::Refused };
     let reason = match error {
         // Without its place in the log, which is another for each write.
-        Error::OutcomeUnknown(Unknown::Uncommitted { copies, .. }) => {
+        Error::OutcomeUnknown(Unknown { appended: Some(Appended { copies, .. }), .. }) => {
             format!("the outcome is unknown: on {copies} replicas at the deadline, not committed")
         }
         _ => error.to_string(),
