@@ -195,7 +195,7 @@ impl<'a> WriteParameters<'a> {
 /// ```
 #[must_use = "a write happens when it is awaited"]
 pub struct Progress<'a> {
-    receipts: Pin<Box<dyn Stream<Item = Result<(Receipt, Option<WriteResult>), Error>> + Send + 'a>>,
+    receipts: Pin<Box<dyn Stream<Item = ReceiptAndResult> + Send + 'a>>,
     result: Option<WriteResult>,
 }
 

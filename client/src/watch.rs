@@ -43,10 +43,13 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub struct Watch {
     /// None while a change is waited for, which has it then.
     following: Option<Following>,
-    waiting: Option<Pin<Box<dyn Future<Output = (Following, Option<Result<Change, Error>>)> + Send>>>,
+    waiting: Option<Pin<Box<dyn Future<Output = Followed> + Send>>>,
     /// What was last known of its position.
     seen: Option<Token>,
 }
+
+/// The state of a watch, and the change that was waited for.
+type Followed = (Following, Option<Result<Change, Error>>);
 
 /// The state of a watch.
 struct Following {
@@ -145,7 +148,7 @@ impl Stream for Watch {
 }
 
 impl Following {
-    async fn next(mut self) -> (Self, Option<Result<Change, Error>>) {
+    async fn next(mut self) -> Followed {
         while !self.is_over {
             if let Some(change) = self.changes.pop_front() {
                 self.moved(&change);
