@@ -356,6 +356,7 @@ impl Shell {
 
     pub(crate) fn remove_client(&self, client: ClientId) {
         self.world.borrow_mut().clients.remove(&client);
+        self.handle(Event::ClientClosed(client));
     }
 
     /// Has a client's answers sent at the end of the turn.

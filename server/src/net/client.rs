@@ -38,9 +38,12 @@ impl ClientLink {
         Self { stream, in_flight: Cell::new(0), answered: Signal::new(), is_touched: Cell::new(false) }
     }
 
-    /// Adds the answer to a request to what is to be sent.
+    /// Adds an answer to what is to be sent. A request is answered with the last one.
     pub(crate) fn answer(&self, response: &Response<'_>) {
         self.stream.push(|out| frame::encode(response, out));
+        if !response.outcome.is_last() {
+            return;
+        }
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         self.answered.notify(usize::MAX);
     }

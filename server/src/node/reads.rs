@@ -4,19 +4,18 @@ use std::time::Duration;
 
 use quorate_protocol::limits;
 use quorate_protocol::request::{Consistency, Operation, Range, RangeEnd, Token};
-use quorate_protocol::response::{Outcome, Refusal, Response};
+use quorate_protocol::response::{Outcome, Refusal};
 
+use super::acknowledge::Asker;
 use super::requests::page;
-use super::{ClientId, Node, Outside};
+use super::{Node, Outside};
 use crate::mutant::{Mutant, is_on};
 use crate::replica::{ReadError, ReadState, ReadTicket, Time};
 
 /// A read that waits, with its own copy of what it asks for.
 #[derive(Debug)]
 pub(super) struct WaitingRead {
-    client: ClientId,
-    request: u64,
-    deadline: Option<Time>,
+    asker: Asker,
     condition: Condition,
     what: What,
 }
@@ -65,9 +64,7 @@ impl Node {
     pub(super) fn read(
         &mut self,
         now: Time,
-        client: ClientId,
-        request: u64,
-        deadline: Option<Time>,
+        asker: Asker,
         operation: &Operation<'_>,
         outside: &mut impl Outside,
     ) {
@@ -79,14 +76,16 @@ impl Node {
             Ok(condition) => match self.check(&condition) {
                 ReadState::Ready => self.result(&condition, operation),
                 // Without a deadline nobody waits for entries that may never come.
-                ReadState::Waiting if deadline.is_some() || matches!(condition, Condition::Confirmed(_)) => {
+                ReadState::Waiting
+                    if asker.deadline.is_some() || matches!(condition, Condition::Confirmed(_)) =>
+                {
                     let Some(what) = What::of(operation) else { return };
-                    return self.reads.push(WaitingRead { client, request, deadline, condition, what });
+                    return self.reads.push(WaitingRead { asker, condition, what });
                 }
                 ReadState::Waiting | ReadState::Lost => Outcome::Refused(self.why_not(&condition)),
             },
         };
-        outside.respond(client, &Response { id: request, outcome });
+        asker.tell(outcome, outside);
     }
 
     fn condition(&mut self, now: Time, consistency: &Consistency) -> Result<Condition, Refusal> {
@@ -141,13 +140,13 @@ impl Node {
         }
         let mut reads = std::mem::take(&mut self.reads);
         reads.retain(|read| {
-            let is_overdue = read.deadline.is_some_and(|deadline| now >= deadline);
+            let is_overdue = read.asker.is_overdue(now);
             let outcome = match self.check(&read.condition) {
                 ReadState::Ready => self.result(&read.condition, &read.what.operation()),
                 ReadState::Waiting if !is_overdue => return true,
                 ReadState::Waiting | ReadState::Lost => Outcome::Refused(self.why_not(&read.condition)),
             };
-            outside.respond(read.client, &Response { id: read.request, outcome });
+            read.asker.tell(outcome, outside);
             false
         });
         self.reads = reads;

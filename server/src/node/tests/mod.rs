@@ -5,6 +5,7 @@
 mod bounds;
 mod clients;
 mod cluster;
+mod copies;
 mod disks;
 mod repair;
 mod transfers;
@@ -19,7 +20,7 @@ use quorate_protocol::request::{
     Acks, Consistency, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token, Write,
     WriteOptions,
 };
-use quorate_protocol::response::{Outcome, Refusal, Response, Role, Status, WriteResult};
+use quorate_protocol::response::{Outcome, Receipt, Refusal, Response, Role, Status, WriteResult};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Quorums, parse};
 use serde::Serialize;
 use tempfile::TempDir;
