@@ -20,6 +20,7 @@ mod lag;
 mod memory;
 mod notes;
 mod outside;
+mod range;
 mod reads;
 mod recovery;
 mod requests;
@@ -28,6 +29,7 @@ mod retention;
 mod tests;
 mod transfer_worker;
 mod transfers;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ use lag::Lag;
 use memory::MemoryLimit;
 use notes::Notes;
 use reads::WaitingRead;
+use watches::Watches;
 
 pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
@@ -94,6 +97,9 @@ pub struct NodeSettings {
     pub transfer_bytes_per_second: u64,
     /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
     pub memory_bytes_max: u64,
+    /// Bytes of memory for changes that were applied, so that whoever watches can be told of them; 0: nobody can
+    /// watch. Beside `memory_bytes_max`.
+    pub watch_history_bytes: usize,
     /// Whether a leader admits a replica with a replaced data directory as soon as it has caught up, not only when it
     /// is told to (R27).
     pub admits_replaced: bool,
@@ -122,6 +128,7 @@ impl NodeSettings {
             log_retention_bytes: 4096 << 20,
             transfer_bytes_per_second: 64 << 20,
             memory_bytes_max: u64::MAX,
+            watch_history_bytes: 16 << 20,
             admits_replaced: false,
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
@@ -229,6 +236,7 @@ pub struct Node {
     lag: Lag,
     acknowledgements: Acknowledgements,
     reads: Vec<WaitingRead>,
+    watches: Watches,
     handing_over: Vec<HandingOver>,
     /// The term that it led in at the end of the last turn; none if it did not.
     led: Option<Term>,
@@ -276,6 +284,7 @@ impl Node {
             lag: Lag::new(std::iter::empty(), 0),
             acknowledgements: Acknowledgements::default(),
             reads: Vec::new(),
+            watches: Watches::default(),
             handing_over: Vec::new(),
             led: None,
             notes: Notes::default(),
@@ -315,7 +324,10 @@ impl Node {
             Event::Closed(node) => {
                 self.accepted.remove(&node);
             }
-            Event::ClientClosed(client) => self.acknowledgements.forget(client),
+            Event::ClientClosed(client) => {
+                self.acknowledgements.forget(client);
+                self.watches.forget(client);
+            }
             Event::Message { from, message: PeerMessage::Stored(cluster) } => {
                 if self.formation.stored_by(from.node, cluster) {
                     self.identity_changed(outside);
@@ -356,6 +368,7 @@ impl Node {
         self.notice_office();
         self.answer_tracked(outside);
         self.answer_reads(now, outside);
+        self.tell_watches(now, outside);
         self.answer_hand_overs(outside);
         let obstacle = self.obstacle();
         if let Some(replica) = &mut self.replica {
@@ -379,12 +392,14 @@ impl Node {
     }
 
     /// Whether a request has been taken and not been answered, or leadership is being handed over. That is not over
-    /// before the successor leads: the vote of this node may be one of those that it needs.
+    /// before the successor leads: the vote of this node may be one of those that it needs. Watches are not waited for,
+    /// only to be told that the node stops.
     pub fn is_busy(&self) -> bool {
         let is_handing_over =
             |replica: &Replica| replica.is_handing_over() || self.leaves_office && replica.leader().is_none();
         !self.acknowledgements.is_empty()
             || !self.reads.is_empty()
+            || self.is_stopping && self.watches.count() > 0
             || self.replica.as_ref().is_some_and(is_handing_over)
     }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use quorate_protocol::limits;
-use quorate_protocol::request::{Consistency, Operation, Range, RangeEnd, Token};
+use quorate_protocol::request::{Consistency, Operation, Token};
 use quorate_protocol::response::{Outcome, Refusal};
 
 use super::acknowledge::Asker;
+use super::range::OwnedRange;
 use super::requests::page;
 use super::{Node, Outside};
 use crate::mutant::{Mutant, is_on};
@@ -31,29 +32,16 @@ enum Condition {
 #[derive(Debug)]
 enum What {
     Key(Vec<u8>),
-    Range { start: Vec<u8>, end: End, items_max: usize },
-}
-
-#[derive(Debug)]
-enum End {
-    Open,
-    Before(Vec<u8>),
-    Prefix(Vec<u8>),
+    Range { range: OwnedRange, items_max: u32 },
 }
 
 impl What {
     fn of(operation: &Operation<'_>) -> Option<Self> {
         match operation {
             Operation::Get { key, .. } => Some(Self::Key(key.to_vec())),
-            Operation::Scan { range, items_max, .. } => Some(Self::Range {
-                start: range.start.to_vec(),
-                end: match range.end {
-                    RangeEnd::Open => End::Open,
-                    RangeEnd::Before(end) => End::Before(end.to_vec()),
-                    RangeEnd::Prefix(prefix) => End::Prefix(prefix.to_vec()),
-                },
-                items_max: *items_max as usize,
-            }),
+            Operation::Scan { range, items_max, .. } => {
+                Some(Self::Range { range: range.into(), items_max: *items_max })
+            }
             _ => None,
         }
     }
@@ -172,18 +160,9 @@ impl What {
         let consistency = Consistency::Local;
         match self {
             Self::Key(key) => Operation::Get { consistency, key },
-            Self::Range { start, end, items_max } => Operation::Scan {
-                consistency,
-                range: Range {
-                    start,
-                    end: match end {
-                        End::Open => RangeEnd::Open,
-                        End::Before(end) => RangeEnd::Before(end),
-                        End::Prefix(prefix) => RangeEnd::Prefix(prefix),
-                    },
-                },
-                items_max: u32::try_from(*items_max).unwrap_or(u32::MAX),
-            },
+            Self::Range { range, items_max } => {
+                Operation::Scan { consistency, range: range.borrowed(), items_max: *items_max }
+            }
         }
     }
 }

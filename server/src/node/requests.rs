@@ -54,8 +54,14 @@ impl Node {
             Operation::OpenSession | Operation::CloseSession { .. } => {
                 respond(Outcome::Refused(Refusal::Unsupported("sessions".into())));
             }
-            Operation::Watch { .. } | Operation::Cancel { .. } => {
-                respond(Outcome::Refused(Refusal::Unsupported("watches".into())));
+            Operation::Watch { range, after } => {
+                if let Err(refusal) = self.watch(asker, range, *after) {
+                    respond(Outcome::Refused(refusal));
+                }
+            }
+            Operation::Cancel { request } => {
+                self.watches.cancel(client, *request);
+                respond(Outcome::Pong);
             }
         }
     }
@@ -182,9 +188,9 @@ impl Node {
             repairing: replica.is_some_and(|replica| replica.held().is_some()),
             sessions: 0,
             session_results: 0,
-            watches: 0,
-            history_first: 0,
-            history_bytes: 0,
+            watches: self.watches.count() as u64,
+            history_first: self.store.history().oldest(),
+            history_bytes: self.store.history().bytes(),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });
