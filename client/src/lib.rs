@@ -37,6 +37,7 @@
 //! `load`: load generation, closed and open loop, with latency histograms. `cli`: the command line `quorate`.
 
 mod backoff;
+pub mod blocking;
 mod builder;
 mod call;
 #[cfg(feature = "cli")]
@@ -57,6 +58,7 @@ mod route;
 mod scan;
 mod shared;
 mod token;
+mod typed;
 mod watch;
 
 pub use builder::{Builder, Driver, WhenFull};
@@ -71,4 +73,5 @@ pub use reply::{Change, KeyValue, Lookup, NodeStatus, Page, Value, Written};
 pub use route::ReadFrom;
 pub use scan::{Scan, prefix};
 pub use token::{InvalidToken, SessionToken};
+pub use typed::{Typed, TypedScan, TypedValue};
 pub use watch::Watch;

@@ -103,7 +103,10 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
     if matches!(arguments.command, Command::Status) {
         return status::run(arguments, out).await;
     }
-    let client = Client::builder().servers(&arguments.servers).deadline(arguments.timeout).connect()?;
+    // One write is not worth a session, which takes two more: what may have happened is said to be unknown.
+    let builder =
+        Client::builder().servers(&arguments.servers).deadline(arguments.timeout).exactly_once(false);
+    let client = builder.connect()?;
     let format = arguments.format;
     match &arguments.command {
         Command::Set { key, value } => {
