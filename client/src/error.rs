@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quorate_protocol::handshake::HelloRefusal;
 use quorate_protocol::request::InvalidRequest;
-use quorate_protocol::response::Refusal;
+use quorate_protocol::response::{Refusal, SessionError};
 use quorate_protocol::{Index, limits};
 use thiserror::Error;
 
@@ -35,15 +35,18 @@ pub enum Error {
     /// No connection was had before the deadline; nothing was sent. Says what the last attempt met.
     #[error("no server could be reached within the deadline: {0}")]
     Unreachable(Arc<str>),
-    /// As many requests as allowed were in flight until the deadline; nothing was sent.
-    #[error("the bound on requests in flight was reached until the deadline: send less or wait longer")]
+    /// As many requests as allowed are in flight, or were until the deadline; nothing was sent.
+    #[error("the bound on requests in flight is reached: send less, wait longer, or raise it")]
     InFlight,
-    /// A read was not answered before its deadline.
+    /// Nothing was done before the deadline.
     #[error("no answer within the deadline")]
     Deadline,
     /// The write may have happened, may happen yet, or never: read before writing again.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(Unknown),
+    /// A key or value cannot be made of, or into, what it is to be. Says why.
+    #[error("a key or value is not of its type: {0}")]
+    Typed(Arc<str>),
     /// The answer does not fit what was asked.
     #[error("the server's answer does not fit the request: client and server do not match")]
     BadAnswer,
@@ -54,21 +57,41 @@ pub enum Error {
 
 /// What is known of a write whose outcome is not.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum Unknown {
+#[error("{why}{}", appended.map_or_else(String::new, |appended| format!("; {appended}")))]
+pub struct Unknown {
+    /// Why no more is known.
+    pub why: Why,
+    /// What the leader has last said of it; none if it said nothing.
+    pub appended: Option<Appended>,
+}
+
+/// Why the outcome of a write is not known.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Why {
     /// The connection ended after the write was sent. Says how.
     #[error("the connection was lost after the write was sent: {0}")]
     ConnectionLost(Arc<str>),
     /// No answer came.
     #[error("no answer within the deadline")]
     Deadline,
-    /// The leader has it in its log, and a later leader may keep or drop it.
-    #[error("appended at index {index}, known on {copies} replicas at the deadline, not committed")]
-    Uncommitted {
-        /// Where it was appended.
-        index: Index,
-        /// Replicas known to hold it durably.
-        copies: u8,
-    },
+    /// It was sent, and when it was sent again its session did not let it be done.
+    #[error("no answer came, and a repetition was refused: {0}")]
+    Session(SessionError),
+}
+
+/// A write that a leader has in its log: a later leader may keep or drop it (R20).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("it was appended at index {index}, and not committed when it was known on {copies} {}", replicas(*.copies))]
+pub struct Appended {
+    /// Where.
+    pub index: Index,
+    /// Replicas known to hold it durably.
+    pub copies: u8,
+}
+
+fn replicas(copies: u8) -> &'static str {
+    if copies == 1 { "replica" } else { "replicas" }
 }
 
 /// What a caller may do about an [`Error`](enum@Error).
@@ -96,6 +119,7 @@ impl Error {
             | Self::RequestTooLong(_)
             | Self::Refused(_)
             | Self::HelloRefused { .. }
+            | Self::Typed(_)
             | Self::BadAnswer
             | Self::Closed => ErrorKind::Refused,
         }

@@ -28,8 +28,16 @@ fn start(replicas: u8, quorum: u8) -> TestCluster {
     TestCluster::builder(replicas, quorum).patience(PATIENCE).start().unwrap()
 }
 
+/// Sends nothing again by itself that may have happened: what the cluster does is to be seen, not what the client makes
+/// good.
 fn client(addresses: impl IntoIterator<Item = String>) -> Client {
-    Client::builder().servers(addresses).deadline(PATIENCE).connect().unwrap()
+    Client::builder().servers(addresses).exactly_once(false).deadline(PATIENCE).connect().unwrap()
+}
+
+/// A client that asks one node and no other, as long as the leader is not needed.
+fn client_of(cluster: &TestCluster, node: NodeId, deadline: Duration) -> Client {
+    let address = cluster.address(node).unwrap();
+    Client::builder().servers([address]).discover(false).deadline(deadline).connect().unwrap()
 }
 
 fn set(client: &Client, key: &str, value: &str) {
@@ -42,12 +50,12 @@ fn get(client: &Client, key: &str) -> Option<String> {
 }
 
 fn status(cluster: &TestCluster, node: NodeId) -> NodeStatus {
-    smol::block_on(client([cluster.address(node).unwrap()]).status(false)).unwrap()
+    smol::block_on(client_of(cluster, node, PATIENCE).status(false)).unwrap()
 }
 
 /// What a node has, whoever leads.
 fn local(cluster: &TestCluster, node: NodeId, key: &str) -> Option<String> {
-    get(&client([cluster.address(node).unwrap()]).with_consistency(Consistency::Local), key)
+    get(&client_of(cluster, node, PATIENCE).with_consistency(Consistency::Local), key)
 }
 
 fn node(id: u8) -> NodeId {
@@ -175,11 +183,8 @@ fn a_paused_leader_answers_nothing_and_follows_another_when_it_goes_on() {
     let _guard = among_others();
     let mut cluster = start(3, 2);
     let paused = cluster.leader().unwrap();
-    let impatient = |cluster: &TestCluster| {
-        let address = cluster.address(paused).unwrap();
-        let client = Client::builder().servers([address]).deadline(Duration::from_millis(200)).connect();
-        smol::block_on(client.unwrap().ping())
-    };
+    let impatient =
+        |cluster: &TestCluster| smol::block_on(client_of(cluster, paused, Duration::from_millis(500)).ping());
     impatient(&cluster).unwrap();
     cluster.pause(paused).unwrap();
     cluster.pause(paused).unwrap();

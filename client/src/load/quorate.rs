@@ -7,7 +7,7 @@ use smol::LocalExecutor;
 
 use super::target::{CallError, Connection, Failed, Target};
 use super::workload::OPEN_CALLS_MAX;
-use crate::{Client, Consistency, Error, ErrorKind, Unknown};
+use crate::{Appended, Builder, Client, Consistency, Error, ErrorKind, Unknown};
 
 /// A cluster of Quorate; each client has a connection of its own, and one more for reads at followers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,8 +41,13 @@ pub struct QuorateConnection {
 }
 
 impl QuorateTarget {
-    fn client(&self, servers: &[String], executor: &LocalExecutor<'static>) -> Result<Client, CallError> {
-        let builder = Client::builder()
+    fn client(
+        &self,
+        builder: Builder,
+        servers: &[String],
+        executor: &LocalExecutor<'static>,
+    ) -> Result<Client, CallError> {
+        let builder = builder
             .servers(servers)
             .cluster(self.cluster.as_deref().unwrap_or_default())
             .deadline(self.deadline)
@@ -63,13 +68,13 @@ impl Target for QuorateTarget {
         number: u32,
         executor: &Rc<LocalExecutor<'static>>,
     ) -> Result<QuorateConnection, CallError> {
-        let writer = self.client(&self.servers, executor)?;
+        let writer = self.client(Client::builder(), &self.servers, executor)?;
         let reader = match &self.reads {
             Reads::Leader => writer.clone(),
             Reads::Follower { servers } => {
                 let own = servers.get(number as usize % servers.len().max(1)).cloned();
-                let client = self.client(own.as_slice(), executor)?;
-                client.with_consistency(Consistency::Local)
+                let builder = Client::builder().discover(false).consistency(Consistency::Local);
+                self.client(builder, own.as_slice(), executor)?
             }
         };
         Ok(QuorateConnection { writer, reader })
@@ -102,7 +107,7 @@ fn failed(error: &Error, is_unknown: bool) -> CallError {
     let outcome = if is_unknown { Failed::Unknown } else { Failed::Refused };
     let reason = match error {
         // Without its place in the log, which is another for each write.
-        Error::OutcomeUnknown(Unknown::Uncommitted { copies, .. }) => {
+        Error::OutcomeUnknown(Unknown { appended: Some(Appended { copies, .. }), .. }) => {
             format!("the outcome is unknown: on {copies} replicas at the deadline, not committed")
         }
         _ => error.to_string(),

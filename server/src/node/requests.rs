@@ -1,17 +1,18 @@
 //! Answering clients.
 
 use quorate_protocol::entry::Payload;
-use quorate_protocol::request::{self, Acks, Operation, Request, Write, WriteOptions};
+use quorate_protocol::request::{self, Operation, Request, Write, WriteOptions};
 use quorate_protocol::response::{
     DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Refusal, Response, Role, Status,
 };
 use quorate_protocol::{Index, NodeId, limits};
 
+use super::acknowledge::{Asker, Wish, wish};
 use super::batches::BatchesSerialised;
 use super::histograms::Serialiser;
 use super::lag::LagSerialised;
 use super::reads::deadline;
-use super::{ClientId, HandingOver, Node, Outside, Waiting};
+use super::{ClientId, HandingOver, Node, Outside};
 use crate::replica::{AdmitError, HandOverError, ProposeError, Replica, Time};
 
 impl Node {
@@ -27,30 +28,19 @@ impl Node {
         if self.is_stopping {
             return respond(Outcome::Refused(Refusal::Stopping));
         }
+        let asker = Asker { client, request: id, deadline: deadline(now, request.deadline_ms) };
         match &request.operation {
             Operation::Write { options, write } => match self.write(now, options, write) {
-                Ok(index) => {
-                    let deadline = deadline(now, request.deadline_ms);
-                    self.waiting.push_back(Waiting { index, client, request: id, deadline });
-                }
+                Ok((index, wish)) => self.appended(now, index, asker, wish),
                 Err(refusal) => respond(Outcome::Refused(refusal)),
             },
             Operation::Get { key, .. } => match request::check_key(key) {
-                Ok(()) => {
-                    let deadline = deadline(now, request.deadline_ms);
-                    self.read(now, client, id, deadline, &request.operation, outside);
-                }
+                Ok(()) => self.read(now, asker, &request.operation, outside),
                 Err(error) => respond(Outcome::Refused(Refusal::BadRequest(error.to_string()))),
             },
-            Operation::Scan { .. } => {
-                let deadline = deadline(now, request.deadline_ms);
-                self.read(now, client, id, deadline, &request.operation, outside);
-            }
+            Operation::Scan { .. } => self.read(now, asker, &request.operation, outside),
             Operation::Admit { node } => match self.admit(now, *node) {
-                Ok(index) => {
-                    let deadline = deadline(now, request.deadline_ms);
-                    self.waiting.push_back(Waiting { index, client, request: id, deadline });
-                }
+                Ok(index) => self.appended(now, index, asker, Wish::Commit),
                 Err(refusal) => respond(Outcome::Refused(refusal)),
             },
             Operation::HandOver { to } => match self.begin_hand_over(now, *to) {
@@ -64,15 +54,29 @@ impl Node {
             Operation::OpenSession | Operation::CloseSession { .. } => {
                 respond(Outcome::Refused(Refusal::Unsupported("sessions".into())));
             }
-            Operation::Watch { .. } | Operation::Cancel { .. } => {
-                respond(Outcome::Refused(Refusal::Unsupported("watches".into())));
+            Operation::Watch { range, after } => {
+                if let Err(refusal) = self.watch(asker, range, *after) {
+                    respond(Outcome::Refused(refusal));
+                }
+            }
+            Operation::Cancel { request } => {
+                self.watches.cancel(client, *request);
+                respond(Outcome::Pong);
             }
         }
     }
 
-    fn write(&mut self, now: Time, options: &WriteOptions, write: &Write<'_>) -> Result<Index, Refusal> {
+    fn write(
+        &mut self,
+        now: Time,
+        options: &WriteOptions,
+        write: &Write<'_>,
+    ) -> Result<(Index, Wish), Refusal> {
         write.check().map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        check_options(options)?;
+        if options.session.is_some() {
+            return Err(Refusal::Unsupported("sessions".into()));
+        }
+        let wish = wish(options, write, self.formation.identity().quorums)?;
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         // A node that does not lead says that: whoever asks has to go elsewhere in any case.
         if replica.is_leader() {
@@ -82,6 +86,7 @@ impl Node {
             if !self.memory.admits(&self.store, write) {
                 return Err(Obstacle::MemoryFull.into());
             }
+            self.acknowledgements.has_room(wish)?;
         }
         let payload = Payload::Write { session: None, write: write.clone() };
         let index = replica.propose(now, &payload).map_err(|error| match error {
@@ -91,7 +96,7 @@ impl Node {
             ProposeError::HandingOver | ProposeError::JustElected => Refusal::NotReady(error.to_string()),
         })?;
         self.memory.appended(index, write);
-        Ok(index)
+        Ok((index, wish))
     }
 
     /// Makes a replica a voting member that has taken the place of an earlier incarnation (R27).
@@ -183,9 +188,9 @@ impl Node {
             repairing: replica.is_some_and(|replica| replica.held().is_some()),
             sessions: 0,
             session_results: 0,
-            watches: 0,
-            history_first: 0,
-            history_bytes: 0,
+            watches: self.watches.count() as u64,
+            history_first: self.store.history().oldest(),
+            history_bytes: self.store.history().bytes(),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });
@@ -258,19 +263,6 @@ struct Measured {
     batches: BatchesSerialised,
     /// In the order of the followers.
     lags: Vec<LagSerialised>,
-}
-
-/// Acknowledgement at another count than n, progress and sessions are in the protocol, but not done yet.
-fn check_options(options: &WriteOptions) -> Result<(), Refusal> {
-    let unsupported = |what: &str| Err(Refusal::Unsupported(what.to_owned()));
-    match options {
-        WriteOptions { acks: Acks::Copies(_) | Acks::All, .. } => {
-            unsupported("acknowledgement at another count than the cluster's quorum")
-        }
-        WriteOptions { progress: true, .. } => unsupported("progressive receipts"),
-        WriteOptions { session: Some(_), .. } => unsupported("sessions"),
-        _ => Ok(()),
-    }
 }
 
 /// Items up to a count and a size, at least one.

@@ -12,6 +12,8 @@
 //! was aside first. So the snapshot is the state at one index, costs nothing to begin, and holds in memory
 //! only what changed meanwhile.
 //!
+//! What entries did to keys is also kept for a while, for those who watch ([`History`]).
+//!
 //! # Invariants
 //!
 //! - Table and tree have the same keys.
@@ -23,6 +25,7 @@
 //!
 //! No client sessions yet: an entry that names one is refused before it is appended.
 
+mod history;
 mod memory;
 mod snapshot;
 
@@ -37,6 +40,7 @@ use smallvec::SmallVec;
 use memory::{key_bytes, value_bytes};
 use snapshot::Snapshot;
 
+pub use history::{Cursor, History};
 pub use memory::Growth;
 
 /// Bytes of a key that lies where it is compared, behind no pointer.
@@ -58,6 +62,7 @@ pub struct Store {
     /// Keys that the table had room for when it had the most; it never shrinks.
     room: usize,
     snapshot: Option<Snapshot>,
+    history: History,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +91,7 @@ impl Store {
                 return WriteResult::ConditionFailed { mutation: at, revision };
             }
         }
+        self.history.make_room(index, write);
         let existed = write.mutations().iter().map(|mutation| u32::from(self.mutate(index, mutation))).sum();
         WriteResult::Applied { existed }
     }
@@ -93,6 +99,18 @@ impl Store {
     /// Goes on behind a checkpoint at `index`, whose keys were put in.
     pub fn restored(&mut self, index: Index) {
         self.applied = index;
+        self.history.begin_behind(index);
+    }
+
+    /// Keeps the changes that come from now on, in so many bytes of memory; 0 for none. They do not count in
+    /// [`memory_bytes`](Self::memory_bytes), which bounds what replicas take: each has its own history.
+    pub fn keep_history(&mut self, bytes_max: usize) {
+        self.history = History::new(self.applied, bytes_max);
+    }
+
+    /// The changes that are kept.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Puts a key of a checkpoint in.
@@ -142,9 +160,17 @@ impl Store {
     fn mutate(&mut self, index: Index, mutation: &Mutation<'_>) -> bool {
         match mutation {
             Mutation::Set { key, value } | Mutation::CompareAndSet { key, value, .. } => {
-                self.put(key, index, value)
+                let existed = self.put(key, index, value);
+                self.history.record(index, key, Some(value));
+                existed
             }
-            Mutation::Delete { key } => self.remove(key),
+            Mutation::Delete { key } => {
+                let existed = self.remove(key);
+                if existed {
+                    self.history.record(index, key, None);
+                }
+                existed
+            }
         }
     }
 
