@@ -1,6 +1,8 @@
 //! The command line of a replica: flags, environment, configuration file; messages and exit codes.
 
 mod offline;
+#[doc(hidden)]
+pub mod reference;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -275,3 +275,23 @@ fn help_and_version_go_to_standard_output_and_are_no_errors() {
         assert!(output.stderr.is_empty());
     }
 }
+
+#[test]
+fn it_tells_shells_and_man_about_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let printed = |arguments: &str| {
+        let output = run(arguments, directory.path());
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = printed(&format!("completions {shell}"));
+        assert!(["restore", "election-timeout-ms"].iter().all(|word| text.contains(word)), "{shell}: {text}");
+    }
+    let page = printed("man");
+    assert!(page.contains(".TH quorate-server 1") && page.contains("QUORATE_QUORUM"), "{page}");
+    let page = printed("man dump");
+    assert!(page.contains(".TH quorate-server-dump 1") && page.contains("\\-\\-batches"), "{page}");
+    assert_refused(&run("man dunp", directory.path()), 2, &["no command \"dunp\"", "--help"]);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use quorate_protocol::Index;
 
-use super::{EXIT_FAILURE, EXIT_WRONG_SETTING, Plan, Settings, fail, read_config};
+use super::reference::Reference;
+use super::{Command, EXIT_FAILURE, EXIT_WRONG_SETTING, Plan, Settings, fail, read_config};
 use crate::directory::{self, DirectoryError, SharedLock};
 use crate::disk::Disk;
 use crate::offline::{
@@ -83,6 +84,8 @@ Three nodes from one backup:
 Exit codes: 0 done, 1 failed, or the backup is damaged, 2 wrong use."
     )]
     Restore(Box<Restore>),
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 #[derive(Args, Debug)]
@@ -147,6 +150,7 @@ pub(super) fn run(tool: Tool, disk: &Arc<dyn Disk>) -> ExitCode {
         Tool::Dump(dump) => run_dump(&dump, &**disk),
         Tool::Backup(backup) => run_backup(&backup, &**disk),
         Tool::Restore(restore) => run_restore(*restore, disk),
+        Tool::Reference(reference) => run_reference(&reference),
     };
     match done {
         Ok(code) => code,
@@ -156,9 +160,16 @@ pub(super) fn run(tool: Tool, disk: &Arc<dyn Disk>) -> ExitCode {
     }
 }
 
-fn print(text: &str) -> Result<(), OfflineError> {
+fn run_reference(reference: &Reference) -> Result<ExitCode, OfflineError> {
+    match reference.render::<Command>() {
+        Ok(text) => print(text).map(|()| ExitCode::SUCCESS),
+        Err(error) => Ok(fail(&error, EXIT_WRONG_SETTING)),
+    }
+}
+
+fn print(text: impl AsRef<[u8]>) -> Result<(), OfflineError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(text.as_ref())?;
     Ok(out.flush()?)
 }
 
