@@ -23,6 +23,7 @@ mod reads;
 mod recovery;
 mod requests;
 mod retention;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod transfer_worker;
@@ -32,7 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::entry;
 use quorate_protocol::handshake::{HelloRefusal, Limits, NodeAddress, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
@@ -40,12 +41,12 @@ use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Receipt, Refu
 use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term, VERSION, limits};
 use thiserror::Error;
 
-use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
+use crate::checkpoint::{self, Block, CheckpointError, CheckpointEvent, CheckpointHeader};
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
 use crate::replica::{self, Input, LogRead, Membership, Output, Recovered, Replica, Time};
-use crate::store::Store;
+use crate::store::{Applied, Done, Store};
 
 use batches::Batches;
 use checkpoints::Checkpoints;
@@ -55,6 +56,7 @@ use lag::Lag;
 use memory::MemoryLimit;
 use notes::Notes;
 use reads::WaitingRead;
+use sessions::Expiry;
 
 pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
@@ -95,6 +97,9 @@ pub struct NodeSettings {
     /// Whether a leader admits a replica with a replaced data directory as soon as it has caught up, not only when it
     /// is told to (R27).
     pub admits_replaced: bool,
+    /// A client's session that was not used for so long ends (R25); longer when the leader changes. At least 16
+    /// heartbeats.
+    pub session_timeout: Duration,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
     /// A log that has not answered for so long is stalled: no entries are taken.
@@ -121,6 +126,7 @@ impl NodeSettings {
             transfer_bytes_per_second: 64 << 20,
             memory_bytes_max: u64::MAX,
             admits_replaced: false,
+            session_timeout: Duration::from_secs(600),
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
             disk_timeout: Duration::from_secs(30),
@@ -244,6 +250,7 @@ pub struct Node {
     waiting: VecDeque<Waiting>,
     reads: Vec<WaitingRead>,
     handing_over: Vec<HandingOver>,
+    expiry: Expiry,
     /// The term that it led in at the end of the last turn; none if it did not.
     led: Option<Term>,
     notes: Notes,
@@ -291,6 +298,7 @@ impl Node {
             waiting: VecDeque::new(),
             reads: Vec::new(),
             handing_over: Vec::new(),
+            expiry: Expiry::default(),
             led: None,
             notes: Notes::default(),
             sent: MessageCounts::default(),
@@ -577,6 +585,7 @@ impl Node {
             self.answer_overdue(now, outside);
             self.drop_log(outside);
             self.admit_who_has_caught_up(now);
+            self.end_unused_sessions(now);
             self.sweep_transfers(now, outside);
         }
     }
@@ -699,14 +708,8 @@ impl Node {
                 NodeError::Rule(format!("a committed entry is damaged: {error}"))
             };
             let entry = entry.map_err(|error| damaged(&error))?;
-            match entry.payload().map_err(|error| damaged(&error))? {
-                Payload::Noop | Payload::OpenSession | Payload::EndSessions(_) => {}
-                Payload::Admit(member) => self.admitted(&entry, member, outside),
-                Payload::Write { write, .. } => {
-                    let result = self.store.apply(entry.index, &write);
-                    self.answer(&entry, result, outside);
-                }
-            }
+            let applied = self.store.apply_entry(&entry).map_err(|error| damaged(&error))?;
+            self.answer(&entry, applied, outside);
             self.memory.applied(entry.index);
             outside.applied(&entry);
             if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
@@ -716,26 +719,40 @@ impl Node {
         Ok(())
     }
 
-    /// A replica has become a voting member.
-    fn admitted(&mut self, entry: &entry::Entry<'_>, member: Member, outside: &mut impl Outside) {
-        let Member { node, incarnation } = member;
-        tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
-        self.answer(entry, WriteResult::Applied { existed: 0 }, outside);
-    }
-
     /// Answers the client that waits for an entry, if there is one.
-    fn answer(&mut self, entry: &entry::Entry<'_>, result: WriteResult, outside: &mut impl Outside) {
+    fn answer(&mut self, entry: &entry::Entry<'_>, applied: Applied, outside: &mut impl Outside) {
+        if let Applied::Admitted(Member { node, incarnation }) = applied {
+            tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
+        }
         let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index == entry.index) else { return };
-        let outcome = Outcome::Written { receipt: self.receipt(entry), result };
+        let outcome = match applied {
+            Applied::Written(result) => self.written(entry.term, entry.index, result),
+            Applied::Nothing | Applied::Admitted(_) => {
+                self.written(entry.term, entry.index, WriteResult::Applied { existed: 0 })
+            }
+            Applied::Repeated(done) => self.done_before(&done),
+            Applied::Refused(error) => Outcome::Refused(error.into()),
+        };
         outside.respond(waiting.client, &Response { id: waiting.request, outcome });
     }
 
-    fn receipt(&self, entry: &entry::Entry<'_>) -> Receipt {
+    /// The answer to a write that its session has done before: that of the first time.
+    fn done_before(&self, done: &Done) -> Outcome<'static> {
+        let terms = self.replica.as_ref().map(Replica::terms);
+        let term = terms.and_then(|terms| terms.term(done.index)).expect("what was done is in the log");
+        self.written(term, done.index, done.result)
+    }
+
+    fn written(&self, term: Term, index: Index, result: WriteResult) -> Outcome<'static> {
+        Outcome::Written { receipt: self.receipt(term, index), result }
+    }
+
+    fn receipt(&self, term: Term, index: Index) -> Receipt {
         let replica = self.replica.as_ref().expect("only a replica applies entries");
-        let (identity, holders) = (self.formation.identity(), replica.holders(entry.index));
+        let (identity, holders) = (self.formation.identity(), replica.holders(index));
         Receipt {
-            term: entry.term, // This node may lead no more: with the index it is the session's token (R23).
-            index: entry.index,
+            term, // This node may lead no more: with the index it is the session's token (R23).
+            index,
             holders,
             durability: identity.durability,
             survives_failover: true, // Committed: every election quorum meets n (R1).
@@ -790,8 +807,8 @@ impl Node {
         match event {
             CheckpointEvent::WantsBlock => {
                 if self.checkpoints.is_taking() {
-                    let (records, is_last) = self.snapshot_block();
-                    outside.checkpoint_block(records, is_last);
+                    let (block, is_last) = self.snapshot_block();
+                    outside.checkpoint_block(block, is_last);
                 }
             }
             CheckpointEvent::Written(info) => {
@@ -820,15 +837,11 @@ impl Node {
         }
     }
 
-    fn snapshot_block(&mut self) -> (Vec<u8>, bool) {
-        let mut records = Vec::with_capacity(checkpoint::BLOCK_BYTES + limits::KEY_BYTES_MAX);
-        let more = self.store.read_snapshot(|key, revision, value| {
-            checkpoint::encode_record(key, revision, value, &mut records);
-            records.len() < checkpoint::BLOCK_BYTES
-        });
-        if !more {
+    fn snapshot_block(&mut self) -> (Block, bool) {
+        let (block, is_last) = checkpoint::next_block(&mut self.store);
+        if is_last {
             self.store.end_snapshot();
         }
-        (records, !more)
+        (block, is_last)
     }
 }

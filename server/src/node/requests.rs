@@ -1,7 +1,7 @@
 //! Answering clients.
 
-use quorate_protocol::entry::Payload;
-use quorate_protocol::request::{self, Acks, Operation, Request, Write, WriteOptions};
+use quorate_protocol::entry::{EndedSession, Payload};
+use quorate_protocol::request::{self, Acks, Operation, Request, SessionSequence, Write, WriteOptions};
 use quorate_protocol::response::{
     DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Refusal, Response, Role, Status,
 };
@@ -28,13 +28,13 @@ impl Node {
             return respond(Outcome::Refused(Refusal::Stopping));
         }
         match &request.operation {
-            Operation::Write { options, write } => match self.write(now, options, write) {
-                Ok(index) => {
-                    let deadline = deadline(now, request.deadline_ms);
-                    self.waiting.push_back(Waiting { index, client, request: id, deadline });
+            Operation::Write { options, write } => {
+                if let Some(known) = self.known_in_session(options.session.as_ref(), write) {
+                    return respond(known);
                 }
-                Err(refusal) => respond(Outcome::Refused(refusal)),
-            },
+                let appended = self.write(now, options, write);
+                self.wait_for(now, client, request, appended, outside);
+            }
             Operation::Get { key, .. } => match request::check_key(key) {
                 Ok(()) => {
                     let deadline = deadline(now, request.deadline_ms);
@@ -46,13 +46,19 @@ impl Node {
                 let deadline = deadline(now, request.deadline_ms);
                 self.read(now, client, id, deadline, &request.operation, outside);
             }
-            Operation::Admit { node } => match self.admit(now, *node) {
-                Ok(index) => {
-                    let deadline = deadline(now, request.deadline_ms);
-                    self.waiting.push_back(Waiting { index, client, request: id, deadline });
-                }
-                Err(refusal) => respond(Outcome::Refused(refusal)),
-            },
+            Operation::Admit { node } => {
+                let appended = self.admit(now, *node);
+                self.wait_for(now, client, request, appended, outside);
+            }
+            Operation::OpenSession => {
+                let appended = self.propose_session(now, &Payload::OpenSession);
+                self.wait_for(now, client, request, appended, outside);
+            }
+            Operation::CloseSession { session } => {
+                let ended = EndedSession { session: *session, last_used: Index::MAX };
+                let appended = self.propose_session(now, &Payload::EndSessions(vec![ended]));
+                self.wait_for(now, client, request, appended, outside);
+            }
             Operation::HandOver { to } => match self.begin_hand_over(now, *to) {
                 Ok(()) => self.handing_over.push(HandingOver { client, request: id }),
                 Err(refusal) => respond(Outcome::Refused(refusal)),
@@ -61,11 +67,29 @@ impl Node {
                 self.status(now, *histograms, |status| respond(Outcome::Status(Box::new(status))))
             }
             Operation::Ping => respond(Outcome::Pong),
-            Operation::OpenSession | Operation::CloseSession { .. } => {
-                respond(Outcome::Refused(Refusal::Unsupported("sessions".into())));
-            }
             Operation::Watch { .. } | Operation::Cancel { .. } => {
                 respond(Outcome::Refused(Refusal::Unsupported("watches".into())));
+            }
+        }
+    }
+
+    /// Answers a request when its entry is applied; at once if there is none.
+    fn wait_for(
+        &mut self,
+        now: Time,
+        client: ClientId,
+        request: &Request<'_>,
+        appended: Result<Index, Refusal>,
+        outside: &mut impl Outside,
+    ) {
+        let Request { id, deadline_ms, .. } = *request;
+        match appended {
+            Ok(index) => {
+                let deadline = deadline(now, deadline_ms);
+                self.waiting.push_back(Waiting { index, client, request: id, deadline });
+            }
+            Err(refusal) => {
+                outside.respond(client, &Response { id, outcome: Outcome::Refused(refusal) });
             }
         }
     }
@@ -79,19 +103,23 @@ impl Node {
             if let Some(obstacle) = self.disk_watch.obstacle() {
                 return Err(obstacle.into());
             }
-            if !self.memory.admits(&self.store, write) {
+            if !self.memory.admits(&self.store, write, options.session.is_some()) {
                 return Err(Obstacle::MemoryFull.into());
             }
         }
-        let payload = Payload::Write { session: None, write: write.clone() };
-        let index = replica.propose(now, &payload).map_err(|error| match error {
+        let payload = Payload::Write { session: options.session, write: write.clone() };
+        let index = replica.propose(now, &payload).map_err(|error| self.not_proposed(error))?;
+        self.memory.appended(index, write, options.session.is_some());
+        Ok(index)
+    }
+
+    pub(super) fn not_proposed(&self, error: ProposeError) -> Refusal {
+        match error {
             ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
             ProposeError::HandingOver | ProposeError::JustElected => Refusal::NotReady(error.to_string()),
-        })?;
-        self.memory.appended(index, write);
-        Ok(index)
+        }
     }
 
     /// Makes a replica a voting member that has taken the place of an earlier incarnation (R27).
@@ -181,8 +209,8 @@ impl Node {
             obstacle: self.obstacle(),
             voting: replica.is_some_and(Replica::is_voting),
             repairing: replica.is_some_and(|replica| replica.held().is_some()),
-            sessions: 0,
-            session_results: 0,
+            sessions: self.store.sessions(),
+            session_results: self.store.session_results(),
             watches: 0,
             history_first: 0,
             history_bytes: 0,
@@ -260,7 +288,7 @@ struct Measured {
     lags: Vec<LagSerialised>,
 }
 
-/// Acknowledgement at another count than n, progress and sessions are in the protocol, but not done yet.
+/// Acknowledgement at another count than n, and progress, are in the protocol, but not done yet.
 fn check_options(options: &WriteOptions) -> Result<(), Refusal> {
     let unsupported = |what: &str| Err(Refusal::Unsupported(what.to_owned()));
     match options {
@@ -268,7 +296,11 @@ fn check_options(options: &WriteOptions) -> Result<(), Refusal> {
             unsupported("acknowledgement at another count than the cluster's quorum")
         }
         WriteOptions { progress: true, .. } => unsupported("progressive receipts"),
-        WriteOptions { session: Some(_), .. } => unsupported("sessions"),
+        WriteOptions { session: Some(SessionSequence { sequence, lowest_open, .. }), .. }
+            if sequence < lowest_open =>
+        {
+            Err(Refusal::BadRequest("a write's number is below the lowest one that is open".into()))
+        }
         _ => Ok(()),
     }
 }

@@ -90,12 +90,11 @@ fn requests_that_make_no_sense_or_are_not_supported_are_refused() {
     let mut world = World::formed(1, 1);
     let with =
         |options| Operation::Write { options, write: Write::One(Mutation::Set { key: b"a", value: b"1" }) };
-    let session = SessionSequence { session: 1, sequence: 1, lowest_open: 1 };
+    let session = SessionSequence { session: 1, sequence: 1, lowest_open: 2 };
     let unsupported = [
         WriteOptions { acks: Acks::All, ..WriteOptions::default() },
         WriteOptions { acks: Acks::Copies(1), ..WriteOptions::default() },
         WriteOptions { progress: true, ..WriteOptions::default() },
-        WriteOptions { session: Some(session), ..WriteOptions::default() },
     ];
     for options in unsupported {
         assert!(matches!(world.ask(1, with(options)).refusal(), Refusal::Unsupported(_)), "{options:?}");
@@ -106,6 +105,8 @@ fn requests_that_make_no_sense_or_are_not_supported_are_refused() {
             assert!(matches!(world.ask(1, operation).refusal(), Refusal::BadRequest(_)));
         }
     }
+    let below = WriteOptions { session: Some(session), ..WriteOptions::default() };
+    assert!(matches!(world.ask(1, with(below)).refusal(), Refusal::BadRequest(_)));
     let empty = Operation::Write { options: WriteOptions::default(), write: Write::Batch(Vec::new()) };
     assert!(matches!(world.ask(1, empty).refusal(), Refusal::BadRequest(_)));
     assert_eq!(world.status(1).status().last, 1, "nothing was appended");
