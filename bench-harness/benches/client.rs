@@ -21,11 +21,11 @@ async fn ping(client: &Client, _: u64) {
 }
 
 async fn set(client: &Client, number: u64) {
-    client.set(load::key(&KeyPrefix::DEFAULT, number % KEYS), VALUE).await.unwrap();
+    client.set(&load::key(&KeyPrefix::DEFAULT, number % KEYS), VALUE).await.unwrap();
 }
 
 async fn get(client: &Client, number: u64) {
-    client.get(load::key(&KeyPrefix::DEFAULT, number % KEYS)).await.unwrap();
+    client.get(&load::key(&KeyPrefix::DEFAULT, number % KEYS)).await.unwrap();
 }
 
 /// Pings, writes and reads by (clients × in flight). A ping is the path alone.

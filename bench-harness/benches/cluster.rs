@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 64;
 
 async fn set(client: &Client, number: u64) {
-    client.set(load::key(&KeyPrefix::DEFAULT, number % KEYS), VALUE).await.unwrap();
+    client.set(&load::key(&KeyPrefix::DEFAULT, number % KEYS), VALUE).await.unwrap();
 }
 
 /// A write at each quorum: alone, which is the latency, and among 64, which is the throughput.

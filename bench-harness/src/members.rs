@@ -88,7 +88,7 @@ impl Members {
     }
 
     fn connect<S: Into<String>>(&self, servers: impl IntoIterator<Item = S>) -> anyhow::Result<Client> {
-        let builder = Client::builder().servers(servers).cluster(&self.cluster);
+        let builder = Client::builder().servers(servers).discover(false).cluster(&self.cluster);
         builder.connect().context("a client cannot be set up")
     }
 
@@ -162,7 +162,7 @@ impl Members {
         let (leader, _) = self.wait_leader(patience, check).await?;
         // A linearizable read has seen all that was ever acknowledged, whoever leads now.
         let read = self.client_of_all()?.with_deadline(patience).get(ANY_KEY).await;
-        let commit = read.context("the leader cannot be read")?.token.index;
+        let commit = read.context("the leader cannot be read")?.token.index();
         for node in self.ids() {
             wait_applied(&self.client(node)?, commit, patience, check)
                 .await
@@ -194,8 +194,11 @@ impl Found {
         let mut nodes = BTreeMap::new();
         let mut leading = None;
         for address in addresses {
-            let client =
-                Client::builder().servers([address]).connect().context("a client cannot be set up")?;
+            let client = Client::builder()
+                .servers([address])
+                .discover(false)
+                .connect()
+                .context("a client cannot be set up")?;
             let status =
                 client.with_deadline(ANSWER_TIME_MAX).status(false).await.with_context(|| {
                     format!("{address} does not say how it is: start it, or leave it out")

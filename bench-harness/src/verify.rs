@@ -80,9 +80,9 @@ async fn check_node(
     check: &mut Check<'_>,
 ) -> anyhow::Result<Sum> {
     let client: Client = members.client(node)?.with_deadline(PAGE_TIME_MAX);
-    let mut pages = client.scan_pages(range, limits::SCAN_ITEMS_MAX);
+    let mut scan = client.scan(range).items_per_page(limits::SCAN_ITEMS_MAX);
     let mut copy = Replica::new(node);
-    while let Some(page) = pages.next().await {
+    while let Some(page) = scan.next_page().await {
         let page = page.with_context(|| format!("node {node} cannot be read for verification"))?;
         page.items.iter().for_each(|item| check.item(&mut copy, item));
     }

@@ -196,7 +196,8 @@ fn a_cluster_that_ran_before_is_measured_verified_and_left_as_it_was() {
     assert_eq!(run.followers.len(), 2);
     assert!(run.followers.iter().all(|follower| follower.lag_us.is_some()), "{:?}", run.followers);
     cluster.check_running().unwrap();
-    let left: BTreeMap<_, _> = smol::block_on(client.scan(quorate_client::prefix(b""), 100))
+    let left: BTreeMap<_, _> = smol::block_on(client.scan(quorate_client::prefix(b"")).next_page())
+        .unwrap()
         .unwrap()
         .items
         .into_iter()

@@ -6,19 +6,34 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use quorate_protocol::request::{Consistency, WriteOptions};
+use smol::Executor;
 
 use crate::client::{Client, Handle};
+use crate::route::ReadFrom;
 use crate::shared::Shared;
-use crate::{Error, driver};
+use crate::{Consistency, Error, SessionToken};
 
-/// What the driver is set up with.
+/// What a client's connections are set up with.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) servers: Vec<String>,
+    pub(crate) discovers: bool,
     pub(crate) cluster: String,
     pub(crate) in_flight_max: usize,
+    pub(crate) when_full: WhenFull,
     pub(crate) connect_timeout: Duration,
+    pub(crate) exactly_once: bool,
+    pub(crate) read_from: ReadFrom,
+}
+
+/// What a call does that finds as many in flight as allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WhenFull {
+    /// It waits for a place, within its deadline.
+    #[default]
+    Wait,
+    /// It ends at once with [`Error::InFlight`].
+    Refuse,
 }
 
 /// Sets up a [`Client`].
@@ -42,24 +57,42 @@ pub(crate) struct Settings {
 pub struct Builder {
     settings: Settings,
     deadline: Duration,
+    consistency: Consistency,
+    seen: SessionToken,
 }
 
 impl Default for Builder {
     fn default() -> Self {
         let settings = Settings {
             servers: Vec::new(),
+            discovers: true,
             cluster: String::new(),
             in_flight_max: 4096,
+            when_full: WhenFull::default(),
             connect_timeout: Duration::from_secs(1),
+            exactly_once: true,
+            read_from: ReadFrom::default(),
         };
-        Self { settings, deadline: Duration::from_secs(2) }
+        Self {
+            settings,
+            deadline: Duration::from_secs(2),
+            consistency: Consistency::default(),
+            seen: SessionToken::default(),
+        }
     }
 }
 
 impl Builder {
-    /// Adds servers, `HOST:PORT` each, which are tried in this order.
+    /// Adds servers, `HOST:PORT` each: any replicas of the cluster.
     pub fn servers(mut self, servers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.settings.servers.extend(servers.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether session and local reads, watches and [`status`](Client::status) may go to replicas that are not named
+    /// here; yes, unless set. The leader is found in any case.
+    pub fn discover(mut self, discover: bool) -> Self {
+        self.settings.discovers = discover;
         self
     }
 
@@ -75,14 +108,46 @@ impl Builder {
         self
     }
 
-    /// Calls that may be open at once, at least 1; 4096 unless set, and never more than the server allows.
-    /// Further calls wait for a place within their deadline.
+    /// How fresh reads are; linearizable unless set.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Which replica answers session and local reads; the nearest unless set.
+    pub fn read_from(mut self, read_from: ReadFrom) -> Self {
+        self.settings.read_from = read_from;
+        self
+    }
+
+    /// What another client has seen, as it [exported](Client::session_token) it: session reads see no less.
+    pub fn session_token(mut self, token: SessionToken) -> Self {
+        self.seen = token;
+        self
+    }
+
+    /// Whether a write that may have happened is sent again, and happens once all the same; yes, unless set. It
+    /// costs a session in the cluster: one more round trip before the first write. Without, such a write ends as
+    /// [`Error::OutcomeUnknown`].
+    pub fn exactly_once(mut self, exactly_once: bool) -> Self {
+        self.settings.exactly_once = exactly_once;
+        self
+    }
+
+    /// Calls that may be open at once on one connection, at least 1; 4096 unless set, and never more than the server
+    /// allows.
     pub fn in_flight_max(mut self, calls: usize) -> Self {
         self.settings.in_flight_max = calls.max(1);
         self
     }
 
-    /// How long one server may take to accept a connection before the next is tried; 1 s unless set.
+    /// What a call does that finds no place; it waits unless set.
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.settings.when_full = when_full;
+        self
+    }
+
+    /// How long one server may take to accept a connection; 1 s unless set.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
@@ -95,13 +160,14 @@ impl Builder {
         if self.settings.servers.is_empty() {
             return Err(Error::NoServers);
         }
-        let shared = Arc::new(Shared::new(self.settings));
-        let driver = Driver { drive: Box::pin(driver::drive(shared.clone())), shared: shared.clone() };
+        let executor = Arc::new(Executor::new());
+        let shared = Arc::new(Shared::new(self.settings, Arc::downgrade(&executor)));
+        shared.saw(self.seen.0);
+        let driver = Driver { drive: Box::pin(drive(shared.clone(), executor)), shared: shared.clone() };
         let client = Client {
             handle: Arc::new(Handle { shared }),
             deadline: self.deadline,
-            consistency: Consistency::Linearizable,
-            options: WriteOptions::default(),
+            consistency: self.consistency,
         };
         Ok((client, driver))
     }
@@ -114,7 +180,13 @@ impl Builder {
     }
 }
 
-/// Does the work of a [`Client`]'s connection: connects, sends, receives, follows the leader.
+/// Runs the links until the client is closed and no call is open.
+async fn drive(shared: Arc<Shared>, executor: Arc<Executor<'static>>) {
+    executor.run(shared.down_to(0)).await;
+    shared.finish();
+}
+
+/// Does the work of a [`Client`]'s connections: connects, sends, receives.
 ///
 /// Ends when the client was closed or every handle dropped, and nothing is in flight. If it is dropped
 /// before, open calls end with an error.
@@ -134,6 +206,6 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.driver_ended();
+        self.shared.abandon();
     }
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::request::{
-    Consistency, Expected, Mutation, Operation, Range, RangeEnd, Request, Write, WriteOptions, check_key,
-};
-use quorate_protocol::response::Refusal;
-use quorate_protocol::{NodeId, Term, limits};
+use quorate_protocol::request::{Expected, Mutation, Operation, Range};
+use quorate_protocol::{NodeId, Term};
 
-use crate::backoff::Backoff;
-use crate::error::passes;
+use crate::call::{Call, To, Tries};
+use crate::data::Data;
+use crate::operations::{GetCall, WriteCall};
 use crate::reply::Reply;
-use crate::shared::{Deadline, Shared};
-use crate::slots::Answer;
-use crate::{Appended, Builder, Error, Lookup, NodeStatus, Page, Unknown, Why, Written};
+use crate::retry::Repeat;
+use crate::scan::Scan;
+use crate::shared::Shared;
+use crate::watch::Watch;
+use crate::{Builder, Consistency, Error, NodeStatus, SessionToken, Written};
 
-/// A handle to a cluster, cheap to clone; all clones share one pipelined connection.
+/// A handle to a cluster, cheap to clone; all clones share one pipelined connection to each replica, and one session.
 ///
 /// Calls can be made from any number of tasks and threads at once: what is queued goes out together. Each
 /// call ends within its deadline with a result or an [`Error`] whose [`kind`](Error::kind) says what may
@@ -26,7 +26,6 @@ pub struct Client {
     pub(crate) handle: Arc<Handle>,
     pub(crate) deadline: Duration,
     pub(crate) consistency: Consistency,
-    pub(crate) options: WriteOptions,
 }
 
 /// Tells the driver when the last clone is gone.
@@ -63,59 +62,60 @@ impl Client {
         Self { consistency, ..self.clone() }
     }
 
+    /// What this client has seen: a client that is [given](Builder::session_token) it, in another process too, reads no
+    /// less with [`Consistency::Session`].
+    pub fn session_token(&self) -> SessionToken {
+        SessionToken(self.handle.shared.seen())
+    }
+
+    /// This client's session reads see from now on what the token has seen, too.
+    pub fn see(&self, token: SessionToken) {
+        self.handle.shared.saw(token.0);
+    }
+
     /// The value of a key.
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Lookup, Error> {
-        let key = key.as_ref();
-        check_key(key)?;
-        match self.call(Operation::Get { consistency: self.consistency, key }).await? {
-            Reply::Lookup(lookup) => Ok(lookup),
-            _ => Err(Error::BadAnswer),
-        }
+    pub fn get<'a>(&'a self, key: impl Into<Data<'a>>) -> GetCall<'a> {
+        GetCall::new(self, key.into())
     }
 
     /// Gives a key a value.
-    pub async fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Written, Error> {
-        self.write(Write::One(Mutation::Set { key: key.as_ref(), value: value.as_ref() })).await
+    pub fn set<'a>(&'a self, key: impl Into<Data<'a>>, value: impl Into<Data<'a>>) -> WriteCall<'a> {
+        WriteCall::set(self, key.into(), value.into())
     }
 
     /// Removes a key; no error if it is absent.
-    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Written, Error> {
-        self.write(Write::One(Mutation::Delete { key: key.as_ref() })).await
+    pub fn delete<'a>(&'a self, key: impl Into<Data<'a>>) -> WriteCall<'a> {
+        WriteCall::delete(self, key.into())
     }
 
-    /// Gives a key a value if it is as expected; [`Written::result`] says whether it was.
-    pub async fn compare_and_set(
-        &self,
-        key: impl AsRef<[u8]>,
+    /// Gives a key a value if it is as expected; [`Written::applied`] says whether it was.
+    pub fn compare_and_set<'a>(
+        &'a self,
+        key: impl Into<Data<'a>>,
         expected: Expected,
-        value: impl AsRef<[u8]>,
-    ) -> Result<Written, Error> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        self.write(Write::One(Mutation::CompareAndSet { key, expected, value })).await
+        value: impl Into<Data<'a>>,
+    ) -> WriteCall<'a> {
+        WriteCall::compare_and_set(self, key.into(), expected, value.into())
     }
 
     /// Does all mutations together, in order, or none if a condition does not hold.
-    pub async fn batch(&self, mutations: Vec<Mutation<'_>>) -> Result<Written, Error> {
-        self.write(Write::Batch(mutations)).await
+    pub fn batch<'a>(&'a self, mutations: Vec<Mutation<'a>>) -> WriteCall<'a> {
+        WriteCall::batch(self, mutations)
     }
 
-    /// One page of a range, of at most `items_max` items (and at most [`limits::SCAN_ITEMS_MAX`]).
-    pub async fn scan(&self, range: Range<'_>, items_max: usize) -> Result<Page, Error> {
-        let items_max = items_max.clamp(1, limits::SCAN_ITEMS_MAX) as u32;
-        match self.call(Operation::Scan { consistency: self.consistency, range, items_max }).await? {
-            Reply::Page(page) => Ok(page),
-            _ => Err(Error::BadAnswer),
-        }
+    /// The keys of a range with their values, in order.
+    pub fn scan<'a>(&'a self, range: Range<'a>) -> Scan<'a> {
+        Scan::new(self, range)
     }
 
-    /// All pages of a range, one after the other, of at most `items_max` items each. Each page is as fresh
-    /// as its own read: together they are no snapshot.
-    pub fn scan_pages<'a>(&'a self, range: Range<'a>, items_max: usize) -> Pages<'a> {
-        Pages { client: self, next: Some(range.start.to_vec()), end: range.end, items_max }
+    /// The changes of a range, as they are committed.
+    pub fn watch(&self, range: Range<'_>) -> Watch {
+        Watch::new(self, range)
     }
 
-    /// How the node is that the client is connected to; with `histograms`, how its disk was and
-    /// a leader's followers lagged too.
+    /// How the leader is, or whichever node is asked while none is known; with `histograms`, how its disk was and
+    /// a leader's followers lagged too. To ask one node, make a client of it alone, without
+    /// [discovery](Builder::discover).
     pub async fn status(&self, histograms: bool) -> Result<NodeStatus, Error> {
         match self.call(Operation::Status { histograms }).await? {
             Reply::Status(status) => Ok(status),
@@ -125,7 +125,8 @@ impl Client {
 
     /// Has the leader make a replica a voting member again whose data directory was replaced, once it has caught up.
     pub async fn admit(&self, node: NodeId) -> Result<Written, Error> {
-        match self.call(Operation::Admit { node }).await? {
+        let _entered = self.handle.shared.enter()?;
+        match self.begin(Repeat::Never).run_once(Operation::Admit { node }, Tries::UntilReady).await? {
             Reply::Written(written) => Ok(written),
             _ => Err(Error::BadAnswer),
         }
@@ -134,13 +135,14 @@ impl Client {
     /// Has the leader hand over to another replica, or to the one that has most of the log, and returns the term
     /// that began with it. Writes are refused meanwhile, so it is not tried again if nobody takes over.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Term, Error> {
-        match self.call(Operation::HandOver { to }).await? {
+        let _entered = self.handle.shared.enter()?;
+        match self.begin(Repeat::Never).run_once(Operation::HandOver { to }, Tries::One).await? {
             Reply::HandedOver(term) => Ok(term),
             _ => Err(Error::BadAnswer),
         }
     }
 
-    /// Shows that the connection is alive.
+    /// Shows that a connection is alive.
     pub async fn ping(&self) -> Result<(), Error> {
         match self.call(Operation::Ping).await? {
             Reply::Pong => Ok(()),
@@ -148,127 +150,30 @@ impl Client {
         }
     }
 
-    /// Refuses further calls of all clones, and waits until those in flight have ended, which their
-    /// deadlines bound.
+    /// Refuses further calls of all clones, waits until those in flight have ended, which their deadlines bound, and
+    /// ends the session, if that can be done within the deadline; otherwise it expires.
     pub async fn close(&self) {
-        self.handle.shared.close();
-        self.handle.shared.finished().await;
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Written, Error> {
-        write.check()?;
-        match self.call(Operation::Write { options: self.options, write }).await? {
-            Reply::Written(written) => Ok(written),
-            _ => Err(Error::BadAnswer),
-        }
-    }
-
-    /// Sends a request until it is answered, its deadline passes, or trying again could do harm.
-    async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {
-        let is_hand_over = matches!(operation, Operation::HandOver { .. });
-        let is_write = is_hand_over || matches!(operation, Operation::Write { .. } | Operation::Admit { .. });
-        let mut request = Request { id: 0, deadline_ms: 0, operation };
-        let mut deadline = Deadline::after(self.deadline);
-        let mut retry = Retry::default();
-        loop {
-            match self.handle.shared.exchange(&mut request, deadline).await? {
-                Answer::Proceed => {
-                    deadline.refresh();
-                }
-                Answer::Reply(Reply::Refused(refusal @ Refusal::NotReady(_))) if is_hand_over => {
-                    return Err(Error::Refused(refusal));
-                }
-                answer => match judge(answer, is_write) {
-                    Verdict::Done(result) => return result,
-                    Verdict::Again(error) => retry.pause(error, &mut deadline).await?,
-                },
+        let shared = &self.handle.shared;
+        if let Ok(_entered) = shared.enter()
+            && shared.close()
+        {
+            shared.down_to(1).await;
+            if let Some(session) = shared.leave_session() {
+                // Nothing depends on it.
+                let _ = self.begin(Repeat::Harmless).run(Operation::CloseSession { session }).await;
             }
         }
+        shared.down_to(0).await;
     }
-}
 
-/// What to do after an answer.
-enum Verdict {
-    Done(Result<Reply, Error>),
-    /// Nothing happened. The error is what the caller gets if there is no time left.
-    Again(Error),
-}
-
-fn judge(answer: Answer, is_write: bool) -> Verdict {
-    let done = |error| Verdict::Done(Err(error));
-    match answer {
-        Answer::Reply(Reply::Refused(refusal)) if passes(&refusal) => Verdict::Again(Error::Refused(refusal)),
-        Answer::Reply(Reply::Refused(refusal)) => done(Error::Refused(refusal)),
-        Answer::Reply(Reply::Unknown { index, copies }) => {
-            done(unknown(Why::Deadline, Some(Appended { index, copies })))
-        }
-        Answer::Reply(reply) => Verdict::Done(Ok(reply)),
-        Answer::Lost(how) if is_write => done(unknown(Why::ConnectionLost(how), None)),
-        Answer::Unsent(how) | Answer::Lost(how) => Verdict::Again(Error::Unreachable(how)),
-        Answer::LateSent if is_write => done(unknown(Why::Deadline, None)),
-        Answer::LateSent => done(Error::Deadline),
-        Answer::LateUnsent(reason) => done(Error::Unreachable(reason)),
-        Answer::HelloRefused { server, refusal } => done(Error::HelloRefused { server, refusal }),
-        Answer::Closed => done(Error::Closed),
-        Answer::Proceed => unreachable!("no answer yet"),
+    async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {
+        let shared = &self.handle.shared;
+        let _entered = shared.enter()?;
+        let to = if shared.settings.discovers { To::Leader } else { To::Any };
+        Call::new(shared, self.deadline, to, Repeat::Harmless).run(operation).await
     }
-}
 
-fn unknown(why: Why, appended: Option<Appended>) -> Error {
-    Error::OutcomeUnknown(Unknown { why, appended })
-}
-
-/// The pauses of one call.
-#[derive(Default)]
-struct Retry {
-    backoff: Backoff,
-    redirected: bool,
-}
-
-impl Retry {
-    /// Waits before the next try, or fails with `error` if the deadline leaves no time for one.
-    async fn pause(&mut self, error: Error, deadline: &mut Deadline) -> Result<(), Error> {
-        let first_redirect = matches!(error, Error::Refused(Refusal::NotLeader { leader: Some(_) }))
-            && !std::mem::replace(&mut self.redirected, true);
-        let pause = if first_redirect { Duration::ZERO } else { self.backoff.next_pause() };
-        if deadline.refresh() <= pause {
-            return Err(error);
-        }
-        if !pause.is_zero() {
-            async_io::Timer::after(pause).await;
-            deadline.refresh();
-        }
-        Ok(())
+    fn begin(&self, repeat: Repeat) -> Call<'_> {
+        Call::new(&self.handle.shared, self.deadline, To::Leader, repeat)
     }
-}
-
-/// The pages of a scan; see [`Client::scan_pages`].
-#[must_use]
-pub struct Pages<'a> {
-    client: &'a Client,
-    /// Where the next page begins; none after the last.
-    next: Option<Vec<u8>>,
-    end: RangeEnd<'a>,
-    items_max: usize,
-}
-
-impl Pages<'_> {
-    /// The next page; none after the last. After an error the same page can be asked for again.
-    pub async fn next(&mut self) -> Option<Result<Page, Error>> {
-        let start = self.next.as_deref()?;
-        let page = match self.client.scan(Range { start, end: self.end }, self.items_max).await {
-            Ok(page) => page,
-            Err(error) => return Some(Err(error)),
-        };
-        self.next = match page.items.last() {
-            Some(last) if page.more => Some([last.key.as_slice(), &[0]].concat()),
-            _ => None,
-        };
-        Some(Ok(page))
-    }
-}
-
-/// The range of all keys that begin with `prefix`; of all keys, if it is empty.
-pub fn prefix(prefix: &[u8]) -> Range<'_> {
-    Range { start: prefix, end: RangeEnd::Prefix(prefix) }
 }

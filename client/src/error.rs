@@ -35,15 +35,18 @@ pub enum Error {
     /// No connection was had before the deadline; nothing was sent. Says what the last attempt met.
     #[error("no server could be reached within the deadline: {0}")]
     Unreachable(Arc<str>),
-    /// As many requests as allowed were in flight until the deadline; nothing was sent.
-    #[error("the bound on requests in flight was reached until the deadline: send less or wait longer")]
+    /// As many requests as allowed are in flight, or were until the deadline; nothing was sent.
+    #[error("the bound on requests in flight is reached: send less, wait longer, or raise it")]
     InFlight,
-    /// A read was not answered before its deadline.
+    /// Nothing was done before the deadline.
     #[error("no answer within the deadline")]
     Deadline,
     /// The write may have happened, may happen yet, or never: read before writing again.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(Unknown),
+    /// A key or value cannot be made of, or into, what it is to be. Says why.
+    #[error("a key or value is not of its type: {0}")]
+    Typed(Arc<str>),
     /// The answer does not fit what was asked.
     #[error("the server's answer does not fit the request: client and server do not match")]
     BadAnswer,
@@ -116,6 +119,7 @@ impl Error {
             | Self::RequestTooLong(_)
             | Self::Refused(_)
             | Self::HelloRefused { .. }
+            | Self::Typed(_)
             | Self::BadAnswer
             | Self::Closed => ErrorKind::Refused,
         }

@@ -38,26 +38,37 @@
 
 mod backoff;
 mod builder;
+mod call;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 mod client;
-mod connection;
-mod driver;
+mod data;
+mod deadline;
 mod error;
-mod handshake;
+mod link;
 #[cfg(feature = "load")]
 pub mod load;
+mod operations;
 mod reply;
 #[doc(hidden)]
 pub mod retry;
+mod route;
+mod scan;
 mod shared;
-mod slots;
+mod token;
+mod watch;
 
-pub use builder::{Builder, Driver};
-pub use client::{Client, Pages, prefix};
+pub use builder::{Builder, Driver, WhenFull};
+pub use client::Client;
+pub use data::Data;
 pub use error::{Appended, Error, ErrorKind, Unknown, Why};
-pub use quorate_protocol::request::{Consistency, Expected, Mutation, Range, RangeEnd, Token};
+pub use operations::{Consistency, GetCall, Progress, WriteCall};
+pub use quorate_protocol::request::{Acks, Expected, Mutation, Range, RangeEnd};
 pub use quorate_protocol::response::{Obstacle, Receipt, Refusal, Role, SessionError, WriteResult};
 pub use quorate_protocol::{Durability, NodeId, NodeSet};
-pub use reply::{KeyValue, Lookup, NodeStatus, Page, Value, Written};
+pub use reply::{Change, KeyValue, Lookup, NodeStatus, Page, Value, Written};
+pub use route::ReadFrom;
+pub use scan::{Scan, prefix};
+pub use token::{InvalidToken, SessionToken};
+pub use watch::Watch;

@@ -1,16 +1,22 @@
 //! What calls return: the protocol's answers, owned.
 
 use quorate_protocol::request::Token;
-use quorate_protocol::response::{Item, Outcome, Receipt, Refusal, Response, Status, Versioned, WriteResult};
+use quorate_protocol::response::{
+    self, Item, Outcome, Receipt, Refusal, Response, Status, Versioned, WriteResult,
+};
 use quorate_protocol::{Index, Term};
 
-/// A committed write.
+use crate::SessionToken;
+
+/// A write that was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
-    /// Where it is, and how safe.
+    /// Where it is, and how safe: which replicas hold it durably, whether a failover keeps it, and how many losses it
+    /// survives.
     pub receipt: Receipt,
-    /// What it did. A compare-and-set or batch whose condition does not hold is committed, and did nothing.
-    pub result: WriteResult,
+    /// What it did. A compare-and-set or batch whose condition does not hold is committed, and did nothing. None if
+    /// fewer copies than the cluster's quorum were [asked for](crate::WriteCall::acks), and it is not committed yet.
+    pub result: Option<WriteResult>,
 }
 
 impl Written {
@@ -19,14 +25,18 @@ impl Written {
         self.receipt.index
     }
 
-    /// For session reads that must see this write.
-    pub fn token(&self) -> Token {
-        Token { term: self.receipt.term, index: self.receipt.index }
+    /// What another client must have seen so that its session reads see this write.
+    pub fn token(&self) -> SessionToken {
+        SessionToken(self.seen())
     }
 
-    /// Whether its conditions held.
+    /// Whether its conditions held; one that is not committed yet has none.
     pub fn applied(&self) -> bool {
-        matches!(self.result, WriteResult::Applied { .. })
+        !matches!(self.result, Some(WriteResult::ConditionFailed { .. }))
+    }
+
+    pub(crate) fn seen(&self) -> Token {
+        Token { term: self.receipt.term, index: self.receipt.index }
     }
 }
 
@@ -42,8 +52,8 @@ pub struct Value {
 /// What a get found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lookup {
-    /// What the read has seen; for session reads that must not see less.
-    pub token: Token,
+    /// What the read has seen; for session reads of another client that must not see less.
+    pub token: SessionToken,
     /// None if the key is absent.
     pub value: Option<Value>,
 }
@@ -63,11 +73,22 @@ pub struct KeyValue {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Page {
     /// What the read has seen.
-    pub token: Token,
+    pub token: SessionToken,
     /// In order of their keys.
     pub items: Vec<KeyValue>,
     /// Whether the range has further keys, after the last item.
     pub more: bool,
+}
+
+/// What happened to a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Index of the entry that did it: the key's revision, if it has a value now. The changes of one batch share it.
+    pub index: Index,
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its new value; none if it was removed.
+    pub value: Option<Vec<u8>>,
 }
 
 /// How a node is, as it said it.
@@ -96,30 +117,34 @@ pub(crate) enum Reply {
     Status(NodeStatus),
     Pong,
     Refused(Refusal),
-    Unknown {
-        index: Index,
-        copies: u8,
-    },
+    Unknown { index: Index, copies: u8 },
     HandedOver(Term),
-    /// Nothing that this client asks for.
-    Unasked,
+    Progress(Receipt),
+    Changes { through: Token, changes: Vec<Change> },
 }
 
 impl Reply {
     /// Owns an answer; `body` is what it was parsed from.
     pub(crate) fn new(outcome: Outcome<'_>, body: &[u8]) -> Self {
         match outcome {
-            Outcome::Written { receipt, result } => Self::Written(Written { receipt, result }),
-            Outcome::Value { token, value } => Self::Lookup(Lookup { token, value: value.map(Value::from) }),
+            Outcome::Written { receipt, result } => Self::Written(Written { receipt, result: Some(result) }),
+            Outcome::Stored { receipt } => Self::Written(Written { receipt, result: None }),
+            Outcome::Progress { receipt } => Self::Progress(receipt),
+            Outcome::Value { token, value } => {
+                Self::Lookup(Lookup { token: SessionToken(token), value: value.map(Value::from) })
+            }
             Outcome::Page { token, items, more } => {
-                Self::Page(Page { token, items: items.into_iter().map(KeyValue::from).collect(), more })
+                let items = items.into_iter().map(KeyValue::from).collect();
+                Self::Page(Page { token: SessionToken(token), items, more })
+            }
+            Outcome::Changes { through, changes } => {
+                Self::Changes { through, changes: changes.into_iter().map(Change::from).collect() }
             }
             Outcome::Status(_) => Self::Status(NodeStatus { body: body.into() }),
             Outcome::Pong => Self::Pong,
             Outcome::Refused(refusal) => Self::Refused(refusal),
             Outcome::Unknown { index, copies } => Self::Unknown { index, copies },
             Outcome::HandedOver { term } => Self::HandedOver(term),
-            Outcome::Stored { .. } | Outcome::Progress { .. } | Outcome::Changes { .. } => Self::Unasked,
         }
     }
 }
@@ -127,6 +152,13 @@ impl Reply {
 impl From<Versioned<'_>> for Value {
     fn from(versioned: Versioned<'_>) -> Self {
         Self { revision: versioned.revision, value: versioned.value.to_vec() }
+    }
+}
+
+impl From<response::Change<'_>> for Change {
+    fn from(change: response::Change<'_>) -> Self {
+        let value = change.value.map(|value| value.0.to_vec());
+        Self { index: change.index, key: change.key.to_vec(), value }
     }
 }
 

@@ -191,10 +191,23 @@ impl Attempts {
     }
 
     /// The error of a call that has no time left.
-    pub fn out_of_time(self) -> Error {
-        match self.unknown {
-            Some(why) => Error::OutcomeUnknown(Unknown { why, appended: self.appended }),
-            None => self.last.unwrap_or(Error::Deadline),
+    pub fn out_of_time(&self) -> Error {
+        self.or_unknown(self.last.clone().unwrap_or(Error::Deadline))
+    }
+
+    /// The error of a call that cannot go on: this one, if nothing was done.
+    pub fn or_unknown(&self, error: Error) -> Error {
+        match &self.unknown {
+            Some(why) => Error::OutcomeUnknown(Unknown { why: why.clone(), appended: self.appended }),
+            None => error,
+        }
+    }
+
+    /// The error of a call that is not tried again, whatever it could be.
+    pub fn ended(&mut self, failed: Failed) -> Error {
+        match self.failed(failed) {
+            Next::End(error) => error,
+            Next::Again | Next::Anew => self.out_of_time(),
         }
     }
 

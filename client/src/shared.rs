@@ -1,371 +1,303 @@
-//! What handles and driver share: the calls, and the frames that they have queued.
-//!
-//! A call encodes its frame straight into [`State::output`]; the driver takes everything there at once. Only
-//! while the link is open are frames encoded: otherwise calls wait, so that what waits is certainly unsent.
-//!
-//! Nobody is woken while the lock is held.
+//! What all clones of a client share: the links to the servers, the session, and how many calls are open.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
-use quorate_protocol::request::Request;
-use quorate_protocol::{frame, limits};
+use quorate_protocol::SessionId;
+use quorate_protocol::handshake::{HelloRefusal, Welcome};
+use quorate_protocol::request::{SessionSequence, Token};
+use quorate_protocol::response::Refusal;
+use smol::Executor;
 
 use crate::Error;
 use crate::builder::Settings;
-use crate::slots::{Answer, Phase, Slots};
+use crate::link::{self, Link};
+use crate::retry::{NoPlace, Place, Sequences};
+use crate::route::Route;
 
-/// Bytes of queued frames above which further calls wait for the socket.
-const OUTPUT_BYTES_MAX: usize = 8 << 20;
-
-/// How late a deadline may be noticed, so that calls made together end together.
-const DEADLINE_GRAIN: Duration = Duration::from_millis(5);
-
-/// The server is told this much less than the caller's deadline (or an eighth of it): its answer, which
-/// knows more than the client, shall still arrive in time.
-const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(20);
-
-/// The longest deadline; a longer one is cut to it. Keeps clock arithmetic far from its limits.
-const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// Whether frames may be queued.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Link {
-    /// There is no connection.
-    Down,
-    /// Frames are sent.
-    Open,
-    /// Nothing further is sent; when what was sent is answered, or at this time, the connection is left.
-    Leaving(Instant),
-}
-
-pub(crate) struct State {
-    pub(crate) slots: Slots,
-    pub(crate) link: Link,
-    /// Frames that the driver has not taken yet.
-    pub(crate) output: Vec<u8>,
-    /// Bytes ever put into `output`.
-    pub(crate) queued_bytes: u64,
-    /// Responses ever received.
-    pub(crate) heard: u64,
-    /// Calls that may be open at once: the setting, or less if the server allows less.
-    pub(crate) in_flight_max: usize,
-    /// Why there is no connection.
-    pub(crate) down_reason: Arc<str>,
-    /// When the driver must look at deadlines next.
-    pub(crate) due: Option<Instant>,
-    /// No further calls; the driver ends when those open are done.
-    closing: bool,
-    /// The driver has ended.
-    ended: bool,
-    driver: Option<Waker>,
-    /// The driver was woken and has not run yet.
-    notified: bool,
-    /// Calls that wait at the bound.
-    at_bound: usize,
-}
+/// The bit of the count of calls that says that there are no new ones.
+const CLOSED: usize = 1 << (usize::BITS - 1);
 
 pub(crate) struct Shared {
-    pub(crate) settings: Settings,
-    state: Mutex<State>,
-    /// A place became free.
-    freed: Event,
-    /// No call is open, and there will be none.
-    idle: Event,
+    pub(crate) settings: Arc<Settings>,
+    servers: Mutex<Servers>,
+    session: Mutex<Session>,
+    /// A session was opened, or could not be, or its window has moved on.
+    session_changed: Event,
+    /// Open calls, and [`CLOSED`].
+    calls: AtomicUsize,
+    /// A call has ended while the client is closed.
+    ended: Event,
+    /// Runs the links; the driver owns it.
+    executor: Weak<Executor<'static>>,
 }
 
-/// Why a call cannot be begun right now.
-enum NotBegun {
-    AtBound,
-    Never(Error),
+struct Servers {
+    route: Route,
+    /// By position.
+    links: Vec<Arc<Link>>,
 }
 
-impl State {
-    /// Whom to wake so that the driver runs: nobody if it was woken already.
-    fn notify(&mut self) -> Option<Waker> {
-        if std::mem::replace(&mut self.notified, true) { None } else { self.driver.clone() }
-    }
+#[derive(Default)]
+struct Session {
+    sequences: Sequences,
+    /// Somebody is opening one.
+    is_opening: bool,
+    /// The last entry that any call has seen.
+    seen: Token,
+}
 
-    fn may_queue(&self) -> bool {
-        self.link == Link::Open && self.output.len() < OUTPUT_BYTES_MAX
-    }
-
-    /// Whether everything is over.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.closing && self.slots.len() == 0
-    }
-
-    /// The driver runs now, and `waker` wakes it next time.
-    pub(crate) fn begin_turn(&mut self, waker: &Waker) {
-        self.notified = false;
-        match &mut self.driver {
-            Some(present) => present.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
-    }
-
-    /// Lets the calls that wait for the link or for room in the output be sent.
-    pub(crate) fn release_waiting(&mut self, wakers: &mut Vec<Waker>) {
-        if self.slots.waiting() > 0 {
-            self.slots
-                .answer_all(wakers, |phase, _| matches!(phase, Phase::Waiting).then_some(Answer::Proceed));
-        }
-    }
-
-    /// Ends the calls whose deadline has passed, and says whether one of them was sent and nothing at all
-    /// was heard since: then the connection is dead, whatever the kernel says.
-    pub(crate) fn expire(&mut self, now: Instant, wakers: &mut Vec<Waker>) -> bool {
-        let (heard, reason) = (self.heard, self.down_reason.clone());
-        let mut silent = false;
-        self.slots.answer_all(wakers, |phase, deadline| match phase {
-            _ if now < deadline => None,
-            Phase::Waiting => Some(Answer::LateUnsent(reason.clone())),
-            Phase::Queued { heard: then, .. } => {
-                silent |= *then == heard;
-                Some(Answer::LateSent)
-            }
-            Phase::Free | Phase::Done(_) => None,
-        });
-        let leave = match self.link {
-            Link::Leaving(at) => Some(at),
-            Link::Down | Link::Open => None,
-        };
-        let deadline = self.slots.earliest_deadline().map(|deadline| deadline + DEADLINE_GRAIN);
-        // The time to leave may be past, when only the driver has yet to see it.
-        self.due = deadline.into_iter().chain(leave.map(|at| at.max(now + DEADLINE_GRAIN))).min();
-        silent
-    }
-
-    /// The connection is gone: of what was queued, `sent` bytes had been given to the socket.
-    pub(crate) fn link_down(&mut self, sent: u64, reason: &Arc<str>, wakers: &mut Vec<Waker>) {
-        self.link = Link::Down;
-        self.output.clear();
-        self.down_reason = reason.clone();
-        self.slots.answer_all(wakers, |phase, _| match phase {
-            Phase::Queued { start, .. } if *start < sent => Some(Answer::Lost(reason.clone())),
-            Phase::Queued { .. } => Some(Answer::Unsent(reason.clone())),
-            _ => None,
-        });
-    }
+/// What a write begins with.
+pub(crate) enum Begun<'a> {
+    Placed(Placed<'a>),
+    /// A session must be opened first, and the caller is the one to do it.
+    ToOpen(Opening<'a>),
+    /// It has to wait for [`Shared::session_changed`].
+    Wait,
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Settings) -> Self {
-        let state = State {
-            slots: Slots::default(),
-            link: Link::Down,
-            output: Vec::new(),
-            queued_bytes: 0,
-            heard: 0,
-            in_flight_max: settings.in_flight_max,
-            down_reason: "no connection has been made yet".into(),
-            due: None,
-            closing: false,
-            ended: false,
-            driver: None,
-            notified: false,
-            at_bound: 0,
-        };
-        Self { settings, state: Mutex::new(state), freed: Event::new(), idle: Event::new() }
+    pub(crate) fn new(settings: Settings, executor: Weak<Executor<'static>>) -> Self {
+        let route = Route::new(&settings.servers, settings.discovers);
+        Self {
+            settings: Arc::new(settings),
+            servers: Mutex::new(Servers { route, links: Vec::new() }),
+            session: Mutex::default(),
+            session_changed: Event::new(),
+            calls: AtomicUsize::new(0),
+            ended: Event::new(),
+            executor,
+        }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds this lock")
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Sends one request, once there is a place for it, and returns what became of it.
-    pub(crate) async fn exchange(
-        &self,
-        request: &mut Request<'_>,
-        deadline: Deadline,
-    ) -> Result<Answer, Error> {
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Looks at the servers, or changes what is known of them; new ones get their links.
+    fn route<T>(self: &Arc<Self>, look: impl FnOnce(&mut Route) -> T) -> T {
+        let mut servers = self.servers();
+        let result = look(&mut servers.route);
+        let Servers { route, links } = &mut *servers;
+        for address in route.addresses().skip(links.len()).cloned().collect::<Vec<_>>() {
+            let link = Arc::new(Link::new(address, links.len(), self.settings.clone()));
+            links.push(link.clone());
+            match self.executor.upgrade() {
+                Some(executor) => executor.spawn(link::drive(link, Listener(self.clone()))).detach(),
+                None => link.abandon(),
+            }
+        }
+        result
+    }
+
+    /// The link that `choose` chooses.
+    pub(crate) fn link(self: &Arc<Self>, choose: impl FnOnce(&mut Route) -> usize) -> Arc<Link> {
+        let at = self.route(choose);
+        self.servers().links[at].clone()
+    }
+
+    /// The link to the leader, or to whom it is looked for.
+    pub(crate) fn leader_link(self: &Arc<Self>) -> Arc<Link> {
+        let servers = self.servers();
+        if let Some(link) = servers.links.get(servers.route.for_leader()) {
+            return link.clone();
+        }
+        drop(servers);
+        self.link(|route| route.for_leader())
+    }
+
+    /// How many servers there are.
+    pub(crate) fn servers_known(&self) -> usize {
+        self.servers().route.addresses().count()
+    }
+
+    /// Takes note of a refusal, and says whether calls now go elsewhere.
+    pub(crate) fn heed(self: &Arc<Self>, at: usize, refusal: &Refusal) -> bool {
+        match refusal {
+            Refusal::NotLeader { leader } => self.route(|route| route.not_leader(at, leader.as_ref())),
+            Refusal::Stopping => {
+                self.lost(at);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A server does not answer: calls go elsewhere, until they are told to come back.
+    pub(crate) fn lost(self: &Arc<Self>, at: usize) {
+        self.route(|route| route.lost(at, None, Instant::now()));
+    }
+
+    /// A read was answered after so long.
+    pub(crate) fn measured(&self, at: usize, took: Duration) {
+        self.servers().route.measured(at, took, Instant::now());
+    }
+
+    /// The error of a client that no server lets in.
+    pub(crate) fn refused_by_all(&self) -> Option<Error> {
+        self.servers().route.refused_by_all()
+    }
+
+    // --- calls ---------------------------------------------------------------------------------------------
+
+    /// Counts a call, unless the client is closed.
+    pub(crate) fn enter(&self) -> Result<Entered<'_>, Error> {
+        if self.calls.fetch_add(1, Ordering::AcqRel) & CLOSED == 0 {
+            return Ok(Entered(self));
+        }
+        drop(Entered(self));
+        Err(Error::Closed)
+    }
+
+    /// No further calls. Says whether the caller is the first to want that, and so has to do what is left.
+    pub(crate) fn close(&self) -> bool {
+        let before = self.calls.fetch_or(CLOSED, Ordering::AcqRel);
+        self.ended.notify(usize::MAX);
+        before & CLOSED == 0
+    }
+
+    /// Waits until only so many calls are open; after [`close`](Self::close).
+    pub(crate) async fn down_to(&self, calls: usize) {
         loop {
-            match self.begin(request, deadline) {
-                Ok(open) => return Ok(open.await),
-                Err(NotBegun::Never(error)) => return Err(error),
-                Err(NotBegun::AtBound) => self.place(deadline.at).await?,
+            let listener = self.ended.listen();
+            if self.calls.load(Ordering::Acquire) == CLOSED | calls {
+                return;
             }
-        }
-    }
-
-    fn begin(&self, request: &mut Request<'_>, deadline: Deadline) -> Result<Open<'_>, NotBegun> {
-        let mut state = self.lock();
-        if state.closing || state.ended {
-            return Err(NotBegun::Never(Error::Closed));
-        }
-        if state.slots.len() >= state.in_flight_max {
-            return Err(NotBegun::AtBound);
-        }
-        let id = state.slots.insert(deadline.at);
-        if state.may_queue()
-            && let Err(error) = queue(&mut state, id, request, deadline)
-        {
-            state.slots.remove(id);
-            return Err(NotBegun::Never(error));
-        }
-        let due = deadline.at + DEADLINE_GRAIN;
-        if state.due.is_none_or(|present| due < present) {
-            state.due = Some(due);
-        }
-        let waker = state.notify();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
-        Ok(Open { shared: self, id })
-    }
-
-    /// Waits until a place may be free. A timer for this call alone is dear, but the bound is no hot path.
-    async fn place(&self, deadline: Instant) -> Result<(), Error> {
-        let listener = self.freed.listen();
-        {
-            let mut state = self.lock();
-            if state.slots.len() < state.in_flight_max || state.closing || state.ended {
-                return Ok(());
-            }
-            state.at_bound += 1;
-        }
-        let _waiting = AtBound(self);
-        let freed = async {
-            listener.await;
-            Ok(())
-        };
-        let late = async {
-            async_io::Timer::at(deadline).await;
-            Err(Error::InFlight)
-        };
-        futures_lite::future::or(freed, late).await
-    }
-
-    fn remove(&self, id: u64) {
-        let mut state = self.lock();
-        state.slots.remove(id);
-        let finished = state.is_finished();
-        let waker = if finished { state.notify() } else { None };
-        let at_bound = state.at_bound > 0;
-        drop(state);
-        if at_bound {
-            self.freed.notify_additional(1);
-        }
-        if finished {
-            self.idle.notify(usize::MAX);
-        }
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    /// Lets everyone at the bound look again.
-    pub(crate) fn bound_changed(&self) {
-        self.freed.notify(usize::MAX);
-    }
-
-    /// No further calls.
-    pub(crate) fn close(&self) {
-        let mut state = self.lock();
-        state.closing = true;
-        let waker = state.notify();
-        drop(state);
-        self.bound_changed();
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    /// Waits until no call is open; after [`close`](Self::close).
-    pub(crate) async fn finished(&self) {
-        let listener = self.idle.listen();
-        let finished = self.lock().is_finished();
-        if !finished {
             listener.await;
         }
     }
 
     /// There is no driver any more, so nobody else would answer.
-    pub(crate) fn driver_ended(&self) {
-        let mut wakers = Vec::new();
-        let mut state = self.lock();
-        state.ended = true;
-        state.link = Link::Down;
-        let reason: Arc<str> = "the client's driver was dropped".into();
-        state.slots.answer_all(&mut wakers, |phase, _| match phase {
-            Phase::Queued { .. } => Some(Answer::Lost(reason.clone())),
-            _ => Some(Answer::Closed),
-        });
-        drop(state);
-        self.bound_changed();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// Puts a call's frame into the output.
-fn queue(state: &mut State, id: u64, request: &mut Request<'_>, deadline: Deadline) -> Result<(), Error> {
-    let before = state.output.len();
-    request.id = id;
-    request.deadline_ms = deadline.told_ms();
-    frame::encode(request, &mut state.output);
-    let bytes = state.output.len() - before;
-    if bytes > frame::HEADER_BYTES + limits::REQUEST_BYTES_MAX {
-        state.output.truncate(before);
-        return Err(Error::RequestTooLong(bytes - frame::HEADER_BYTES));
-    }
-    let (start, heard) = (state.queued_bytes, state.heard);
-    state.queued_bytes += bytes as u64;
-    state.slots.queue(id, start, heard);
-    Ok(())
-}
-
-/// Until when a call waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    pub(crate) at: Instant,
-    /// Until then, when it was last looked at.
-    left: Duration,
-}
-
-impl Deadline {
-    pub(crate) fn after(left: Duration) -> Self {
-        let left = left.min(DEADLINE_MAX);
-        Self { at: Instant::now() + left, left }
+    pub(crate) fn abandon(&self) {
+        let links = self.servers().links.clone();
+        links.iter().for_each(|link| link.abandon());
+        self.session_changed.notify(usize::MAX);
     }
 
-    /// Looks at the clock again.
-    pub(crate) fn refresh(&mut self) -> Duration {
-        self.left = self.at.saturating_duration_since(Instant::now());
-        self.left
+    /// Everything is over: the links end.
+    pub(crate) fn finish(&self) {
+        self.servers().links.iter().for_each(|link| link.finish());
     }
 
-    fn told_ms(&self) -> u32 {
-        let told = self.left - (self.left / 8).min(DEADLINE_MARGIN_MAX);
-        u32::try_from(told.as_millis()).unwrap_or(u32::MAX).max(1)
+    // --- the session ---------------------------------------------------------------------------------------
+
+    /// A place for a write in the session.
+    pub(crate) fn begin_write(&self) -> Begun<'_> {
+        let mut session = self.session();
+        match session.sequences.begin() {
+            Ok(place) => Begun::Placed(Placed { shared: self, place }),
+            Err(NoPlace::NoSession) if !session.is_opening => {
+                session.is_opening = true;
+                Begun::ToOpen(Opening { shared: self, opened: None })
+            }
+            Err(_) => Begun::Wait,
+        }
     }
-}
 
-/// A call that is open. Dropping it gives it up.
-struct Open<'a> {
-    shared: &'a Shared,
-    id: u64,
-}
+    /// Waits until it may be worth to look again.
+    pub(crate) fn session_changed(&self) -> event_listener::EventListener {
+        self.session_changed.listen()
+    }
 
-impl Future for Open<'_> {
-    type Output = Answer;
+    /// What a write in this place sends along.
+    pub(crate) fn stamp(&self, place: Place) -> SessionSequence {
+        self.session().sequences.stamp(place)
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        match self.shared.lock().slots.take(self.id, cx.waker()) {
-            Some(answer) => Poll::Ready(answer),
-            None => Poll::Pending,
+    /// The servers have said that a session has ended.
+    pub(crate) fn expired(&self, session: SessionId) {
+        self.session().sequences.expired(session);
+    }
+
+    /// The session, if there is one: nothing more is written in it.
+    pub(crate) fn leave_session(&self) -> Option<SessionId> {
+        let mut session = self.session();
+        let left = session.sequences.session();
+        if let Some(left) = left {
+            session.sequences.expired(left);
+        }
+        left
+    }
+
+    /// The last entry that any call has seen.
+    pub(crate) fn seen(&self) -> Token {
+        self.session().seen
+    }
+
+    /// A call has seen this.
+    pub(crate) fn saw(&self, token: Token) {
+        let seen = &mut self.session().seen;
+        if token.index > seen.index {
+            *seen = token;
         }
     }
 }
 
-impl Drop for Open<'_> {
+/// A call that is counted.
+pub(crate) struct Entered<'a>(&'a Shared);
+
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.shared.remove(self.id);
+        if self.0.calls.fetch_sub(1, Ordering::AcqRel) & CLOSED != 0 {
+            self.0.ended.notify(usize::MAX);
+        }
     }
 }
 
-struct AtBound<'a>(&'a Shared);
+/// A place in the session, until the write has ended.
+pub(crate) struct Placed<'a> {
+    shared: &'a Shared,
+    pub(crate) place: Place,
+}
 
-impl Drop for AtBound<'_> {
+impl Drop for Placed<'_> {
     fn drop(&mut self) {
-        self.0.lock().at_bound -= 1;
+        let others_may_begin = self.shared.session().sequences.end(self.place);
+        if others_may_begin {
+            self.shared.session_changed.notify(usize::MAX);
+        }
+    }
+}
+
+/// The opening of a session.
+pub(crate) struct Opening<'a> {
+    shared: &'a Shared,
+    opened: Option<SessionId>,
+}
+
+impl Opening<'_> {
+    pub(crate) fn done(mut self, session: SessionId) {
+        self.opened = Some(session);
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut session = self.shared.session();
+        session.is_opening = false;
+        if let Some(opened) = self.opened {
+            session.sequences.opened(opened);
+        }
+        drop(session);
+        self.shared.session_changed.notify(usize::MAX);
+    }
+}
+
+/// Takes note of what the links learn.
+struct Listener(Arc<Shared>);
+
+impl link::Listener for Listener {
+    fn welcomed(&self, at: usize, welcome: &Welcome) {
+        self.0.route(|route| route.welcomed(at, welcome));
+    }
+
+    fn lost(&self, at: usize, refusal: Option<&HelloRefusal>) {
+        self.0.route(|route| route.lost(at, refusal, Instant::now()));
     }
 }

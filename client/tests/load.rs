@@ -145,8 +145,8 @@ fn what_a_run_wrote_is_found_afterwards() {
     let client = Client::connect([server]).unwrap();
     smol::block_on(async {
         assert_eq!(report.record.verify(&client).await, Ok(vec![]));
-        client.delete(key(&KeyPrefix::DEFAULT, 5)).await.unwrap();
-        client.set(key(&KeyPrefix::DEFAULT, 6), "foreign").await.unwrap();
+        client.delete(&key(&KeyPrefix::DEFAULT, 5)).await.unwrap();
+        client.set(&key(&KeyPrefix::DEFAULT, 6), "foreign").await.unwrap();
         assert_eq!(report.record.verify(&client).await.unwrap().len(), 2);
     });
 }

@@ -147,20 +147,24 @@ impl RangeEnd<'_> {
 pub struct WriteOptions {
     /// At how many copies.
     pub acks: Acks,
-    /// Whether every further copy is told too, until all m hold it or the deadline has come.
+    /// Whether every copy is told, from the first on. The last answer then comes when all m hold the write and it is
+    /// committed, whatever `acks` says; or at the deadline, with what is known.
     pub progress: bool,
     /// Makes a repetition be answered with the first result.
     pub session: Option<SessionSequence>,
 }
 
-/// At how many durable copies a write is acknowledged.
+/// At how many durable copies a write is acknowledged. What it asks for beyond n is waited for until the deadline, but
+/// no longer than a minute, and not when the leader stops leading: a write that is committed by then is answered with
+/// the copies that are known. Fewer than n do not let it be taken when n replicas cannot be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Acks {
     /// The cluster's n.
     #[default]
     Quorum,
-    /// So many, 1 to m. Below n the write is not committed yet when it is acknowledged, and it must be
-    /// unconditional; above n it is answered with what is known at the deadline, if that comes first.
+    /// So many, 1 to m. Below n the write is not committed yet when it is acknowledged
+    /// ([`Stored`](crate::response::Outcome::Stored)), and it must be unconditional; above n it is answered once it is
+    /// committed and has them.
     Copies(u8),
     /// All m.
     All,

@@ -66,13 +66,14 @@ pub enum Outcome<'a> {
         /// The term that it has promised since.
         term: Term,
     },
-    /// The write is on as many replicas as it wanted, fewer than n: not committed yet.
+    /// The write is on as many replicas as it wanted, fewer than n, and not committed yet: a later leader may keep or
+    /// drop it.
     Stored {
         /// Where it is: not safe against a failover.
         receipt: Receipt,
     },
     /// The write is on more replicas than was last told. More follows under the same id, and in the end
-    /// [`Written`](Self::Written) or [`Unknown`](Self::Unknown).
+    /// [`Written`](Self::Written), which tells of the last copies itself, or [`Unknown`](Self::Unknown).
     Progress {
         /// Where it is, and how safe by now.
         receipt: Receipt,

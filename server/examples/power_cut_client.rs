@@ -126,8 +126,8 @@ impl Found {
 
 async fn read_all(client: &Client) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Failure> {
     let mut stored = BTreeMap::new();
-    let mut pages = client.scan_pages(Range { start: b"", end: RangeEnd::Open }, 100);
-    while let Some(page) = pages.next().await {
+    let mut scan = client.scan(Range { start: b"", end: RangeEnd::Open }).items_per_page(100);
+    while let Some(page) = scan.next_page().await {
         stored.extend(page?.items.into_iter().map(|KeyValue { key, value, .. }| (key, value)));
     }
     Ok(stored)

@@ -147,6 +147,10 @@ struct Settings {
     /// quarters of what the machine or its control group has].
     #[arg(long, value_name = "MIB", env = "QUORATE_MEMORY_MIB")]
     memory_mib: Option<u32>,
+    /// MiB of memory for the latest changes of keys, beside the store, from which watches are served: a watch can be
+    /// resumed only behind a change that is still there; 0 for none, and no watches [default: 16].
+    #[arg(long, value_name = "MIB", env = "QUORATE_WATCH_HISTORY_MIB")]
+    watch_history_mib: Option<u32>,
     /// Connections at a time, of clients and replicas together [default: 4096].
     #[arg(long, value_name = "COUNT", env = "QUORATE_CONNECTIONS")]
     connections: Option<u32>,
@@ -252,6 +256,7 @@ impl Settings {
             transfer_mib_per_second: self.transfer_mib_per_second.or(other.transfer_mib_per_second),
             log_retention_mib: self.log_retention_mib.or(other.log_retention_mib),
             memory_mib: self.memory_mib.or(other.memory_mib),
+            watch_history_mib: self.watch_history_mib.or(other.watch_history_mib),
             connections: self.connections.or(other.connections),
         }
     }
@@ -299,6 +304,9 @@ impl Settings {
             Some(count) => mib(count),
             None => default_memory_bytes_max(),
         };
+        if let Some(count) = self.watch_history_mib {
+            server.node.watch_history_bytes = usize::try_from(mib(count)).unwrap_or(usize::MAX);
+        }
         if let Some(count) = positive("connections", self.connections)? {
             server.connections_max = count as usize;
         }

@@ -206,9 +206,7 @@ async fn recover(settings: &ServerSettings) -> Result<(Opened, u64), ServerError
     let seed = directory::random_incarnation().map_err(ServerError::Random)?;
     let ServerSettings { identity, data, boot, disk, segment_bytes, node, .. } = settings.clone();
     let log = LogSettings { segment_bytes, ..LogSettings::default() };
-    let interval = node.checkpoint_interval_bytes;
-    let opened =
-        smol::unblock(move || node::open(&disk, &data, &identity, fresh, log, interval, boot)).await?;
+    let opened = smol::unblock(move || node::open(&disk, &data, &identity, fresh, log, &node, boot)).await?;
     Ok((opened, seed.0))
 }
 

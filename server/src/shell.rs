@@ -30,11 +30,11 @@ use crate::clock::Clock;
 use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::log::{LogCommand, LogEvent, LogReader, LogThread, ReadError, Stopped};
-use crate::net::LINK_BYTES_MAX;
 use crate::net::client::ClientLink;
 use crate::net::guard::Guard;
 use crate::net::reactor::Reactor;
 use crate::net::stream::{Stream, shared_buffer};
+use crate::net::{LINK_BYTES_MAX, WATCH_OUTPUT_BYTES_MAX};
 use crate::node::{
     ClientId, Event, Node, NodeError, NodeSettings, Outside, TransferCommand, TransferEvent, TransferWorker,
 };
@@ -356,6 +356,7 @@ impl Shell {
 
     pub(crate) fn remove_client(&self, client: ClientId) {
         self.world.borrow_mut().clients.remove(&client);
+        self.handle(Event::ClientClosed(client));
     }
 
     /// Has a client's answers sent at the end of the turn.
@@ -462,6 +463,10 @@ impl Outside for World {
                 self.touched.push(link.clone());
             }
         }
+    }
+
+    fn has_room(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_some_and(|link| link.stream.waiting() < WATCH_OUTPUT_BYTES_MAX)
     }
 
     fn log(&mut self, command: LogCommand) {

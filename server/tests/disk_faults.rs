@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use quorate_client::{Client, Error, ErrorKind, Written};
-use quorate_protocol::request::Consistency;
+use quorate_client::{Client, Consistency, Error, ErrorKind, Written};
 use quorate_protocol::response::{Obstacle, Refusal, Status};
 use quorate_protocol::{Durability, Leadership, NodeId, Quorums};
 use quorate_server::directory::DirectorySettings;
@@ -325,7 +324,8 @@ fn a_full_disk_refuses_writes_answers_reads_and_takes_writes_again_by_itself() {
     cluster.wait_obstacle(1, None);
     cluster.set_all(5..10);
     cluster.assert_has_all(0..10);
-    let fillers = block_on(cluster.client(1).scan(quorate_client::prefix(b"filler"), 1000)).unwrap();
+    let fillers =
+        block_on(cluster.client(1).scan(quorate_client::prefix(b"filler")).next_page()).unwrap().unwrap();
     assert!(fillers.items.len() >= acknowledged);
 }
 
@@ -347,7 +347,7 @@ fn a_write_that_finds_the_disk_full_is_done_when_there_is_room_or_unknown_at_its
     cluster.disk(1).assert_hit();
     cluster.disk(1).end();
     cluster.wait_obstacle(1, None);
-    let written = block_on(patient.scan(quorate_client::prefix(b"key"), 10)).unwrap();
+    let written = block_on(patient.scan(quorate_client::prefix(b"key")).next_page()).unwrap().unwrap();
     assert!(!written.items.is_empty(), "what was unknown is written now");
 }
 

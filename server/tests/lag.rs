@@ -60,7 +60,7 @@ impl Cluster {
 
     fn client(&self, id: u8) -> Client {
         let server = &self.replicas[usize::from(id) - 1].address;
-        Client::builder().servers([server]).deadline(PATIENCE).connect().unwrap()
+        Client::builder().servers([server]).discover(false).deadline(PATIENCE).connect().unwrap()
     }
 }
 

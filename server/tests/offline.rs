@@ -600,8 +600,8 @@ fn three_nodes_restored_from_a_running_nodes_backup_have_every_write_acknowledge
         assert_eq!(found, Some(number.to_string().into_bytes()), "key {number} of {before}");
     }
     // Writes go on, and followers get what was restored and what is new; a session sees its own.
-    let token = smol::block_on(leader.set("new", "1")).unwrap().token();
-    let session = leader.with_consistency(Consistency::Session(token));
+    smol::block_on(leader.set("new", "1")).unwrap();
+    let session = leader.with_consistency(Consistency::Session);
     assert_eq!(value(&session, "new"), Some(b"1".to_vec()));
     for node in [2, 3] {
         let local = client(restored.cluster.addresses.client(node)).with_consistency(Consistency::Local);

@@ -46,7 +46,7 @@ impl Scene {
 
     fn client(&self, nodes: &[u8]) -> Client {
         let servers = nodes.iter().map(|node| self.addresses.client(*node).to_string());
-        Client::builder().servers(servers).deadline(AT_ONCE).connect().unwrap()
+        Client::builder().servers(servers).discover(false).deadline(AT_ONCE).connect().unwrap()
     }
 
     fn leads(&self, node: u8) -> bool {

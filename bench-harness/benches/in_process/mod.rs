@@ -69,7 +69,9 @@ impl Cluster {
 
 /// Waits until one leads and reaches all others: its address.
 fn wait_for_leader(addresses: &[String]) -> String {
-    let connect = |address: &String| Client::builder().servers([address]).deadline(START_DEADLINE).connect();
+    let connect = |address: &String| {
+        Client::builder().discover(false).servers([address]).deadline(START_DEADLINE).connect()
+    };
     let clients: Vec<_> = addresses.iter().map(|address| connect(address).unwrap()).collect();
     let start = Instant::now();
     loop {

@@ -369,10 +369,10 @@ async fn remove_keys(members: &Members, keys: &KeyPrefix) -> anyhow::Result<()> 
     let client: Client = members.client_of_all()?;
     loop {
         let range: Range<'_> = prefix(keys.as_bytes());
-        let page = client.scan(range, limits::BATCH_MUTATIONS_MAX).await?;
-        if page.items.is_empty() {
+        let mut scan = client.scan(range).items_per_page(limits::BATCH_MUTATIONS_MAX);
+        let Some(page) = scan.next_page().await.transpose()?.filter(|page| !page.items.is_empty()) else {
             return Ok(());
-        }
+        };
         let deletes = page.items.iter().map(|item| Mutation::Delete { key: &item.key }).collect();
         client.batch(deletes).await?;
     }

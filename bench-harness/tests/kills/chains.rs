@@ -95,8 +95,10 @@ impl Chain {
         match client.compare_and_set(self.key(), expected, self.value(attempt)).await {
             Ok(written) => {
                 match written.result {
-                    WriteResult::Applied { .. } => self.applied(written.revision(), attempt)?,
-                    WriteResult::ConditionFailed { revision, .. } => self.resolve(client, revision).await?,
+                    Some(WriteResult::ConditionFailed { revision, .. }) => {
+                        self.resolve(client, revision).await?
+                    }
+                    _ => self.applied(written.revision(), attempt)?,
                 }
                 Ok(Some(written.revision()))
             }

@@ -224,7 +224,7 @@ async fn ask(client: &Client, key: String, action: Action) -> Result<Outcome, Er
             written.map(|written| outcome(&written))
         }
         Action::Get => client.get(key).await.map(|lookup| Outcome::Read {
-            at: Place { index: lookup.token.index, term: lookup.token.term },
+            at: Place { index: lookup.token.index(), term: lookup.token.term() },
             // What is no value at all is one that nobody wrote.
             found: lookup
                 .value
@@ -237,8 +237,8 @@ fn outcome(written: &Written) -> Outcome {
     let Receipt { term, index, .. } = written.receipt;
     let at = Place { index, term };
     match written.result {
-        WriteResult::Applied { .. } => Outcome::Applied(at),
-        WriteResult::ConditionFailed { revision, .. } => Outcome::Failed { at, found: revision },
+        Some(WriteResult::ConditionFailed { revision, .. }) => Outcome::Failed { at, found: revision },
+        _ => Outcome::Applied(at),
     }
 }
 

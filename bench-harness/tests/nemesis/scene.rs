@@ -357,12 +357,12 @@ impl Scene {
     fn store(&self, node: u8, applied: Index) -> Vec<KeyValue> {
         let client = self.cluster.client(node).unwrap();
         let client = client.with_consistency(quorate_client::Consistency::Local);
-        let mut pages = client.scan_pages(prefix(b""), 1000);
+        let mut scan = client.scan(prefix(b"")).items_per_page(1000);
         let mut store = Vec::new();
         smol::block_on(async {
-            while let Some(page) = pages.next().await {
+            while let Some(page) = scan.next_page().await {
                 let page = page.unwrap();
-                assert!(page.token.index >= applied, "node {node} has gone back to {:?}", page.token);
+                assert!(page.token.index() >= applied, "node {node} has gone back to {:?}", page.token);
                 store.extend(page.items);
             }
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{Expected, Token};
+use crate::{Expected, SessionToken};
 
 /// Talks to a Quorate cluster.
 #[derive(Parser, Debug)]
@@ -66,10 +66,9 @@ pub(super) enum Command {
         /// How fresh the value must be
         #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
         read: ReadConsistency,
-        /// For `--read session`: term and index of a write that must be seen
-        #[arg(long, value_name = "TERM:INDEX", value_parser = token,
-            required_if_eq("read", "session"))]
-        token: Option<Token>,
+        /// For `--read session`: what must be seen, as `token` in the JSON of a command before
+        #[arg(long, required_if_eq("read", "session"))]
+        token: Option<SessionToken>,
     },
     /// Remove a key; no error if it is absent
     Delete {
@@ -98,10 +97,9 @@ pub(super) enum Command {
         /// How fresh the values must be
         #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
         read: ReadConsistency,
-        /// For `--read session`: term and index of a write that must be seen
-        #[arg(long, value_name = "TERM:INDEX", value_parser = token,
-            required_if_eq("read", "session"))]
-        token: Option<Token>,
+        /// For `--read session`: what must be seen, as `token` in the JSON of a command before
+        #[arg(long, required_if_eq("read", "session"))]
+        token: Option<SessionToken>,
     },
     /// Print how each of the nodes named is, what it has seen of elections, and how far the leader's followers are
     ///
@@ -128,7 +126,7 @@ pub(super) enum Command {
 pub(super) enum ReadConsistency {
     /// Sees every write committed before the read began
     Linearizable,
-    /// Sees the write that `--token` names
+    /// Sees what `--token` has seen
     Session,
     /// Sees some committed prefix, at once, from any node
     Local,
@@ -170,14 +168,6 @@ fn expected(text: &str) -> Result<Expected, String> {
             Err(_) => Err("expected a revision, as `get --format json` prints it, or `absent`".into()),
         },
     }
-}
-
-fn token(text: &str) -> Result<Token, String> {
-    let parse = || {
-        let (term, index) = text.split_once(':')?;
-        Some(Token { term: term.parse().ok()?, index: index.parse().ok()? })
-    };
-    parse().ok_or_else(|| "expected TERM:INDEX, as `set --format json` prints them".into())
 }
 
 #[cfg(test)]

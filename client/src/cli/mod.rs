@@ -16,7 +16,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::arguments::{Arguments, Command, Format, ReadConsistency};
-use crate::{Client, Consistency, Error, Expected, NodeId, Refusal, Token, WriteResult, Written, prefix};
+use crate::{
+    Client, Consistency, Error, Expected, NodeId, Refusal, SessionToken, WriteResult, Written, prefix,
+};
 
 /// Items of one page of a scan.
 const SCAN_PAGE_ITEMS: usize = 1000;
@@ -73,7 +75,11 @@ fn exit_of(error: &Error) -> Exit {
             Refusal::NoQuorum { .. } | Refusal::NotReady(_) | Refusal::NotLeader { .. } | Refusal::Stopping,
         ) => Exit::Unreachable,
         Error::OutcomeUnknown(_) => Exit::Unknown,
-        Error::Refused(_) | Error::HelloRefused { .. } | Error::BadAnswer | Error::Closed => Exit::Refused,
+        Error::Refused(_)
+        | Error::HelloRefused { .. }
+        | Error::Typed(_)
+        | Error::BadAnswer
+        | Error::Closed => Exit::Refused,
     }
 }
 
@@ -105,7 +111,7 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             Ok(output::written(out, format, &written)?)
         }
         Command::Get { key, read, token } => {
-            get(&client.with_consistency(consistency(*read, *token)), key.as_bytes(), format, out).await
+            get(&reader(&client, *read, *token), key.as_bytes(), format, out).await
         }
         Command::Delete { key } => Ok(output::written(out, format, &client.delete(key.as_bytes()).await?)?),
         Command::Cas { key, value, revision } => {
@@ -114,7 +120,7 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             condition(&written, *revision)
         }
         Command::Scan { prefix, limit, read, token } => {
-            let client = client.with_consistency(consistency(*read, *token));
+            let client = reader(&client, *read, *token);
             scan(&client, prefix.as_bytes(), *limit, format, out).await
         }
         Command::Admit { node: id } => {
@@ -158,13 +164,14 @@ fn input(value: &OsStr) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn consistency(read: ReadConsistency, token: Option<Token>) -> Consistency {
-    match read {
+/// A client whose reads are this fresh.
+fn reader(client: &Client, read: ReadConsistency, token: Option<SessionToken>) -> Client {
+    client.see(token.unwrap_or_default());
+    client.with_consistency(match read {
         ReadConsistency::Linearizable => Consistency::Linearizable,
-        // The command line demands a token with it.
-        ReadConsistency::Session => Consistency::Session(token.unwrap_or_default()),
+        ReadConsistency::Session => Consistency::Session,
         ReadConsistency::Local => Consistency::Local,
-    }
+    })
 }
 
 async fn get(client: &Client, key: &[u8], format: Format, out: &mut impl Write) -> Result<(), Failure> {
@@ -177,7 +184,7 @@ async fn get(client: &Client, key: &[u8], format: Format, out: &mut impl Write) 
 }
 
 fn condition(written: &Written, expected: Expected) -> Result<(), Failure> {
-    let WriteResult::ConditionFailed { revision, .. } = written.result else { return Ok(()) };
+    let Some(WriteResult::ConditionFailed { revision, .. }) = written.result else { return Ok(()) };
     let present = match revision {
         Some(revision) => format!("is at revision {revision}"),
         None => "is absent".into(),
@@ -199,9 +206,9 @@ async fn scan(
 ) -> Result<(), Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
     let page_items = usize::try_from(left).unwrap_or(usize::MAX).min(SCAN_PAGE_ITEMS);
-    let mut pages = client.scan_pages(prefix(start), page_items);
+    let mut scan = client.scan(prefix(start)).items_per_page(page_items);
     while left > 0
-        && let Some(page) = pages.next().await
+        && let Some(page) = scan.next_page().await
     {
         for item in page?.items.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
             output::item(out, format, &item)?;

@@ -14,9 +14,10 @@ pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -
             let receipt = &written.receipt;
             let holders: Vec<_> = receipt.holders.iter().map(|node| node.to_string()).collect();
             let what = match written.result {
-                WriteResult::Applied { existed: 0 } => "done, the key was absent",
-                WriteResult::Applied { .. } => "done, the key was present",
-                WriteResult::ConditionFailed { .. } => return Ok(()),
+                Some(WriteResult::Applied { existed: 0 }) => "done, the key was absent",
+                Some(WriteResult::Applied { .. }) => "done, the key was present",
+                Some(WriteResult::ConditionFailed { .. }) => return Ok(()),
+                None => "stored, not committed yet",
             };
             let failover = if receipt.survives_failover { "survives" } else { "may not survive" };
             writeln!(
@@ -61,17 +62,19 @@ fn written_json(written: &Written) -> Json {
         "applied": written.applied(),
         "term": receipt.term,
         "index": receipt.index,
+        "token": written.token().to_string(),
         "holders": receipt.holders.iter().map(NodeId::get).collect::<Vec<_>>(),
         "durability": receipt.durability.to_string(),
         "survives_failover": receipt.survives_failover,
         "survivable_losses": receipt.survivable_losses,
     });
     match written.result {
-        WriteResult::Applied { existed } => {
+        Some(WriteResult::Applied { existed }) => {
             json["revision"] = receipt.index.into();
             json["existed"] = (existed > 0).into();
         }
-        WriteResult::ConditionFailed { revision, .. } => json["revision"] = revision.into(),
+        Some(WriteResult::ConditionFailed { revision, .. }) => json["revision"] = revision.into(),
+        None => json["revision"] = receipt.index.into(),
     }
     json
 }

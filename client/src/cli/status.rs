@@ -47,9 +47,9 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(
 
 async fn ask(server: String, timeout: Duration) -> Asked {
     let answer = async {
-        let client =
-            Client::builder().servers([&server]).deadline(timeout).connect_timeout(timeout).connect()?;
-        client.status(false).await
+        let builder =
+            Client::builder().servers([&server]).discover(false).deadline(timeout).connect_timeout(timeout);
+        builder.connect()?.status(false).await
     };
     let answer = async { answer.await.map_err(|error: Error| error.to_string()) };
     let answer = future::or(answer, refused(&server)).await;

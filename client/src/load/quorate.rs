@@ -7,7 +7,7 @@ use smol::LocalExecutor;
 
 use super::target::{CallError, Connection, Failed, Target};
 use super::workload::OPEN_CALLS_MAX;
-use crate::{Appended, Client, Consistency, Error, ErrorKind, Unknown};
+use crate::{Appended, Builder, Client, Consistency, Error, ErrorKind, Unknown};
 
 /// A cluster of Quorate; each client has a connection of its own, and one more for reads at followers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,8 +41,13 @@ pub struct QuorateConnection {
 }
 
 impl QuorateTarget {
-    fn client(&self, servers: &[String], executor: &LocalExecutor<'static>) -> Result<Client, CallError> {
-        let builder = Client::builder()
+    fn client(
+        &self,
+        builder: Builder,
+        servers: &[String],
+        executor: &LocalExecutor<'static>,
+    ) -> Result<Client, CallError> {
+        let builder = builder
             .servers(servers)
             .cluster(self.cluster.as_deref().unwrap_or_default())
             .deadline(self.deadline)
@@ -63,13 +68,13 @@ impl Target for QuorateTarget {
         number: u32,
         executor: &Rc<LocalExecutor<'static>>,
     ) -> Result<QuorateConnection, CallError> {
-        let writer = self.client(&self.servers, executor)?;
+        let writer = self.client(Client::builder(), &self.servers, executor)?;
         let reader = match &self.reads {
             Reads::Leader => writer.clone(),
             Reads::Follower { servers } => {
                 let own = servers.get(number as usize % servers.len().max(1)).cloned();
-                let client = self.client(own.as_slice(), executor)?;
-                client.with_consistency(Consistency::Local)
+                let builder = Client::builder().discover(false).consistency(Consistency::Local);
+                self.client(builder, own.as_slice(), executor)?
             }
         };
         Ok(QuorateConnection { writer, reader })

@@ -151,8 +151,9 @@ impl Record {
     pub async fn verify(&self, client: &Client) -> Result<Vec<Violation>, Error> {
         let mut violations = Vec::new();
         let mut expected = 0;
-        let mut pages = client.scan_pages(prefix(self.prefix.as_bytes()), limits::SCAN_ITEMS_MAX);
-        while let Some(page) = pages.next().await {
+        let range = prefix(self.prefix.as_bytes());
+        let mut scan = client.scan(range).items_per_page(limits::SCAN_ITEMS_MAX);
+        while let Some(page) = scan.next_page().await {
             for item in page?.items {
                 let Some(key) = key_number(&self.prefix, &item.key) else { continue };
                 violations.extend((expected..key).filter_map(|absent| self.check(absent, None).err()));

@@ -1,13 +1,13 @@
 //! Connections of clients.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use event_listener::Event as Signal;
 use futures_lite::future;
 use quorate_protocol::handshake::{Hello, HelloRefusal, Reply, Role};
-use quorate_protocol::request::Request;
+use quorate_protocol::request::{Operation, Request};
 use quorate_protocol::response::{Outcome, Refusal, Response};
 use quorate_protocol::{MessageError, frame, limits, parse, parse_prefix};
 
@@ -28,6 +28,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub(crate) struct ClientLink {
     pub(crate) stream: Rc<Stream>,
     in_flight: Cell<u32>,
+    /// The requests that are watches. They are not in flight: nobody waits for their last answers.
+    watches: RefCell<Vec<u64>>,
     answered: Signal,
     /// Whether the link is among those to be flushed at the end of the turn.
     pub(crate) is_touched: Cell<bool>,
@@ -35,14 +37,40 @@ pub(crate) struct ClientLink {
 
 impl ClientLink {
     fn new(stream: Rc<Stream>) -> Self {
-        Self { stream, in_flight: Cell::new(0), answered: Signal::new(), is_touched: Cell::new(false) }
+        Self {
+            stream,
+            in_flight: Cell::new(0),
+            watches: RefCell::default(),
+            answered: Signal::new(),
+            is_touched: Cell::new(false),
+        }
     }
 
-    /// Adds the answer to a request to what is to be sent.
+    /// Adds an answer to what is to be sent. A request is answered with the last one.
     pub(crate) fn answer(&self, response: &Response<'_>) {
         self.stream.push(|out| frame::encode(response, out));
+        if response.outcome.is_last() && !self.end_watch(response.id) {
+            self.leave_flight();
+        }
+    }
+
+    /// A request is not waited for any more.
+    fn leave_flight(&self) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         self.answered.notify(usize::MAX);
+    }
+
+    /// A request that was counted begins a watch, or is refused.
+    fn begin_watch(&self, request: u64) {
+        self.leave_flight();
+        self.watches.borrow_mut().push(request);
+    }
+
+    /// Whether a request was a watch; it is none any more.
+    fn end_watch(&self, request: u64) -> bool {
+        let mut watches = self.watches.borrow_mut();
+        let at = watches.iter().position(|watch| *watch == request);
+        at.map(|at| watches.swap_remove(at)).is_some()
     }
 
     async fn wait_for_room(&self, in_flight_max: u32) {
@@ -167,7 +195,14 @@ async fn requests(
 /// know is refused, and the connection goes on.
 fn request(shell: &Shell, now: Time, client: ClientId, link: &ClientLink, body: &[u8]) -> Result<(), String> {
     match parse::<Request<'_>>(body) {
-        Ok(request) => shell.handle_at(now, Event::Request { client, request }),
+        Ok(request) => {
+            match request.operation {
+                Operation::Watch { .. } => link.begin_watch(request.id),
+                Operation::Cancel { request: watch } => drop(link.end_watch(watch)),
+                _ => {}
+            }
+            shell.handle_at(now, Event::Request { client, request });
+        }
         Err(MessageError::Unknown) => {
             let id = parse_prefix(body).unwrap_or(0); // The id is a request's first field.
             let what = "this node does not know the operation, or one of its values is out of range";

@@ -40,6 +40,9 @@ pub(crate) const OUTPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of unsent answers above which a client is not read from.
 pub(crate) const OUTPUT_BYTES_SOFT: usize = 1 << 20;
 
+/// Bytes of unsent answers from which on a client's watches are told nothing, so that it is read from nevertheless.
+pub(crate) const WATCH_OUTPUT_BYTES_MAX: usize = 256 << 10;
+
 /// Bytes of unsent messages above which a link to a replica is given up: the core's window is far below.
 pub(crate) const LINK_BYTES_MAX: usize = 64 << 20;
 
@@ -52,6 +55,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
+const _: () = assert!(WATCH_OUTPUT_BYTES_MAX <= OUTPUT_BYTES_SOFT);
 const _: () = assert!(OUTPUT_BYTES_SOFT < limits::RESPONSE_BYTES_MAX);
 
 /// Listens on `HOST:PORT`, the first of its addresses.

@@ -10,6 +10,7 @@
 //! - Clients are answered in the order in which their writes were applied, once each.
 //! - After [`Node::finish_turn`] has returned an error nothing may be handled any more.
 
+mod acknowledge;
 mod batches;
 mod checkpoints;
 mod disk_watch;
@@ -19,6 +20,7 @@ mod lag;
 mod memory;
 mod notes;
 mod outside;
+mod range;
 mod reads;
 mod recovery;
 mod requests;
@@ -28,8 +30,9 @@ mod sessions;
 mod tests;
 mod transfer_worker;
 mod transfers;
+mod watches;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +40,7 @@ use quorate_protocol::entry;
 use quorate_protocol::handshake::{HelloRefusal, Limits, NodeAddress, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
-use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Receipt, Refusal, Response, WriteResult};
+use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Refusal, Response};
 use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term, VERSION, limits};
 use thiserror::Error;
 
@@ -46,8 +49,9 @@ use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
 use crate::replica::{self, Input, LogRead, Membership, Output, Recovered, Replica, Time};
-use crate::store::{Applied, Done, Store};
+use crate::store::Store;
 
+use acknowledge::Acknowledgements;
 use batches::Batches;
 use checkpoints::Checkpoints;
 use disk_watch::DiskWatch;
@@ -57,6 +61,7 @@ use memory::MemoryLimit;
 use notes::Notes;
 use reads::WaitingRead;
 use sessions::Expiry;
+use watches::Watches;
 
 pub use outside::{ClientId, Outside};
 pub use recovery::{Opened, RecoveryError, State, open};
@@ -94,6 +99,9 @@ pub struct NodeSettings {
     pub transfer_bytes_per_second: u64,
     /// Bytes of memory that the store may take, by its estimate; beyond, writes other than deletes are refused.
     pub memory_bytes_max: u64,
+    /// Bytes of memory for changes that were applied, so that whoever watches can be told of them; 0: nobody can
+    /// watch. Beside `memory_bytes_max`.
+    pub watch_history_bytes: usize,
     /// Whether a leader admits a replica with a replaced data directory as soon as it has caught up, not only when it
     /// is told to (R27).
     pub admits_replaced: bool,
@@ -125,6 +133,7 @@ impl NodeSettings {
             log_retention_bytes: 4096 << 20,
             transfer_bytes_per_second: 64 << 20,
             memory_bytes_max: u64::MAX,
+            watch_history_bytes: 16 << 20,
             admits_replaced: false,
             session_timeout: Duration::from_secs(600),
             in_flight_max: 16 << 10,
@@ -154,6 +163,8 @@ pub enum Event<'a> {
     Accepted(Member),
     /// The link on which another sends to this node is down.
     Closed(NodeId),
+    /// A client's connection has ended.
+    ClientClosed(ClientId),
     /// Another replica says something.
     Message {
         /// Who, by its handshake.
@@ -207,23 +218,6 @@ fn advice(error: &LogError) -> &'static str {
     }
 }
 
-/// A write that has been appended and not been answered.
-#[derive(Debug)]
-struct Waiting {
-    index: Index,
-    client: ClientId,
-    request: u64,
-    deadline: Option<Time>,
-}
-
-impl Waiting {
-    /// The write may be committed, now or later; so many replicas are known to have it (R20).
-    fn answer_unknown(&self, copies: u8, outside: &mut impl Outside) {
-        let outcome = Outcome::Unknown { index: self.index, copies };
-        outside.respond(self.client, &Response { id: self.request, outcome });
-    }
-}
-
 /// A client that has asked for a hand-over.
 #[derive(Debug)]
 struct HandingOver {
@@ -246,9 +240,9 @@ pub struct Node {
     disk_watch: DiskWatch,
     batches: Batches,
     lag: Lag,
-    /// By their indexes; every one of them is in the replica's log.
-    waiting: VecDeque<Waiting>,
+    acknowledgements: Acknowledgements,
     reads: Vec<WaitingRead>,
+    watches: Watches,
     handing_over: Vec<HandingOver>,
     expiry: Expiry,
     /// The term that it led in at the end of the last turn; none if it did not.
@@ -295,8 +289,9 @@ impl Node {
             disk_watch: DiskWatch::default(),
             batches: Batches::new(),
             lag: Lag::new(std::iter::empty(), 0),
-            waiting: VecDeque::new(),
+            acknowledgements: Acknowledgements::default(),
             reads: Vec::new(),
+            watches: Watches::default(),
             handing_over: Vec::new(),
             expiry: Expiry::default(),
             led: None,
@@ -337,6 +332,10 @@ impl Node {
             Event::Closed(node) => {
                 self.accepted.remove(&node);
             }
+            Event::ClientClosed(client) => {
+                self.acknowledgements.forget(client);
+                self.watches.forget(client);
+            }
             Event::Message { from, message: PeerMessage::Stored(cluster) } => {
                 if self.formation.stored_by(from.node, cluster) {
                     self.identity_changed(outside);
@@ -375,7 +374,9 @@ impl Node {
             outside.discard(needless.store);
         }
         self.notice_office();
+        self.answer_tracked(outside);
         self.answer_reads(now, outside);
+        self.tell_watches(now, outside);
         self.answer_hand_overs(outside);
         let obstacle = self.obstacle();
         if let Some(replica) = &mut self.replica {
@@ -399,12 +400,14 @@ impl Node {
     }
 
     /// Whether a request has been taken and not been answered, or leadership is being handed over. That is not over
-    /// before the successor leads: the vote of this node may be one of those that it needs.
+    /// before the successor leads: the vote of this node may be one of those that it needs. Watches are not waited for,
+    /// only to be told that the node stops.
     pub fn is_busy(&self) -> bool {
         let is_handing_over =
             |replica: &Replica| replica.is_handing_over() || self.leaves_office && replica.leader().is_none();
-        !self.waiting.is_empty()
+        !self.acknowledgements.is_empty()
             || !self.reads.is_empty()
+            || self.is_stopping && self.watches.count() > 0
             || self.replica.as_ref().is_some_and(is_handing_over)
     }
 
@@ -717,76 +720,6 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    /// Answers the client that waits for an entry, if there is one.
-    fn answer(&mut self, entry: &entry::Entry<'_>, applied: Applied, outside: &mut impl Outside) {
-        if let Applied::Admitted(Member { node, incarnation }) = applied {
-            tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
-        }
-        let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index == entry.index) else { return };
-        let outcome = match applied {
-            Applied::Written(result) => self.written(entry.term, entry.index, result),
-            Applied::Nothing | Applied::Admitted(_) => {
-                self.written(entry.term, entry.index, WriteResult::Applied { existed: 0 })
-            }
-            Applied::Repeated(done) => self.done_before(&done),
-            Applied::Refused(error) => Outcome::Refused(error.into()),
-        };
-        outside.respond(waiting.client, &Response { id: waiting.request, outcome });
-    }
-
-    /// The answer to a write that its session has done before: that of the first time.
-    fn done_before(&self, done: &Done) -> Outcome<'static> {
-        let terms = self.replica.as_ref().map(Replica::terms);
-        let term = terms.and_then(|terms| terms.term(done.index)).expect("what was done is in the log");
-        self.written(term, done.index, done.result)
-    }
-
-    fn written(&self, term: Term, index: Index, result: WriteResult) -> Outcome<'static> {
-        Outcome::Written { receipt: self.receipt(term, index), result }
-    }
-
-    fn receipt(&self, term: Term, index: Index) -> Receipt {
-        let replica = self.replica.as_ref().expect("only a replica applies entries");
-        let (identity, holders) = (self.formation.identity(), replica.holders(index));
-        Receipt {
-            term, // This node may lead no more: with the index it is the session's token (R23).
-            index,
-            holders,
-            durability: identity.durability,
-            survives_failover: true, // Committed: every election quorum meets n (R1).
-            // Of what was committed before this node led, it may not know who has it.
-            survivable_losses: identity
-                .quorums
-                .survivable_losses((holders.len() as u8).max(identity.quorums.quorum())),
-        }
-    }
-
-    /// Tells the clients whose entries are removed what is known: another replica may have them, and lead (R20).
-    fn answer_truncated(&mut self, after: Index, outside: &mut impl Outside) {
-        while let Some(waiting) = self.waiting.pop_back_if(|waiting| waiting.index > after) {
-            waiting.answer_unknown(0, outside);
-        }
-    }
-
-    /// Tells the clients whose entries were committed, or replaced, without being applied here: all up to `index`.
-    fn answer_skipped(&mut self, index: Index, outside: &mut impl Outside) {
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.index <= index) {
-            waiting.answer_unknown(0, outside);
-        }
-    }
-
-    /// Tells the clients whose deadline has passed what is known: the write may still be committed (R20).
-    fn answer_overdue(&mut self, now: Time, outside: &mut impl Outside) {
-        let Some(replica) = &self.replica else { return };
-        self.waiting.retain(|waiting| {
-            if waiting.deadline.is_none_or(|deadline| now < deadline) {
-                return true;
-            }
-            waiting.answer_unknown(replica.holders(waiting.index).len() as u8, outside);
-            false
-        });
     }
 
     fn begin_checkpoint(&mut self, entry: &entry::Entry<'_>, outside: &mut impl Outside) {

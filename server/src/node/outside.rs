@@ -27,6 +27,9 @@ pub trait Outside {
     /// Answers a client, if it is still there.
     fn respond(&mut self, to: ClientId, response: &Response<'_>);
 
+    /// Whether a client reads fast enough that it may be told what it need not be told now.
+    fn has_room(&self, client: ClientId) -> bool;
+
     /// Gives the log something to do. Comes back as [`Event::Log`](super::Event::Log).
     fn log(&mut self, command: LogCommand);
 

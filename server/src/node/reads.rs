@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use quorate_protocol::limits;
-use quorate_protocol::request::{Consistency, Operation, Range, RangeEnd, Token};
-use quorate_protocol::response::{Outcome, Refusal, Response};
+use quorate_protocol::request::{Consistency, Operation, Token};
+use quorate_protocol::response::{Outcome, Refusal};
 
+use super::acknowledge::Asker;
+use super::range::OwnedRange;
 use super::requests::page;
-use super::{ClientId, Node, Outside};
+use super::{Node, Outside};
 use crate::mutant::{Mutant, is_on};
 use crate::replica::{ReadError, ReadState, ReadTicket, Time};
 
 /// A read that waits, with its own copy of what it asks for.
 #[derive(Debug)]
 pub(super) struct WaitingRead {
-    client: ClientId,
-    request: u64,
-    deadline: Option<Time>,
+    asker: Asker,
     condition: Condition,
     what: What,
 }
@@ -32,29 +32,16 @@ enum Condition {
 #[derive(Debug)]
 enum What {
     Key(Vec<u8>),
-    Range { start: Vec<u8>, end: End, items_max: usize },
-}
-
-#[derive(Debug)]
-enum End {
-    Open,
-    Before(Vec<u8>),
-    Prefix(Vec<u8>),
+    Range { range: OwnedRange, items_max: u32 },
 }
 
 impl What {
     fn of(operation: &Operation<'_>) -> Option<Self> {
         match operation {
             Operation::Get { key, .. } => Some(Self::Key(key.to_vec())),
-            Operation::Scan { range, items_max, .. } => Some(Self::Range {
-                start: range.start.to_vec(),
-                end: match range.end {
-                    RangeEnd::Open => End::Open,
-                    RangeEnd::Before(end) => End::Before(end.to_vec()),
-                    RangeEnd::Prefix(prefix) => End::Prefix(prefix.to_vec()),
-                },
-                items_max: *items_max as usize,
-            }),
+            Operation::Scan { range, items_max, .. } => {
+                Some(Self::Range { range: range.into(), items_max: *items_max })
+            }
             _ => None,
         }
     }
@@ -65,9 +52,7 @@ impl Node {
     pub(super) fn read(
         &mut self,
         now: Time,
-        client: ClientId,
-        request: u64,
-        deadline: Option<Time>,
+        asker: Asker,
         operation: &Operation<'_>,
         outside: &mut impl Outside,
     ) {
@@ -79,14 +64,16 @@ impl Node {
             Ok(condition) => match self.check(&condition) {
                 ReadState::Ready => self.result(&condition, operation),
                 // Without a deadline nobody waits for entries that may never come.
-                ReadState::Waiting if deadline.is_some() || matches!(condition, Condition::Confirmed(_)) => {
+                ReadState::Waiting
+                    if asker.deadline.is_some() || matches!(condition, Condition::Confirmed(_)) =>
+                {
                     let Some(what) = What::of(operation) else { return };
-                    return self.reads.push(WaitingRead { client, request, deadline, condition, what });
+                    return self.reads.push(WaitingRead { asker, condition, what });
                 }
                 ReadState::Waiting | ReadState::Lost => Outcome::Refused(self.why_not(&condition)),
             },
         };
-        outside.respond(client, &Response { id: request, outcome });
+        asker.tell(outcome, outside);
     }
 
     fn condition(&mut self, now: Time, consistency: &Consistency) -> Result<Condition, Refusal> {
@@ -141,13 +128,13 @@ impl Node {
         }
         let mut reads = std::mem::take(&mut self.reads);
         reads.retain(|read| {
-            let is_overdue = read.deadline.is_some_and(|deadline| now >= deadline);
+            let is_overdue = read.asker.is_overdue(now);
             let outcome = match self.check(&read.condition) {
                 ReadState::Ready => self.result(&read.condition, &read.what.operation()),
                 ReadState::Waiting if !is_overdue => return true,
                 ReadState::Waiting | ReadState::Lost => Outcome::Refused(self.why_not(&read.condition)),
             };
-            outside.respond(read.client, &Response { id: read.request, outcome });
+            read.asker.tell(outcome, outside);
             false
         });
         self.reads = reads;
@@ -173,18 +160,9 @@ impl What {
         let consistency = Consistency::Local;
         match self {
             Self::Key(key) => Operation::Get { consistency, key },
-            Self::Range { start, end, items_max } => Operation::Scan {
-                consistency,
-                range: Range {
-                    start,
-                    end: match end {
-                        End::Open => RangeEnd::Open,
-                        End::Before(end) => RangeEnd::Before(end),
-                        End::Prefix(prefix) => RangeEnd::Prefix(prefix),
-                    },
-                },
-                items_max: u32::try_from(*items_max).unwrap_or(u32::MAX),
-            },
+            Self::Range { range, items_max } => {
+                Operation::Scan { consistency, range: range.borrowed(), items_max: *items_max }
+            }
         }
     }
 }

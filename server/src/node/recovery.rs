@@ -11,6 +11,7 @@ use quorate_protocol::entry::{self, Entry};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, Quorums, Term, limits};
 use thiserror::Error;
 
+use super::NodeSettings;
 use super::checkpoints::Checkpoints;
 use crate::checkpoint::{self, CheckpointError, CheckpointHeader, Loaded, Owner};
 use crate::directory::{
@@ -170,7 +171,8 @@ impl RecoveryError {
 }
 
 /// Opens a node's data directory, creating it if it is new. The log's durability is that of `settings`.
-/// `checkpoint_interval_bytes` is the node's setting: what is replayed counts. `boot` is the machine's.
+/// Of the node's settings those count that are about what is replayed: its checkpoint interval and its history.
+/// `boot` is the machine's.
 ///
 /// A log that is damaged is set aside, and the node goes on behind its checkpoint, if others are sure to have what it
 /// held, or to know that it was never committed (R19). Else it is refused. One that is missing, as a whole or at its end,
@@ -181,11 +183,11 @@ pub fn open(
     settings: &DirectorySettings,
     fresh: Incarnation,
     log: LogSettings,
-    checkpoint_interval_bytes: u64,
+    node: &NodeSettings,
     boot: Option<BootId>,
 ) -> Result<Opened, RecoveryError> {
     let whole = LogSettings { may_be_absent: false, ..log };
-    match open_whole(disk, path, settings, fresh, whole, checkpoint_interval_bytes, boot) {
+    match open_whole(disk, path, settings, fresh, whole, node, boot) {
         Err(error) if error.is_of_the_log() && can_be_repaired(settings.leadership, settings.quorums) => {
             let directory = DataDirectory::open(&**disk, path, settings, fresh, boot)?;
             if !directory.identity.formed {
@@ -195,7 +197,7 @@ pub fn open(
             directory::set_log_aside(&**disk, path, directory.vote.promise().term)?;
             drop(directory);
             let begun_anew = LogSettings { may_be_absent: true, ..log };
-            open_whole(disk, path, settings, fresh, begun_anew, checkpoint_interval_bytes, boot)
+            open_whole(disk, path, settings, fresh, begun_anew, node, boot)
         }
         opened => opened.map_err(|error| error.advised(settings)),
     }
@@ -218,7 +220,7 @@ fn open_whole(
     settings: &DirectorySettings,
     fresh: Incarnation,
     log: LogSettings,
-    checkpoint_interval_bytes: u64,
+    node: &NodeSettings,
     boot: Option<BootId>,
 ) -> Result<Opened, RecoveryError> {
     let began = Instant::now();
@@ -235,6 +237,7 @@ fn open_whole(
         None => (0, Terms::default()),
     };
     store.restored(base);
+    store.keep_history(node.watch_history_bytes);
     let identity = &directory.identity;
     let settings = LogSettings {
         durability: identity.durability,
@@ -310,7 +313,7 @@ fn open_whole(
         tail: Tail::default(),
         applied: base,
         committed: recovery.committed,
-        checkpoints: Checkpoints::new(checkpoint_interval_bytes, base, older.unwrap_or(0)),
+        checkpoints: Checkpoints::new(node.checkpoint_interval_bytes, base, older.unwrap_or(0)),
     };
     let from = if is_on(Mutant::ReplayFromCheckpoint) { base.saturating_sub(1) } else { base };
     replay.read(&reader, from, recovery.last)?;
@@ -449,7 +452,8 @@ mod tests {
         };
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let log = LogSettings { segment_bytes: 16 << 10, salt_seed: Some(1), ..LogSettings::default() };
-        open(&disk, Path::new("/data"), &settings, Incarnation(1), log, 1 << 20, None)
+        let node = NodeSettings::new((1..=3).map(node).collect());
+        open(&disk, Path::new("/data"), &settings, Incarnation(1), log, &node, None)
     }
 
     fn append(log: &mut Log, index: Index) {

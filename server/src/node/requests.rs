@@ -1,17 +1,18 @@
 //! Answering clients.
 
 use quorate_protocol::entry::{EndedSession, Payload};
-use quorate_protocol::request::{self, Acks, Operation, Request, SessionSequence, Write, WriteOptions};
+use quorate_protocol::request::{self, Operation, Request, Write, WriteOptions};
 use quorate_protocol::response::{
     DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Refusal, Response, Role, Status,
 };
 use quorate_protocol::{Index, NodeId, limits};
 
+use super::acknowledge::{Asker, Wish, wish};
 use super::batches::BatchesSerialised;
 use super::histograms::Serialiser;
 use super::lag::LagSerialised;
 use super::reads::deadline;
-use super::{ClientId, HandingOver, Node, Outside, Waiting};
+use super::{ClientId, HandingOver, Node, Outside};
 use crate::replica::{AdmitError, HandOverError, ProposeError, Replica, Time};
 
 impl Node {
@@ -27,37 +28,32 @@ impl Node {
         if self.is_stopping {
             return respond(Outcome::Refused(Refusal::Stopping));
         }
+        let asker = Asker { client, request: id, deadline: deadline(now, request.deadline_ms) };
         match &request.operation {
             Operation::Write { options, write } => {
-                if let Some(known) = self.known_in_session(options.session.as_ref(), write) {
+                if let Some(known) = self.known_in_session(options, write) {
                     return respond(known);
                 }
                 let appended = self.write(now, options, write);
-                self.wait_for(now, client, request, appended, outside);
+                self.wait_for(now, asker, appended, outside);
             }
             Operation::Get { key, .. } => match request::check_key(key) {
-                Ok(()) => {
-                    let deadline = deadline(now, request.deadline_ms);
-                    self.read(now, client, id, deadline, &request.operation, outside);
-                }
+                Ok(()) => self.read(now, asker, &request.operation, outside),
                 Err(error) => respond(Outcome::Refused(Refusal::BadRequest(error.to_string()))),
             },
-            Operation::Scan { .. } => {
-                let deadline = deadline(now, request.deadline_ms);
-                self.read(now, client, id, deadline, &request.operation, outside);
-            }
+            Operation::Scan { .. } => self.read(now, asker, &request.operation, outside),
             Operation::Admit { node } => {
                 let appended = self.admit(now, *node);
-                self.wait_for(now, client, request, appended, outside);
+                self.wait_for(now, asker, appended.map(|index| (index, Wish::Commit)), outside);
             }
             Operation::OpenSession => {
                 let appended = self.propose_session(now, &Payload::OpenSession);
-                self.wait_for(now, client, request, appended, outside);
+                self.wait_for(now, asker, appended.map(|index| (index, Wish::Commit)), outside);
             }
             Operation::CloseSession { session } => {
                 let ended = EndedSession { session: *session, last_used: Index::MAX };
                 let appended = self.propose_session(now, &Payload::EndSessions(vec![ended]));
-                self.wait_for(now, client, request, appended, outside);
+                self.wait_for(now, asker, appended.map(|index| (index, Wish::Commit)), outside);
             }
             Operation::HandOver { to } => match self.begin_hand_over(now, *to) {
                 Ok(()) => self.handing_over.push(HandingOver { client, request: id }),
@@ -67,36 +63,43 @@ impl Node {
                 self.status(now, *histograms, |status| respond(Outcome::Status(Box::new(status))))
             }
             Operation::Ping => respond(Outcome::Pong),
-            Operation::Watch { .. } | Operation::Cancel { .. } => {
-                respond(Outcome::Refused(Refusal::Unsupported("watches".into())));
+            Operation::Watch { range, after } => {
+                if let Err(refusal) = self.watch(asker, range, *after) {
+                    respond(Outcome::Refused(refusal));
+                }
+            }
+            Operation::Cancel { request } => {
+                self.watches.cancel(client, *request);
+                respond(Outcome::Pong);
             }
         }
     }
 
-    /// Answers a request when its entry is applied; at once if there is none.
+    /// Answers a request as wished when its entry is applied, or before; at once if there is none.
     fn wait_for(
         &mut self,
         now: Time,
-        client: ClientId,
-        request: &Request<'_>,
-        appended: Result<Index, Refusal>,
+        asker: Asker,
+        appended: Result<(Index, Wish), Refusal>,
         outside: &mut impl Outside,
     ) {
-        let Request { id, deadline_ms, .. } = *request;
         match appended {
-            Ok(index) => {
-                let deadline = deadline(now, deadline_ms);
-                self.waiting.push_back(Waiting { index, client, request: id, deadline });
-            }
-            Err(refusal) => {
-                outside.respond(client, &Response { id, outcome: Outcome::Refused(refusal) });
-            }
+            Ok((index, wish)) => self.appended(now, index, asker, wish),
+            Err(refusal) => asker.tell(Outcome::Refused(refusal), outside),
         }
     }
 
-    fn write(&mut self, now: Time, options: &WriteOptions, write: &Write<'_>) -> Result<Index, Refusal> {
+    fn write(
+        &mut self,
+        now: Time,
+        options: &WriteOptions,
+        write: &Write<'_>,
+    ) -> Result<(Index, Wish), Refusal> {
         write.check().map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        check_options(options)?;
+        if options.session.is_some_and(|at| at.sequence < at.lowest_open) {
+            return Err(Refusal::BadRequest("a write's number is below the lowest one that is open".into()));
+        }
+        let wish = wish(options, write, self.formation.identity().quorums)?;
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         // A node that does not lead says that: whoever asks has to go elsewhere in any case.
         if replica.is_leader() {
@@ -106,11 +109,12 @@ impl Node {
             if !self.memory.admits(&self.store, write, options.session.is_some()) {
                 return Err(Obstacle::MemoryFull.into());
             }
+            self.acknowledgements.has_room(wish)?;
         }
         let payload = Payload::Write { session: options.session, write: write.clone() };
         let index = replica.propose(now, &payload).map_err(|error| self.not_proposed(error))?;
         self.memory.appended(index, write, options.session.is_some());
-        Ok(index)
+        Ok((index, wish))
     }
 
     pub(super) fn not_proposed(&self, error: ProposeError) -> Refusal {
@@ -211,9 +215,9 @@ impl Node {
             repairing: replica.is_some_and(|replica| replica.held().is_some()),
             sessions: self.store.sessions(),
             session_results: self.store.session_results(),
-            watches: 0,
-            history_first: 0,
-            history_bytes: 0,
+            watches: self.watches.count() as u64,
+            history_first: self.store.history().oldest(),
+            history_bytes: self.store.history().bytes(),
             disk: self.disk_status(&measured.batches),
             followers: followers.collect(),
         });
@@ -286,23 +290,6 @@ struct Measured {
     batches: BatchesSerialised,
     /// In the order of the followers.
     lags: Vec<LagSerialised>,
-}
-
-/// Acknowledgement at another count than n, and progress, are in the protocol, but not done yet.
-fn check_options(options: &WriteOptions) -> Result<(), Refusal> {
-    let unsupported = |what: &str| Err(Refusal::Unsupported(what.to_owned()));
-    match options {
-        WriteOptions { acks: Acks::Copies(_) | Acks::All, .. } => {
-            unsupported("acknowledgement at another count than the cluster's quorum")
-        }
-        WriteOptions { progress: true, .. } => unsupported("progressive receipts"),
-        WriteOptions { session: Some(SessionSequence { sequence, lowest_open, .. }), .. }
-            if sequence < lowest_open =>
-        {
-            Err(Refusal::BadRequest("a write's number is below the lowest one that is open".into()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Items up to a count and a size, at least one.

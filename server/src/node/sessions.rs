@@ -18,12 +18,12 @@
 use std::collections::VecDeque;
 
 use quorate_protocol::entry::Payload;
-use quorate_protocol::request::{SessionSequence, Write};
+use quorate_protocol::request::{Write, WriteOptions};
 use quorate_protocol::response::{Outcome, Refusal};
 use quorate_protocol::{Index, limits};
 
+use super::acknowledge::{Wish, wish};
 use super::{Node, Term, Time};
-use crate::replica::Replica;
 
 /// Notes in the time of a timeout.
 const NOTES: u32 = 8;
@@ -71,14 +71,21 @@ impl Node {
     /// has to go there in any case.
     pub(super) fn known_in_session(
         &self,
-        at: Option<&SessionSequence>,
+        options: &WriteOptions,
         write: &Write<'_>,
     ) -> Option<Outcome<'static>> {
-        let at = at.filter(|_| self.replica.as_ref().is_some_and(Replica::is_leader))?;
-        Some(match self.store.known(at, write)? {
-            Ok(done) => self.done_before(&done),
-            Err(error) => Outcome::Refused(error.into()),
-        })
+        let at = options.session.as_ref()?;
+        let replica = self.replica.as_ref().filter(|replica| replica.is_leader())?;
+        let done = match self.store.known(at, write)? {
+            Ok(done) => done,
+            Err(error) => return Some(Outcome::Refused(error.into())),
+        };
+        let has_copies = match wish(options, write, self.formation.identity().quorums).ok()? {
+            Wish::Commit => true,
+            Wish::Copies { copies, .. } => replica.holders(done.index).len() >= usize::from(copies),
+        };
+        // If not it waits for them, like any other: as an entry.
+        has_copies.then(|| self.done_before(&done))
     }
 
     /// Appends an entry that opens or ends sessions.

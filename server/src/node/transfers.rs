@@ -82,7 +82,7 @@ impl Node {
 
     /// Goes on with what was loaded, and with a new log behind it if there is a generation for that.
     pub(super) fn restore(&mut self, index: Index, generation: Option<u64>, outside: &mut impl Outside) {
-        let Installed { info, store, .. } =
+        let Installed { info, mut store, .. } =
             self.installed.take().expect("what is restored was installed in this turn");
         debug_assert_eq!(info.index, index);
         tracing::info!(
@@ -92,7 +92,9 @@ impl Node {
             new_log = generation.is_some(),
             "caught up by a checkpoint"
         );
+        store.keep_history(self.settings.watch_history_bytes);
         outside.discard(std::mem::replace(&mut self.store, store));
+        self.watches.store_replaced();
         self.answer_skipped(index, outside);
         self.memory.applied(index);
         self.checkpoints.restored();

@@ -176,6 +176,10 @@ impl Outside for World {
 
     fn discard(&mut self, _: Store) {}
 
+    fn has_room(&self, _: ClientId) -> bool {
+        true
+    }
+
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         self.history.promise_begins(self.disk.recorded(), promise);
         self.vote.store(promise)?;
@@ -359,7 +363,7 @@ impl SimNode {
 fn open(disk: &SimDisk, shape: Shape) -> Result<Opened, RecoveryError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let log = LogSettings { segment_bytes: SEGMENT_BYTES, salt_seed: Some(7), ..LogSettings::default() };
-    node::open(&disk, Path::new(DATA), &shape.directory(), INCARNATION, log, CHECKPOINT_BYTES, None)
+    node::open(&disk, Path::new(DATA), &shape.directory(), INCARNATION, log, &shape.settings(), None)
 }
 
 /// What a directory holds, opened as a node opens it.

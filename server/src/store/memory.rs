@@ -7,6 +7,7 @@
 //!
 //! # Omissions
 //!
+//! - The history for those who watch: it has a bound of its own, and differs between replicas.
 //! - What the allocator cannot give back to others because it lies between what is in use.
 //! - While the table grows, the old one and the new one exist for a moment.
 //! - Other allocators than glibc's, by whose rules the constants are; others are near.

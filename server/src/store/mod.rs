@@ -12,6 +12,8 @@
 //! was aside first. So the snapshot is the state at one index, costs nothing to begin, and holds in memory
 //! only what changed meanwhile.
 //!
+//! What entries did to keys is also kept for a while, for those who watch ([`History`]).
+//!
 //! # Invariants
 //!
 //! - Table and tree have the same keys.
@@ -20,6 +22,7 @@
 //! - A batch changes everything or nothing; its conditions are those of the state before it.
 //! - A write of a session and what the session knows of it come with one entry, and with one checkpoint (R24).
 
+mod history;
 mod memory;
 mod sessions;
 mod snapshot;
@@ -37,6 +40,7 @@ use memory::{key_bytes, value_bytes};
 use sessions::Sessions;
 use snapshot::Snapshot;
 
+pub use history::{Cursor, History};
 pub use memory::Growth;
 pub use sessions::{Done, Session};
 
@@ -75,6 +79,7 @@ pub struct Store {
     /// Keys that the table had room for when it had the most; it never shrinks.
     room: usize,
     snapshot: Option<Snapshot>,
+    history: History,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,6 +163,7 @@ impl Store {
                 return WriteResult::ConditionFailed { mutation: at, revision };
             }
         }
+        self.history.make_room(index, write);
         let existed = write.mutations().iter().map(|mutation| u32::from(self.mutate(index, mutation))).sum();
         WriteResult::Applied { existed }
     }
@@ -165,6 +171,18 @@ impl Store {
     /// Goes on behind a checkpoint at `index`, whose keys were put in.
     pub fn restored(&mut self, index: Index) {
         self.applied = index;
+        self.history.begin_behind(index);
+    }
+
+    /// Keeps the changes that come from now on, in so many bytes of memory; 0 for none. They do not count in
+    /// [`memory_bytes`](Self::memory_bytes), which bounds what replicas take: each has its own history.
+    pub fn keep_history(&mut self, bytes_max: usize) {
+        self.history = History::new(self.applied, bytes_max);
+    }
+
+    /// The changes that are kept.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// What is known already about a write that is sent in a session, and will never change: its result, or why it will
@@ -254,9 +272,17 @@ impl Store {
     fn mutate(&mut self, index: Index, mutation: &Mutation<'_>) -> bool {
         match mutation {
             Mutation::Set { key, value } | Mutation::CompareAndSet { key, value, .. } => {
-                self.put(key, index, value)
+                let existed = self.put(key, index, value);
+                self.history.record(index, key, Some(value));
+                existed
             }
-            Mutation::Delete { key } => self.remove(key),
+            Mutation::Delete { key } => {
+                let existed = self.remove(key);
+                if existed {
+                    self.history.record(index, key, None);
+                }
+                existed
+            }
         }
     }
 

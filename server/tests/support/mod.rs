@@ -233,7 +233,7 @@ impl Cluster {
 
 /// A client that is patient enough for a slow disk, and not for a server's deadlines.
 pub(crate) fn client(address: SocketAddr) -> Client {
-    Client::builder().servers([address.to_string()]).deadline(AT_ONCE).connect().unwrap()
+    Client::builder().servers([address.to_string()]).discover(false).deadline(AT_ONCE).connect().unwrap()
 }
 
 pub(crate) fn assert_serves(client: &Client) {

@@ -91,14 +91,6 @@ fn requests_that_make_no_sense_or_are_not_supported_are_refused() {
     let with =
         |options| Operation::Write { options, write: Write::One(Mutation::Set { key: b"a", value: b"1" }) };
     let session = SessionSequence { session: 1, sequence: 1, lowest_open: 2 };
-    let unsupported = [
-        WriteOptions { acks: Acks::All, ..WriteOptions::default() },
-        WriteOptions { acks: Acks::Copies(1), ..WriteOptions::default() },
-        WriteOptions { progress: true, ..WriteOptions::default() },
-    ];
-    for options in unsupported {
-        assert!(matches!(world.ask(1, with(options)).refusal(), Refusal::Unsupported(_)), "{options:?}");
-    }
     let long = "k".repeat(limits::KEY_BYTES_MAX + 1);
     for key in ["", &long] {
         for operation in [set(key, "1"), get(Consistency::Local, key)] {

@@ -5,10 +5,12 @@
 mod bounds;
 mod clients;
 mod cluster;
+mod copies;
 mod disks;
 mod repair;
 mod sessions;
 mod transfers;
+mod watches;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use quorate_protocol::request::{
     Acks, Consistency, Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Token, Write,
     WriteOptions,
 };
-use quorate_protocol::response::{Outcome, Refusal, Response, Role, Status, WriteResult};
+use quorate_protocol::response::{Outcome, Receipt, Refusal, Response, Role, Status, WriteResult};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Quorums, parse};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -101,6 +103,8 @@ struct Recorder {
     acts: VecDeque<Act>,
     vote: VoteFile,
     directory: std::path::PathBuf,
+    /// Clients whose output has no room.
+    slow: BTreeSet<ClientId>,
     /// What to fail next.
     fails_to_store: bool,
 }
@@ -127,6 +131,10 @@ impl Outside for Recorder {
     }
 
     fn discard(&mut self, _: Store) {}
+
+    fn has_room(&self, client: ClientId) -> bool {
+        !self.slow.contains(&client)
+    }
 
     fn store_promise(&mut self, promise: Promise) -> Result<(), DirectoryError> {
         self.check_storing()?;
@@ -223,7 +231,7 @@ impl World {
         for _ in 0..100 {
             self.advance(HEARTBEAT);
             self.settle();
-            let leads = |world: &mut Self, id: u8| world.status(id).status().role == Role::Leader;
+            let leads = |world: &mut Self, id| world.status_without_rest(id).status().role == Role::Leader;
             if let Some(leader) = self.ids().find(|id| leads(self, *id)) {
                 return leader;
             }
@@ -295,7 +303,7 @@ impl World {
             &settings,
             fresh,
             LogSettings { segment_bytes: SEGMENT_BYTES_MIN, ..LogSettings::default() },
-            self.settings.checkpoint_interval_bytes,
+            &self.settings,
             BootId::new(1),
         )
         .unwrap();
@@ -304,7 +312,13 @@ impl World {
         let settings = NodeSettings { advertise: format!("host:{id}"), ..self.settings.clone() };
         Machine {
             node: Node::new(settings, state, Arc::default()),
-            outside: Recorder { acts: VecDeque::new(), vote, directory: path, fails_to_store: false },
+            outside: Recorder {
+                acts: VecDeque::new(),
+                vote,
+                directory: path,
+                slow: BTreeSet::new(),
+                fails_to_store: false,
+            },
             log,
             _lock: lock,
             answers: VecDeque::new(),

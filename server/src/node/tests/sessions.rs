@@ -67,6 +67,34 @@ fn a_write_that_is_sent_again_before_the_first_is_committed_is_done_once_and_bot
 }
 
 #[test]
+fn a_write_that_is_sent_again_and_wants_more_copies_waits_for_them() {
+    let mut world = World::formed(3, 2);
+    let session = open_session(&mut world, 1);
+    world.isolate(3);
+    let first = written(&world.ask(1, write_in(session, 1, "one")));
+    let all = |value| match write_in(session, 1, value) {
+        Operation::Write { options, write } => {
+            Operation::Write { options: WriteOptions { acks: Acks::All, ..options }, write }
+        }
+        _ => unreachable!(),
+    };
+    world.request(1, 7, 1, all("one"));
+    world.request(1, 7, 2, all("other"));
+    world.settle();
+    let refused = world.answers(1);
+    assert_eq!(refused.iter().map(session_error).collect::<Vec<_>>(), [SessionError::SequenceReused]);
+    world.meet(1, 3).unwrap();
+    world.meet(3, 1).unwrap();
+    world.advance(HEARTBEAT);
+    world.settle();
+    let answers = world.answers(1);
+    assert_eq!(answers.iter().map(written).collect::<Vec<_>>(), [first]);
+    assert_eq!(answers[0].receipt().holders.len(), 3);
+    let at_once = world.ask_without_rest(1, all("one"));
+    assert_eq!((written(&at_once), at_once.receipt().holders.len()), (first, 3));
+}
+
+#[test]
 fn another_leader_knows_what_was_done_and_answers_with_the_term_of_then() {
     let (mut world, leader) = World::elected(3, 2);
     let session = open_session(&mut world, leader);

@@ -8,7 +8,7 @@ use super::disks::write_some;
 use super::*;
 
 /// Node 3 was away while the leader dropped what it lacks.
-fn with_a_follower_far_behind() -> World {
+pub(super) fn with_a_follower_far_behind() -> World {
     let mut world = retaining(0);
     world.isolate(3);
     write_checkpoints(&mut world, 3);
@@ -20,7 +20,7 @@ fn last(world: &mut World, id: u8) -> Index {
     world.machine(id).node.replica.as_ref().unwrap().last()
 }
 
-fn catch_up(world: &mut World) {
+pub(super) fn catch_up(world: &mut World) {
     world.meet_all();
     for _ in 0..30 {
         world.settle();

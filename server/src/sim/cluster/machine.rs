@@ -210,6 +210,10 @@ impl Outside for World {
         self.effect(Effect::Transfer);
     }
 
+    fn has_room(&self, _: ClientId) -> bool {
+        true
+    }
+
     fn discard(&mut self, _: Store) {
         self.effect(Effect::Restored);
     }
@@ -364,10 +368,9 @@ impl Machine {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let settings = plan.node(self.place, random);
         let fresh = self.incarnation;
-        let interval = settings.checkpoint_interval_bytes;
         let (directory, log) = (plan.directory(self.place), plan.log(random));
         let Opened { lock, vote, log, state } =
-            node::open(&disk, Path::new(DATA), &directory, fresh, log, interval, None)?;
+            node::open(&disk, Path::new(DATA), &directory, fresh, log, &settings, None)?;
         let reader = state.reader.clone();
         let found = Found {
             promise: state.recovered.promise,

@@ -5,16 +5,16 @@ use std::net::{SocketAddr, TcpStream};
 
 use async_io::{Async, Timer};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
-use quorate_protocol::handshake::{Hello, HelloRefusal, Limits, Reply, Role};
+use quorate_protocol::handshake::{Hello, HelloRefusal, Reply, Role, Welcome};
 use quorate_protocol::{VERSION, frame, limits, parse};
 use thiserror::Error;
 
 use crate::builder::Settings;
 
 /// A connection on which requests may be sent.
-pub(crate) struct Connected {
-    pub(crate) stream: Async<TcpStream>,
-    pub(crate) limits: Limits,
+pub(super) struct Connected {
+    pub(super) stream: Async<TcpStream>,
+    pub(super) welcome: Welcome,
 }
 
 /// Why there is none.
@@ -29,7 +29,7 @@ pub(crate) enum ConnectError {
 }
 
 /// Connects to `server` (`HOST:PORT`) within the timeout.
-pub(crate) async fn connect(server: &str, settings: &Settings) -> Result<Connected, ConnectError> {
+pub(super) async fn connect(server: &str, settings: &Settings) -> Result<Connected, ConnectError> {
     let late = async {
         Timer::after(settings.connect_timeout).await;
         Err(io::Error::from(io::ErrorKind::TimedOut).into())
@@ -44,9 +44,7 @@ async fn greet(server: &str, cluster: &str) -> Result<Connected, ConnectError> {
     Hello { cluster, authentication: &[], role: Role::Client }.encode(&mut hello);
     stream.write_all(&hello).await?;
     match answer(&mut stream).await? {
-        Reply::Welcome(welcome) if welcome.version == VERSION => {
-            Ok(Connected { stream, limits: welcome.limits })
-        }
+        Reply::Welcome(welcome) if welcome.version == VERSION => Ok(Connected { stream, welcome }),
         Reply::Welcome(_) => Err(ConnectError::NotQuorate),
         Reply::Refused(refusal) => Err(ConnectError::Refused(refusal)),
     }

@@ -7,19 +7,17 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use async_io::Async;
 use quorate_protocol::response::{Outcome, Refusal, Response};
 use quorate_protocol::{frame, limits, parse};
 
-use crate::driver::{Noticed, Watch, leave};
-use crate::handshake::Connected;
+use super::driver::{Deadlines, Noticed};
+use super::handshake::Connected;
+use super::slots::Answer;
+use super::{Link, State};
 use crate::reply::Reply;
-use crate::shared::{Link, Shared, State};
-use crate::slots::Answer;
 
 /// Bytes of the read buffer at first; it grows for a longer response, up to the longest allowed.
 const INPUT_BYTES: usize = 128 << 10;
@@ -27,25 +25,17 @@ const INPUT_BYTES: usize = 128 << 10;
 /// The longest response, as a frame.
 const INPUT_BYTES_MAX: usize = frame::HEADER_BYTES + limits::RESPONSE_BYTES_MAX;
 
-/// How long a server that is being left may take to answer what was sent to it.
-const LEAVE: Duration = Duration::from_secs(1);
-
 /// Why the connection is no more.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// The client is closed and nothing is in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// There are no further calls.
     Finished,
-    /// The server named the leader.
-    Redirected(String),
-    /// The server cannot lead on, and nothing is in flight here.
-    Left,
     /// It broke, or the server broke the protocol.
     Broken,
 }
 
-pub(crate) struct Connection<'a> {
-    shared: &'a Shared,
-    server: &'a Arc<str>,
+pub(super) struct Connection<'a> {
+    link: &'a Link,
     stream: Async<TcpStream>,
     /// Frames taken from the calls, of which `written` bytes have been given to the socket.
     output: Vec<u8>,
@@ -54,49 +44,46 @@ pub(crate) struct Connection<'a> {
     sent: u64,
     input: Vec<u8>,
     filled: usize,
-    /// Where the server wants its calls to go.
-    leader: Option<String>,
     wakers: Vec<Waker>,
 }
 
 impl<'a> Connection<'a> {
     /// Opens the link: from now on calls may be sent.
-    pub(crate) fn new(shared: &'a Shared, server: &'a Arc<str>, connected: Connected) -> Self {
+    pub(super) fn new(link: &'a Link, connected: Connected) -> Self {
         let mut wakers = Vec::new();
-        let mut state = shared.lock();
-        state.link = Link::Open;
-        state.in_flight_max =
-            shared.settings.in_flight_max.min(connected.limits.in_flight_max as usize).max(1);
+        let mut state = link.lock();
+        state.is_open = true;
+        state.shut_until = None;
+        let served = connected.welcome.limits.in_flight_max as usize;
+        state.in_flight_max = link.settings.in_flight_max.min(served).max(1);
         state.release_waiting(&mut wakers);
         let sent = state.queued_bytes;
         drop(state);
-        shared.bound_changed();
+        link.bound_changed();
         wakers.drain(..).for_each(Waker::wake);
         Self {
-            shared,
-            server,
+            link,
             stream: connected.stream,
             output: Vec::new(),
             written: 0,
             sent,
             input: vec![0; INPUT_BYTES],
             filled: 0,
-            leader: None,
             wakers,
         }
     }
 
     /// Runs until the connection ends; then every call on it has its answer.
-    pub(crate) async fn run(mut self, watch: &mut Watch) -> Ended {
-        let (ended, reason) = std::future::poll_fn(|cx| self.turn(cx, watch)).await;
-        let reason = format!("{}: {reason}", self.server).into();
-        self.shared.lock().link_down(self.sent, &reason, &mut self.wakers);
+    pub(super) async fn run(mut self, deadlines: &mut Deadlines) -> Ended {
+        let (ended, reason) = std::future::poll_fn(|cx| self.turn(cx, deadlines)).await;
+        let reason = format!("{}: {reason}", self.link.address).into();
+        self.link.lock().down(self.sent, &reason, &mut self.wakers);
         self.wakers.drain(..).for_each(Waker::wake);
         ended
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>, watch: &mut Watch) -> Poll<(Ended, String)> {
-        match watch.poll(cx) {
+    fn turn(&mut self, cx: &mut Context<'_>, deadlines: &mut Deadlines) -> Poll<(Ended, String)> {
+        match deadlines.poll(cx) {
             Noticed::Nothing => {}
             Noticed::Silence => return broken("no answer within the deadline"),
             Noticed::Finished => return Poll::Ready((Ended::Finished, String::new())),
@@ -107,7 +94,7 @@ impl<'a> Connection<'a> {
         if let Err(reason) = self.receive(cx) {
             return broken(reason);
         }
-        self.leave_when_due()
+        Poll::Pending
     }
 
     /// Sends until nothing is queued or the socket is full.
@@ -136,11 +123,9 @@ impl<'a> Connection<'a> {
     fn take_output(&mut self) -> bool {
         self.output.clear();
         self.written = 0;
-        let mut state = self.shared.lock();
+        let mut state = self.link.lock();
         std::mem::swap(&mut state.output, &mut self.output);
-        if state.link == Link::Open {
-            state.release_waiting(&mut self.wakers);
-        }
+        state.release_waiting(&mut self.wakers);
         drop(state);
         self.wakers.drain(..).for_each(Waker::wake);
         !self.output.is_empty()
@@ -168,7 +153,7 @@ impl<'a> Connection<'a> {
     /// Gives every whole response in the input to its call.
     fn hand_out(&mut self) -> Result<(), String> {
         let mut used = 0;
-        let mut state = self.shared.lock();
+        let mut state = self.link.lock();
         loop {
             let rest = &self.input[used..self.filled];
             let decoded =
@@ -176,56 +161,37 @@ impl<'a> Connection<'a> {
             let Some(frame) = decoded else { break };
             used += frame.bytes;
             let response: Response<'_> = parse(frame.body).map_err(|error| error.to_string())?;
-            if let Outcome::Refused(refusal) = &response.outcome {
-                heed(&mut state, refusal, self.server, self.shared, &mut self.leader)?;
-            }
-            if !state.slots.is_known(response.id) {
-                return Err("an answer to a request that was never made".into());
-            }
             state.heard += 1;
-            let answer = Answer::Reply(Reply::new(response.outcome, frame.body));
-            state.slots.answer(response.id, answer, &mut self.wakers);
+            answer(&mut state, response, frame.body, &mut self.wakers)?;
         }
         drop(state);
         self.input.copy_within(used..self.filled, 0);
         self.filled -= used;
         Ok(())
     }
-
-    /// Ends the connection if it is being left and nothing, or no time, is left.
-    fn leave_when_due(&mut self) -> Poll<(Ended, String)> {
-        let mut state = self.shared.lock();
-        let Link::Leaving(until) = state.link else { return Poll::Pending };
-        if state.slots.queued() > 0 && Instant::now() < until {
-            return Poll::Pending;
-        }
-        // Nothing may be queued between here and the end of the link.
-        state.link = Link::Down;
-        let ended = match self.leader.take() {
-            Some(leader) => Ended::Redirected(leader),
-            None => Ended::Left,
-        };
-        Poll::Ready((ended, "the server does not lead".into()))
-    }
 }
 
-/// What a refusal means for the connection.
-fn heed(
+/// Gives a response, which was parsed from `body`, to its call.
+fn answer(
     state: &mut State,
-    refusal: &Refusal,
-    server: &Arc<str>,
-    shared: &Shared,
-    leader: &mut Option<String>,
+    response: Response<'_>,
+    body: &[u8],
+    wakers: &mut Vec<Waker>,
 ) -> Result<(), String> {
-    let elsewhere = match refusal {
-        Refusal::NotLeader { leader: Some(hint) } if *hint.address != **server => Some(hint.address.clone()),
-        Refusal::NotLeader { leader: None } | Refusal::Stopping if shared.settings.servers.len() > 1 => None,
-        Refusal::BadFrame(reason) => return Err(reason.clone()),
-        _ => return Ok(()),
-    };
-    *leader = elsewhere.or(leader.take());
-    let State { link, due, .. } = state;
-    leave(link, due, Instant::now() + LEAVE);
+    let Response { id, outcome } = response;
+    if let Outcome::Refused(Refusal::BadFrame(reason)) = outcome {
+        return Err(reason);
+    }
+    if !state.slots.is_known(id) {
+        return Err("an answer to a request that was never made".into());
+    }
+    let is_last = outcome.is_last();
+    let reply = Reply::new(outcome, body);
+    match is_last {
+        true => state.slots.answer(id, Answer::Reply(reply), wakers),
+        false if state.slots.answer_part(id, reply, body.len(), wakers) => state.cancel(id),
+        false => {}
+    }
     Ok(())
 }
 

@@ -1,0 +1,379 @@
+//! A call: tries, one after the other, until there is a result, no time, or nothing more that may be done.
+//!
+//! What may be done after a try is decided in [`retry`](crate::retry), and where the next one goes in
+//! [`route`](crate::route); here they meet time and connections.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_lite::future;
+use quorate_protocol::request::{Operation, Request, Write, WriteOptions};
+use quorate_protocol::response::Refusal;
+
+use crate::Error;
+use crate::backoff::Backoff;
+use crate::deadline::Deadline;
+use crate::error::Appended;
+use crate::link::{Answer, Link, Part, Parts};
+use crate::reply::Reply;
+use crate::retry::{Attempts, Failed, Next, Repeat};
+use crate::shared::{Begun, Opening, Placed, Shared};
+
+/// Who may answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum To {
+    /// Only the leader. What any node may answer goes there, too, if it is not said to whom else.
+    Leader,
+    /// Any replica.
+    Any,
+}
+
+/// Whether what is refused for now is tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tries {
+    /// No: that is the result.
+    One,
+    UntilReady,
+}
+
+/// What a try has come to.
+enum Tried<T> {
+    Done(T),
+    Failed(Failed),
+    /// It has not begun: it may now.
+    Proceed,
+    Closed,
+}
+
+/// One call under way.
+pub(crate) struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    deadline: Deadline,
+    attempts: Attempts,
+    pauses: Pauses,
+    to: To,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Duration, to: To, repeat: Repeat) -> Self {
+        let pauses = Pauses::new(shared.servers_known());
+        Self { shared, deadline: Deadline::after(deadline), attempts: Attempts::new(repeat), pauses, to }
+    }
+
+    /// A call that may be sent again without harm, and without a session.
+    pub(crate) async fn run(mut self, operation: Operation<'_>) -> Result<Reply, Error> {
+        let mut request = Request { id: 0, deadline_ms: 0, operation };
+        loop {
+            let link = self.choose();
+            let began = Instant::now();
+            let tried = judge(link.exchange(&mut request, self.deadline.of_try()).await?);
+            match tried {
+                Tried::Done(reply) => {
+                    if self.to == To::Any {
+                        self.shared.measured(link.at, began.elapsed());
+                    }
+                    return Ok(reply);
+                }
+                other => self.after(&link, other).await.map(drop)?,
+            }
+        }
+    }
+
+    /// A call that is sent again only if nothing was done.
+    pub(crate) async fn run_once(mut self, operation: Operation<'_>, tries: Tries) -> Result<Reply, Error> {
+        let mut request = Request { id: 0, deadline_ms: 0, operation };
+        loop {
+            let link = self.choose();
+            match judge(link.exchange(&mut request, self.deadline).await?) {
+                Tried::Done(reply) => return Ok(reply),
+                Tried::Failed(Failed::Refused(refusal @ Refusal::NotReady(_))) if tries == Tries::One => {
+                    return Err(Error::Refused(refusal));
+                }
+                other => self.after(&link, other).await.map(drop)?,
+            }
+        }
+    }
+
+    /// A write, in a session if the client has them.
+    pub(crate) async fn write(mut self, write: Write<'_>, options: WriteOptions) -> Result<Reply, Error> {
+        let mut placed = self.place().await?;
+        let operation = Operation::Write { options, write };
+        let mut request = Request { id: 0, deadline_ms: 0, operation };
+        loop {
+            let link = self.choose();
+            let deadline = self.stamp(&mut request, placed.as_ref());
+            let tried = match link.exchange(&mut request, deadline).await {
+                Ok(answer) => judge(answer),
+                Err(error) => return Err(self.attempts.or_unknown(error)),
+            };
+            match tried {
+                Tried::Done(reply) => return Ok(reply),
+                other => self.after_write(&link, other, &mut placed).await?,
+            }
+        }
+    }
+
+    /// Begins what has no end of its own: from the first part on.
+    pub(crate) async fn open(mut self, operation: Operation<'_>) -> Result<(Parts, Reply), Error> {
+        let mut request = Request { id: 0, deadline_ms: 0, operation };
+        let endless = Deadline::after(crate::deadline::DEADLINE_MAX);
+        loop {
+            let link = self.choose();
+            let tried = match link.open(&mut request, endless).await? {
+                Err(answer) => judge(answer),
+                Ok(mut parts) => match self.first(&mut parts).await {
+                    Some(Part::Reply(reply)) => return Ok((parts, reply)),
+                    Some(Part::Last(answer)) => judge(answer),
+                    None => Tried::Failed(Failed::Late),
+                },
+            };
+            self.after(&link, tried).await?;
+        }
+    }
+
+    /// The first part, if it comes in the time of one try.
+    async fn first(&mut self, parts: &mut Parts) -> Option<Part> {
+        let until = self.deadline.of_try().at;
+        let late = async {
+            async_io::Timer::at(until).await;
+            None
+        };
+        future::or(async { Some(parts.next().await) }, late).await
+    }
+
+    fn choose(&self) -> Arc<Link> {
+        match self.to {
+            To::Leader => self.shared.leader_link(),
+            To::Any => {
+                self.shared.link(|route| route.for_read(self.shared.settings.read_from, Instant::now()))
+            }
+        }
+    }
+
+    /// Gives a try what its session needs, and says how long it may take.
+    fn stamp(&self, request: &mut Request<'_>, placed: Option<&Placed<'_>>) -> Deadline {
+        let Some(placed) = placed else { return self.deadline };
+        if let Operation::Write { options, .. } = &mut request.operation {
+            options.session = Some(self.shared.stamp(placed.place));
+        }
+        self.deadline.of_try()
+    }
+
+    /// A place in the session, which is opened if there is none; none if the client has no sessions.
+    async fn place(&mut self) -> Result<Option<Placed<'a>>, Error> {
+        if !self.shared.settings.exactly_once {
+            return Ok(None);
+        }
+        loop {
+            let changed = self.shared.session_changed();
+            match self.shared.begin_write() {
+                Begun::Placed(placed) => {
+                    self.attempts = Attempts::new(Repeat::InSession(placed.place));
+                    return Ok(Some(placed));
+                }
+                Begun::ToOpen(opening) => self.open_session(opening).await?,
+                Begun::Wait => self.wait_for(changed).await?,
+            }
+        }
+    }
+
+    async fn open_session(&mut self, opening: Opening<'_>) -> Result<(), Error> {
+        let left = self.deadline.refresh();
+        // To open one too many does no harm: it expires.
+        let call = Call::new(self.shared, left, To::Leader, Repeat::Harmless);
+        match Box::pin(call.run(Operation::OpenSession)).await? {
+            Reply::Written(written) => opening.done(written.receipt.index),
+            _ => return Err(Error::BadAnswer),
+        }
+        self.deadline.refresh();
+        Ok(())
+    }
+
+    async fn wait_for(&mut self, changed: event_listener::EventListener) -> Result<(), Error> {
+        let changed = async {
+            changed.await;
+            Ok(())
+        };
+        let at = self.deadline.at;
+        let late = async {
+            async_io::Timer::at(at).await;
+            Err(Error::Deadline)
+        };
+        future::or(changed, late).await?;
+        self.deadline.refresh();
+        Ok(())
+    }
+
+    /// What follows a try of a write without a result.
+    async fn after_write(
+        &mut self,
+        link: &Link,
+        tried: Tried<Reply>,
+        placed: &mut Option<Placed<'a>>,
+    ) -> Result<(), Error> {
+        if self.after(link, tried).await? {
+            let place = placed.take().expect("only a session can have ended").place;
+            self.shared.expired(place.session);
+            *placed = self.place().await?;
+        }
+        Ok(())
+    }
+
+    /// What follows a try without a result: a pause, or the call's end. Says whether it needs another session.
+    async fn after<T>(&mut self, link: &Link, tried: Tried<T>) -> Result<bool, Error> {
+        let failed = match tried {
+            Tried::Failed(failed) => failed,
+            Tried::Closed => return Err(self.attempts.or_unknown(Error::Closed)),
+            Tried::Proceed | Tried::Done(_) => {
+                self.deadline.refresh();
+                return Ok(false);
+            }
+        };
+        let elsewhere = match &failed {
+            Failed::Refused(refusal) => self.shared.heed(link.at, refusal),
+            Failed::Unsent(_) | Failed::Lost(_) => {
+                if let Some(error) = self.shared.refused_by_all() {
+                    return Err(self.attempts.or_unknown(error));
+                }
+                true
+            }
+            Failed::Late => {
+                self.shared.lost(link.at);
+                true
+            }
+            Failed::Uncommitted(_) => true,
+        };
+        let next = self.attempts.failed(failed);
+        // Whoever is behind, or hangs, is not the only one that may answer.
+        if self.shared.settings.discovers {
+            self.to = To::Leader;
+        }
+        match next {
+            Next::End(error) => Err(error),
+            Next::Anew => Ok(true),
+            Next::Again => self.pause(elsewhere).await.map(|()| false),
+        }
+    }
+
+    /// Waits before the next try, or ends the call if there is no time for one.
+    async fn pause(&mut self, elsewhere: bool) -> Result<(), Error> {
+        let pause = self.pauses.next(elsewhere);
+        if self.deadline.refresh() <= pause {
+            return Err(self.attempts.out_of_time());
+        }
+        if !pause.is_zero() {
+            async_io::Timer::after(pause).await;
+            self.deadline.refresh();
+        }
+        Ok(())
+    }
+}
+
+fn judge(answer: Answer) -> Tried<Reply> {
+    Tried::Failed(match answer {
+        Answer::Reply(Reply::Refused(refusal)) => Failed::Refused(refusal),
+        Answer::Reply(Reply::Unknown { index, copies }) => Failed::Uncommitted(Appended { index, copies }),
+        Answer::Reply(reply) => return Tried::Done(reply),
+        Answer::Proceed => return Tried::Proceed,
+        Answer::Closed => return Tried::Closed,
+        Answer::Unsent(how) | Answer::LateUnsent(how) => Failed::Unsent(how),
+        Answer::Lost(how) => Failed::Lost(how),
+        Answer::Overrun => Failed::Lost("more was told than was taken".into()),
+        Answer::LateSent => Failed::Late,
+    })
+}
+
+/// A write that is told at every count of copies.
+pub(crate) struct Progressing<'a> {
+    call: Call<'a>,
+    options: WriteOptions,
+    placed: Option<Placed<'a>>,
+    is_placed: bool,
+    /// None while it is not sent.
+    parts: Option<Parts>,
+    is_over: bool,
+}
+
+impl<'a> Progressing<'a> {
+    pub(crate) fn new(call: Call<'a>, options: WriteOptions) -> Self {
+        Self { call, options, placed: None, is_placed: false, parts: None, is_over: false }
+    }
+
+    /// The next answer to this write, the same each time; none behind the last one or an error.
+    pub(crate) async fn next(&mut self, write: &Write<'_>) -> Option<Result<Reply, Error>> {
+        if self.is_over {
+            return None;
+        }
+        let step = self.step(write).await;
+        self.is_over |= step.is_err();
+        Some(step)
+    }
+
+    async fn step(&mut self, write: &Write<'_>) -> Result<Reply, Error> {
+        if !self.is_placed {
+            self.placed = self.call.place().await?;
+            self.is_placed = true;
+        }
+        loop {
+            let Some(parts) = &mut self.parts else {
+                self.send(write).await?;
+                continue;
+            };
+            match parts.next().await {
+                Part::Reply(reply) => return Ok(reply),
+                Part::Last(answer) => {
+                    let link = parts.link().clone();
+                    self.parts = None;
+                    match judge(answer) {
+                        Tried::Done(reply) => {
+                            self.is_over = true;
+                            return Ok(reply);
+                        }
+                        other => self.call.after_write(&link, other, &mut self.placed).await?,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, write: &Write<'_>) -> Result<(), Error> {
+        let link = self.call.choose();
+        let operation = Operation::Write { options: self.options, write: write.clone() };
+        let mut request = Request { id: 0, deadline_ms: 0, operation };
+        self.call.stamp(&mut request, self.placed.as_ref());
+        match link.open(&mut request, self.call.deadline).await {
+            Err(error) => Err(self.call.attempts.or_unknown(error)),
+            Ok(Ok(parts)) => {
+                self.parts = Some(parts);
+                Ok(())
+            }
+            Ok(Err(answer)) => self.call.after_write(&link, judge(answer), &mut self.placed).await,
+        }
+    }
+
+    /// Where the write is, by the last answer.
+    pub(crate) fn is_appended(&mut self, appended: Appended) {
+        self.call.attempts.is_appended(appended);
+    }
+}
+
+/// The pauses of one call.
+struct Pauses {
+    backoff: Backoff,
+    /// Times that it may go on elsewhere at once.
+    at_once: usize,
+}
+
+impl Pauses {
+    fn new(servers: usize) -> Self {
+        Self { backoff: Backoff::default(), at_once: servers }
+    }
+
+    fn next(&mut self, elsewhere: bool) -> Duration {
+        if elsewhere && self.at_once > 0 {
+            self.at_once -= 1;
+            return Duration::ZERO;
+        }
+        self.backoff.next_pause()
+    }
+}

@@ -1,0 +1,237 @@
+//! Following the changes of a range.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::{Stream, StreamExt, future};
+use quorate_protocol::request::{Operation, Range, RangeEnd, Request, Token};
+
+use crate::call::{Call, To};
+use crate::client::Client;
+use crate::deadline::Deadline;
+use crate::error::passes;
+use crate::link::{Answer, Part, Parts};
+use crate::reply::{Change, Reply};
+use crate::retry::Repeat;
+use crate::{Error, SessionToken};
+
+/// A watch that has heard nothing for so long asks whether its server is still there.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The changes of a range, in order, without gap or repetition: a [`Stream`] without end.
+///
+/// Changes are what committed writes did: a compare-and-set whose condition did not hold, a deletion of what was not
+/// there, and a repeated write are none. When its replica is lost, or the changes come faster than they are taken, the
+/// watch goes on at any replica where it was. Replicas keep a bounded history: if that does not reach back, the watch
+/// ends with [`Refusal::HistoryLost`](crate::Refusal::HistoryLost). After any other error it can be asked again.
+///
+/// It is not driven while nothing is asked of it, and holds at most 4 MiB of changes.
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// let mut watch = client.watch(quorate_client::prefix(b"job/"));
+/// while let Some(change) = watch.next().await {
+///     let change = change?;
+///     println!("{} {}", String::from_utf8_lossy(&change.key), if change.value.is_some() { "set" } else { "gone" });
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a watch begins when a change is asked for"]
+pub struct Watch {
+    /// None while a change is waited for, which has it then.
+    following: Option<Following>,
+    waiting: Option<Pin<Box<dyn Future<Output = Followed> + Send>>>,
+    /// What was last known of its position.
+    seen: Option<Token>,
+}
+
+/// The state of a watch, and the change that was waited for.
+type Followed = (Following, Option<Result<Change, Error>>);
+
+/// The state of a watch.
+struct Following {
+    client: Client,
+    range: OwnedRange,
+    /// The last entry of which all changes were handed out; none before it has begun.
+    position: Option<Token>,
+    /// Where the position is when the changes are handed out.
+    through: Token,
+    changes: VecDeque<Change>,
+    parts: Option<Parts>,
+    is_over: bool,
+}
+
+struct OwnedRange {
+    start: Vec<u8>,
+    end: OwnedEnd,
+}
+
+enum OwnedEnd {
+    Open,
+    Before(Vec<u8>),
+    Prefix(Vec<u8>),
+}
+
+impl OwnedRange {
+    fn of(range: Range<'_>) -> Self {
+        let end = match range.end {
+            RangeEnd::Open => OwnedEnd::Open,
+            RangeEnd::Before(end) => OwnedEnd::Before(end.to_vec()),
+            RangeEnd::Prefix(prefix) => OwnedEnd::Prefix(prefix.to_vec()),
+        };
+        Self { start: range.start.to_vec(), end }
+    }
+
+    fn borrowed(&self) -> Range<'_> {
+        let end = match &self.end {
+            OwnedEnd::Open => RangeEnd::Open,
+            OwnedEnd::Before(end) => RangeEnd::Before(end),
+            OwnedEnd::Prefix(prefix) => RangeEnd::Prefix(prefix),
+        };
+        Range { start: &self.start, end }
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(client: &Client, range: Range<'_>) -> Self {
+        let following = Following {
+            client: client.clone(),
+            range: OwnedRange::of(range),
+            position: None,
+            through: Token::default(),
+            changes: VecDeque::new(),
+            parts: None,
+            is_over: false,
+        };
+        Self { following: Some(following), waiting: None, seen: None }
+    }
+
+    /// Begins behind what a token has seen: of a read, a write, or another watch. Unless set, it begins behind what
+    /// the replica that it meets has applied.
+    pub fn after(mut self, token: SessionToken) -> Self {
+        self.seen = Some(token.0);
+        if let Some(following) = &mut self.following {
+            following.position = Some(token.0);
+        }
+        self
+    }
+
+    /// The next change.
+    pub async fn next(&mut self) -> Option<Result<Change, Error>> {
+        StreamExt::next(self).await
+    }
+
+    /// Behind what another watch goes on without gap or repetition: the last entry of which all changes were handed
+    /// out. None before the first change was asked for.
+    pub fn token(&self) -> Option<SessionToken> {
+        self.seen.map(SessionToken)
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Change, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(following) = self.following.take() {
+            self.waiting = Some(Box::pin(following.next()));
+        }
+        let waiting = self.waiting.as_mut().expect("one of both is there");
+        let (following, next) = std::task::ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        self.seen = following.position;
+        self.following = Some(following);
+        Poll::Ready(next)
+    }
+}
+
+impl Following {
+    async fn next(mut self) -> Followed {
+        while !self.is_over {
+            if let Some(change) = self.changes.pop_front() {
+                self.moved(&change);
+                return (self, Some(Ok(change)));
+            }
+            if let Err(error) = self.more().await {
+                self.parts = None;
+                self.is_over = !is_temporary(&error);
+                return (self, Some(Err(error)));
+            }
+        }
+        (self, None)
+    }
+
+    /// A change is handed out. The token of an entry in the midst of a page has the page's term: a page is of one.
+    fn moved(&mut self, change: &Change) {
+        let position = match self.changes.front() {
+            None => self.through,
+            Some(next) if next.index > change.index => Token { term: self.through.term, index: change.index },
+            Some(_) => return,
+        };
+        self.position = Some(position);
+    }
+
+    /// Waits for the next page of changes, which may be empty.
+    async fn more(&mut self) -> Result<(), Error> {
+        let Some(parts) = &mut self.parts else { return self.begin().await };
+        let silent = async {
+            async_io::Timer::after(SILENCE).await;
+            None
+        };
+        match future::or(async { Some(parts.next().await) }, silent).await {
+            Some(Part::Reply(Reply::Changes { through, changes })) => {
+                self.take(through, changes);
+                Ok(())
+            }
+            Some(Part::Reply(_)) => Err(Error::BadAnswer),
+            Some(Part::Last(answer)) => self.ended(answer),
+            None => self.ask().await,
+        }
+    }
+
+    fn take(&mut self, through: Token, changes: Vec<Change>) {
+        if changes.is_empty() {
+            self.position = Some(through);
+        }
+        self.through = through;
+        self.changes = changes.into();
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        let shared = &self.client.handle.shared;
+        let entered = shared.enter()?;
+        let call = Call::new(shared, self.client.deadline, To::Any, Repeat::Harmless);
+        let operation = Operation::Watch { range: self.range.borrowed(), after: self.position };
+        let begun = call.open(operation).await;
+        drop(entered);
+        let (parts, first) = begun?;
+        let Reply::Changes { through, changes } = first else { return Err(Error::BadAnswer) };
+        self.parts = Some(parts);
+        self.take(through, changes);
+        Ok(())
+    }
+
+    /// The server says no more: the watch goes on elsewhere, unless that is for good.
+    fn ended(&mut self, answer: Answer) -> Result<(), Error> {
+        self.parts = None;
+        match answer {
+            Answer::Reply(Reply::Refused(refusal)) if !passes(&refusal) => Err(Error::Refused(refusal)),
+            Answer::Closed => Err(Error::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks whether the server is still there: if not, the link to it ends, and with it the parts.
+    async fn ask(&mut self) -> Result<(), Error> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        let mut ping = Request { id: 0, deadline_ms: 0, operation: Operation::Ping };
+        parts.link().exchange(&mut ping, Deadline::after(self.client.deadline)).await.map(drop)
+    }
+}
+
+/// Whether the watch can be asked again after an error.
+fn is_temporary(error: &Error) -> bool {
+    error.kind() == crate::ErrorKind::Retryable
+}
