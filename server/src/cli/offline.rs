@@ -119,7 +119,7 @@ pub(super) struct Dump {
     /// Print the records of a checkpoint instead: the newest, or the one of this entry.
     #[arg(long, value_name = "INDEX", num_args = 0..=1, conflicts_with_all = ["from", "to", "batches"])]
     checkpoint: Option<Option<Index>>,
-    /// Print keys and values as a whole, instead of their first 64 bytes.
+    /// Print keys and values as a whole, instead of their first 64 bytes, and the results of sessions.
     #[arg(long)]
     full: bool,
 }
@@ -303,9 +303,10 @@ fn describe_check(checked: &Checked) -> String {
         let what = match &checkpoint.whole {
             None => format!("entry {}, damaged", checkpoint.index),
             Some(whole) => format!(
-                "entry {}, term {}, {} keys, {}, BLAKE3 {}",
+                "entry {}, term {}, {} sessions, {} keys, {}, BLAKE3 {}",
                 checkpoint.index,
                 whole.term,
+                whole.sessions,
                 whole.keys,
                 display_bytes(whole.bytes),
                 whole.blake3
