@@ -11,12 +11,12 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use quorate_client::load::{self, KeyPrefix};
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::request::{Mutation, Write};
-use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Quorums};
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, NodeSet, Quorums};
 use quorate_server::checkpoint::{self, Block, CheckpointHeader, CheckpointWriter};
 use quorate_server::directory::DirectorySettings;
 use quorate_server::disk::{Disk, RealDisk};
 use quorate_server::log::{Log, LogSettings};
-use quorate_server::node::{self, Opened};
+use quorate_server::node::{self, NodeSettings, Opened};
 use quorate_server::replica::Promise;
 use tempfile::TempDir;
 
@@ -56,7 +56,11 @@ impl Directory {
             durability: Durability::Fsync,
         };
         let log = LogSettings::default();
-        node::open(&self.disk, &self.path, &settings, Incarnation(1), log, CHECKPOINT_BYTES, None).unwrap()
+        let of_node = NodeSettings {
+            checkpoint_interval_bytes: CHECKPOINT_BYTES,
+            ..NodeSettings::new(NodeSet::from_iter([node]))
+        };
+        node::open(&self.disk, &self.path, &settings, Incarnation(1), log, &of_node, None).unwrap()
     }
 
     /// No entry is of a later term than was promised.
