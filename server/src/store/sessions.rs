@@ -36,6 +36,7 @@ use quorate_protocol::response::{SessionError, WriteResult};
 use quorate_protocol::{Index, SequenceNumber, SessionId, limits};
 
 use super::memory::{allocation, table_bytes};
+use crate::mutant::{Mutant, is_on};
 
 /// One entry of the table, and the byte that says whether it is taken.
 const SLOT_BYTES: u64 = (size_of::<(SessionId, Session)>() + 1) as u64;
@@ -217,6 +218,7 @@ impl Sessions {
         let lowest = session.lowest;
         let passed = session.results.partition_point(|done| done.sequence < lowest);
         let answer = session.judge(at.sequence, lowest, checksum);
+        let answer = answer.filter(|answer| answer.is_err() || !is_on(Mutant::DoneAgain));
         if passed > 0 {
             self.results -= passed as u64;
             self.allocated -= session.bytes();
