@@ -12,7 +12,7 @@ use quorate_client::load::{self, KeyPrefix};
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::request::{Mutation, Write};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Quorums};
-use quorate_server::checkpoint::{self, CheckpointHeader, CheckpointWriter};
+use quorate_server::checkpoint::{self, Block, CheckpointHeader, CheckpointWriter};
 use quorate_server::directory::DirectorySettings;
 use quorate_server::disk::{Disk, RealDisk};
 use quorate_server::log::{Log, LogSettings};
@@ -80,11 +80,10 @@ impl Directory {
                 &mut records,
             );
             if records.len() >= checkpoint::BLOCK_BYTES {
-                writer.block(&records).unwrap();
-                records.clear();
+                writer.block(&Block::Records(std::mem::take(&mut records))).unwrap();
             }
         }
-        writer.block(&records).unwrap();
+        writer.block(&Block::Records(records)).unwrap();
         writer.finish().unwrap();
     }
 

@@ -43,6 +43,9 @@ fn harness(arguments: Vec<OsString>) -> Result<(), Failure> {
         Some(Command::Versus(options)) => versus(options),
         Some(Command::Compare(options)) => compare(options),
         Some(Command::Report(options)) => rewrite(options),
+        Some(Command::Reference(reference)) => {
+            print(reference.render::<Options>().map_err(Failure::WrongUse)?)
+        }
     }
 }
 
@@ -53,7 +56,7 @@ fn measure(options: &Measure) -> Result<(), Failure> {
     }
     let plan = options.plan()?;
     if options.dry_run {
-        return print(&plan.json());
+        return print(plan.json());
     }
     run(plan, &options.place, options.slo)
 }
@@ -62,7 +65,7 @@ fn measure(options: &Measure) -> Result<(), Failure> {
 fn versus(options: &Versus) -> Result<(), Failure> {
     let (plan, left_out) = options.plan()?;
     if options.dry_run {
-        return print(&plan.json());
+        return print(plan.json());
     }
     left_out.iter().for_each(|reason| eprintln!("left out: {reason}"));
     run(plan, &options.place, None)
@@ -170,7 +173,7 @@ fn show(format: Format, report: &Report) -> Result<(), Failure> {
 }
 
 /// Standard output has the result and nothing else.
-fn print(text: &str) -> Result<(), Failure> {
-    std::io::stdout().write_all(text.as_bytes()).context("the result cannot be printed")?;
+fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    std::io::stdout().write_all(text.as_ref()).context("the result cannot be printed")?;
     Ok(())
 }

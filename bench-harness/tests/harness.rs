@@ -54,6 +54,25 @@ fn help_goes_to_standard_output_and_is_no_error() {
 }
 
 #[test]
+fn it_tells_shells_and_man_about_itself() {
+    let run = |arguments: &str| Command::new(PROGRAM).args(arguments.split_whitespace()).output().unwrap();
+    let printed = |arguments: &str| {
+        let output = run(arguments);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        text(&output.stdout)
+    };
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = printed(&format!("completions {shell}"));
+        assert!(["versus", "quorum"].iter().all(|word| text.contains(word)), "{shell}: {text}");
+    }
+    for (arguments, title) in [("man", "bench-harness"), ("man compare", "bench-harness-compare")] {
+        let page = printed(arguments);
+        assert!(page.contains(&format!(".TH {title} 1")), "{page}");
+    }
+    assert_wrong_use(&run("man comparison"), "no command \"comparison\"");
+}
+
+#[test]
 fn a_node_that_no_harness_started_refuses_to_serve() {
     for arguments in [&["node", "1", "--id", "1"][..], &["node", "x"], &["node"]] {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();

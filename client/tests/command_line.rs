@@ -216,3 +216,18 @@ fn exit_codes_tell_errors_apart() {
     assert!(String::from_utf8_lossy(&no_token.get_output().stderr).contains("--token"));
     brief("no-port", &["get", "a"]).code(2);
 }
+
+#[test]
+fn it_tells_shells_and_man_about_itself_without_any_server() {
+    let server = nobody();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = stdout(quorate(&server, &["completions", shell]).success());
+        assert!(["hand-over", "servers"].iter().all(|word| text.contains(word)), "{shell}: {text}");
+    }
+    let page = stdout(quorate(&server, &["man"]).success());
+    assert!(page.contains(".TH quorate 1") && page.contains("QUORATE_SERVERS"), "{page}");
+    let page = stdout(quorate(&server, &["man", "cas"]).success());
+    assert!(page.contains(".TH quorate-cas 1") && page.contains("\\-\\-revision"), "{page}");
+    let wrong = quorate(&server, &["man", "sett"]).code(2).stdout("");
+    assert_eq!(error(&wrong), "quorate: there is no command \"sett\": --help lists them\n");
+}

@@ -82,7 +82,7 @@ pub enum Outcome<'a> {
     Changes {
         /// All changes up to this entry are told.
         through: Token,
-        /// In order.
+        /// In order. All are of the term of `through`, so that the token of each is known.
         #[serde(borrow, deserialize_with = "bounded::<_, _, { limits::SCAN_ITEMS_MAX }>")]
         changes: Vec<Change<'a>>,
     },

@@ -1,6 +1,8 @@
 //! The command line of a replica: flags, environment, configuration file; messages and exit codes.
 
 mod offline;
+#[doc(hidden)]
+pub mod reference;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -123,6 +125,9 @@ struct Settings {
     /// Milliseconds without an answer of the disk after which the replica stops [default: 30000].
     #[arg(long, value_name = "MS", env = "QUORATE_DISK_TIMEOUT_MS")]
     disk_timeout_ms: Option<u32>,
+    /// Milliseconds after which a client's session that is not used ends; at least 16 heartbeats [default: 600000].
+    #[arg(long, value_name = "MS", env = "QUORATE_SESSION_TIMEOUT_MS")]
+    session_timeout_ms: Option<u32>,
     /// MiB of one log file [default: 64].
     #[arg(long, value_name = "MIB", env = "QUORATE_SEGMENT_MIB")]
     segment_mib: Option<u32>,
@@ -246,6 +251,7 @@ impl Settings {
             admit_replaced: self.admit_replaced.or(other.admit_replaced),
             disk_stall_ms: self.disk_stall_ms.or(other.disk_stall_ms),
             disk_timeout_ms: self.disk_timeout_ms.or(other.disk_timeout_ms),
+            session_timeout_ms: self.session_timeout_ms.or(other.session_timeout_ms),
             segment_mib: self.segment_mib.or(other.segment_mib),
             checkpoint_mib: self.checkpoint_mib.or(other.checkpoint_mib),
             checkpoint_mib_per_second: self.checkpoint_mib_per_second.or(other.checkpoint_mib_per_second),
@@ -278,6 +284,7 @@ impl Settings {
         server.peers = replicas.into_iter().filter_map(|(node, address)| Some((node, address?))).collect();
         (server.node.heartbeat, server.node.election_timeout) = self.timing(&server.node)?;
         server.node.lease = self.lease(&server)?;
+        server.node.session_timeout = self.session_timeout(&server.node)?;
         server.node.admits_replaced = self.admit_replaced.unwrap_or(false);
         (server.node.disk_stall, server.node.disk_timeout) = self.disk_patience(&server.node)?;
         if let Some(count) = positive("checkpoint-mib", self.checkpoint_mib)? {
@@ -436,6 +443,19 @@ impl Settings {
             ));
         }
         Ok((stall, timeout))
+    }
+
+    fn session_timeout(&self, node: &NodeSettings) -> Result<Duration, WrongSetting> {
+        let Some(ms) = self.session_timeout_ms else { return Ok(node.session_timeout) };
+        let timeout = Duration::from_millis(ms.into());
+        if timeout < 16 * node.heartbeat {
+            return wrong(format!(
+                "--session-timeout-ms is {ms}, and --heartbeat-ms is {}: sessions are looked after with heartbeats, so \
+                 it must be 16 of them or more",
+                node.heartbeat.as_millis()
+            ));
+        }
+        Ok(timeout)
     }
 }
 

@@ -11,6 +11,7 @@
 //! - [`offline`]: checking, printing, backing up and restoring a data directory.
 //! - [`machine`]: what the machine offers, for defaults.
 //! - [`cli`]: the program.
+//! - `testing`, with the feature of that name: a cluster inside a test, for applications' own tests.
 
 pub mod checkpoint;
 pub mod cli;
@@ -29,3 +30,5 @@ mod shell;
 #[cfg(test)]
 mod sim;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -14,6 +14,8 @@ pub(crate) enum Mutant {
     CheckpointNameNotSynced,
     /// 4: log goes before the checkpoint that replaces it is durable.
     LogDroppedEarly,
+    /// 5: a checkpoint has no sessions.
+    SessionsNotInCheckpoint,
     /// 6: log is applied again from the checkpoint's index on, not from the one behind it.
     ReplayFromCheckpoint,
     /// 7: a promise counts before it is synced.

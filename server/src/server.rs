@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,11 +137,31 @@ pub fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + 'static,
 ) -> Result<(), ServerError> {
+    run_until_killed(settings, listeners, shutdown, future::pending())
+}
+
+/// The same, until `killed` is ready at the latest. There is no turn after that: nothing is handed over, answered or
+/// drained, connections close, and the node's threads are waited for. What they still find to do they do, unless
+/// `killed` has taken the disk from them.
+pub(crate) fn run_until_killed(
+    settings: ServerSettings,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()> + 'static,
+    killed: impl Future<Output = ()> + 'static,
+) -> Result<(), ServerError> {
     let reactor = Reactor::new().map_err(ServerError::Reactor)?;
     let executor = Rc::new(LocalExecutor::new());
     // A task like all others: what the executor itself is given to run is polled on every wake.
-    let main = executor.spawn(serve(executor.clone(), reactor.clone(), settings, listeners, shutdown));
+    let main =
+        executor.spawn(serve(executor.clone(), reactor.clone(), settings, listeners, shutdown, killed));
     reactor.block_on(&executor, main).map_err(ServerError::Reactor)?
+}
+
+/// What ends a replica that runs.
+enum End {
+    Stopped,
+    Killed,
+    Failed(NodeError),
 }
 
 async fn serve(
@@ -149,8 +170,9 @@ async fn serve(
     settings: ServerSettings,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
+    killed: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let mut shutdown = std::pin::pin!(shutdown);
+    let (mut shutdown, mut killed) = (pin!(shutdown), pin!(killed));
     let opening = async { Some(recover(&settings).await) };
     // What a recovery leaves that takes too long, or whose disk hangs, is recovered the same way.
     let is_to_stop = Cell::new(false);
@@ -160,7 +182,11 @@ async fn serve(
         reactor.sleep(shell::stop_deadline(&settings.node)).await;
         None
     };
-    let Some(opened) = future::or(opening, stopped).await else { return Ok(()) };
+    let killed_first = async {
+        killed.as_mut().await;
+        None
+    };
+    let Some(opened) = future::or(killed_first, future::or(opening, stopped)).await else { return Ok(()) };
     let (opened, election_seed) = opened?;
     let mut settings = settings;
     settings.node.election_seed = election_seed;
@@ -183,19 +209,28 @@ async fn serve(
         }
         tracing::info!("stopping");
         shell.drain().await;
-        Ok(())
+        End::Stopped
     };
-    let result = future::or(async { Err(turns.await.into()) }, stop).await;
+    let failed = async { End::Failed(turns.await) };
+    let killed = async {
+        killed.await;
+        End::Killed
+    };
+    let end = future::or(killed, future::or(failed, stop)).await;
     // A task that is only dropped stays with the executor, which the listeners' tasks hold themselves: log
     // threads and sockets would outlive the replica in a process that goes on.
     for task in tasks {
         task.cancel().await;
     }
-    match result {
-        Ok(()) => Ok(shell.stop()?),
-        Err(error) => {
+    match end {
+        End::Stopped => Ok(shell.stop()?),
+        End::Killed => {
             shell.abort();
-            Err(error)
+            Ok(())
+        }
+        End::Failed(error) => {
+            shell.abort();
+            Err(error.into())
         }
     }
 }

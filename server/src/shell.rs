@@ -25,7 +25,7 @@ use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Durability, Index, Member, NodeId, Term, frame};
 
-use crate::checkpoint::{CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
+use crate::checkpoint::{Block, CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointThread};
 use crate::clock::Clock;
 use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
@@ -552,10 +552,10 @@ impl Outside for World {
         }
     }
 
-    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
+    fn checkpoint_block(&mut self, block: Block, is_last: bool) {
         let Some(thread) = &self.checkpoint else { return };
-        if !records.is_empty() {
-            thread.block(records);
+        if !block.is_empty() {
+            thread.block(block);
         }
         if is_last {
             thread.complete();

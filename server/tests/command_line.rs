@@ -180,6 +180,7 @@ fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_writte
         ("--lease-ms 301".into(), "no longer than the timeout"),
         ("--lease-ms 99".into(), "two of them or more"),
         ("--lease-ms 200 --leader 1".into(), "leave one out"),
+        ("--session-timeout-ms 799".into(), "16 of them or more"),
         ("--config missing.toml".into(), "cannot read the configuration missing.toml"),
         // An address of a network kept for examples: nobody's.
         ("--listen 192.0.2.1:1".into(), "cannot listen on 192.0.2.1:1"),
@@ -274,4 +275,24 @@ fn help_and_version_go_to_standard_output_and_are_no_errors() {
         assert!(text.contains(words), "{text}");
         assert!(output.stderr.is_empty());
     }
+}
+
+#[test]
+fn it_tells_shells_and_man_about_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let printed = |arguments: &str| {
+        let output = run(arguments, directory.path());
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = printed(&format!("completions {shell}"));
+        assert!(["restore", "election-timeout-ms"].iter().all(|word| text.contains(word)), "{shell}: {text}");
+    }
+    let page = printed("man");
+    assert!(page.contains(".TH quorate-server 1") && page.contains("QUORATE_QUORUM"), "{page}");
+    let page = printed("man dump");
+    assert!(page.contains(".TH quorate-server-dump 1") && page.contains("\\-\\-batches"), "{page}");
+    assert_refused(&run("man dunp", directory.path()), 2, &["no command \"dunp\"", "--help"]);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

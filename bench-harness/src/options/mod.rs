@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
+use quorate_server::cli::reference::Reference;
 
 use crate::compare::figures::{self, FIGURES, Figure};
 use crate::failure::Failure;
@@ -82,6 +83,9 @@ pub enum Command {
     Versus(Versus),
     /// Write the formats of a report again, or merge the reports of several generators into one
     Report(Merge),
+    /// Print what shells and man(1) are told about this program
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 /// Two reports to compare.

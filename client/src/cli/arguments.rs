@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::reference::Reference;
 use crate::{Expected, SessionToken};
 
 /// Talks to a Quorate cluster.
@@ -120,6 +121,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u8).range(1..))]
         to: Option<u8>,
     },
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod output;
+mod reference;
 mod status;
 
 use std::ffi::OsStr;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::arguments::{Arguments, Command, Format, ReadConsistency};
+use self::reference::Reference;
 use crate::{
     Client, Consistency, Error, Expected, NodeId, Refusal, SessionToken, WriteResult, Written, prefix,
 };
@@ -100,10 +102,15 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure> {
-    if matches!(arguments.command, Command::Status) {
-        return status::run(arguments, out).await;
+    match &arguments.command {
+        Command::Status => return status::run(arguments, out).await,
+        Command::Reference(reference) => return print(reference, out),
+        _ => {}
     }
-    let client = Client::builder().servers(&arguments.servers).deadline(arguments.timeout).connect()?;
+    // One write is not worth a session, which takes two more: what may have happened is said to be unknown.
+    let builder =
+        Client::builder().servers(&arguments.servers).deadline(arguments.timeout).exactly_once(false);
+    let client = builder.connect()?;
     let format = arguments.format;
     match &arguments.command {
         Command::Set { key, value } => {
@@ -132,8 +139,13 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             let term = client.hand_over(node(*to)?).await.map_err(change_failure)?;
             Ok(output::handed_over(out, format, term)?)
         }
-        Command::Status => unreachable!("done above"),
+        Command::Status | Command::Reference(_) => unreachable!("done above"),
     }
+}
+
+fn print(reference: &Reference, out: &mut impl Write) -> Result<(), Failure> {
+    let text = reference.render::<Arguments>();
+    Ok(out.write_all(&text.map_err(|message| Failure { exit: Exit::WrongUse, message })?)?)
 }
 
 /// A hand-over or an admission writes nothing that could be read: whether it has happened the nodes say.

@@ -73,13 +73,16 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Runs until the connection ends; then every call on it has its answer.
-    pub(super) async fn run(mut self, deadlines: &mut Deadlines) -> Ended {
-        let (ended, reason) = std::future::poll_fn(|cx| self.turn(cx, deadlines)).await;
+    /// Runs until the connection ends, and says why.
+    pub(super) async fn run(&mut self, deadlines: &mut Deadlines) -> (Ended, String) {
+        std::future::poll_fn(|cx| self.turn(cx, deadlines)).await
+    }
+
+    /// Every call on the connection, which has ended, gets its answer.
+    pub(super) fn end(mut self, reason: &str) {
         let reason = format!("{}: {reason}", self.link.address).into();
         self.link.lock().down(self.sent, &reason, &mut self.wakers);
         self.wakers.drain(..).for_each(Waker::wake);
-        ended
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, deadlines: &mut Deadlines) -> Poll<(Ended, String)> {

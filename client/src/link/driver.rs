@@ -38,10 +38,16 @@ pub(crate) async fn drive(link: Arc<Link>, listener: impl Listener) {
             Some(Ok(connected)) => {
                 backoff.reset();
                 listener.welcomed(link.at, &connected.welcome);
-                if Connection::new(&link, connected).run(&mut deadlines).await == Ended::Finished {
+                let mut connection = Connection::new(&link, connected);
+                let (ended, reason) = connection.run(&mut deadlines).await;
+                // First, so that calls that are tried again go elsewhere.
+                if ended == Ended::Broken {
+                    listener.lost(link.at, None);
+                }
+                connection.end(&reason);
+                if ended == Ended::Finished {
                     return;
                 }
-                listener.lost(link.at, None);
             }
             Some(Err(error)) => {
                 listener.lost(link.at, lasting(&error));

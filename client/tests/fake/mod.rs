@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use quorate_protocol::handshake::{Hello, HelloRefusal, Limits, NodeAddress, Reply, Welcome};
-use quorate_protocol::request::{Expected, Mutation, Operation, Request, Token, Write as Change};
+use quorate_protocol::request::{
+    Expected, Mutation, Operation, Request, SessionSequence, Token, Write as Change,
+};
 use quorate_protocol::response::{
     DiskStatus, ElectionStatus, FollowerStatus, Item, MessageCounts, Outcome, Receipt, Refusal, Response,
     Role, Status, Versioned, WriteResult,
@@ -28,6 +30,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     fn accept(mut stream: TcpStream, refusal: Option<HelloRefusal>, in_flight_max: u32) -> Self {
+        let node = node_at(stream.local_addr().unwrap().port());
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut peer = Self { stream: stream.try_clone().unwrap(), input: Vec::new(), used: 0 };
@@ -37,7 +40,7 @@ impl Peer {
             Some(refusal) => Reply::Refused(refusal),
             None => Reply::Welcome(Welcome {
                 version: VERSION,
-                node: node(1),
+                node,
                 cluster: "test".into(),
                 leader: None,
                 nodes: Vec::new(),
@@ -83,6 +86,27 @@ impl Peer {
         parse::<Request<'_>>(&body).unwrap().id
     }
 
+    /// The next request, as `look` sees it; and its id.
+    pub(crate) fn request<T>(&mut self, look: impl FnOnce(&Operation<'_>) -> T) -> (u64, T) {
+        let body = self.frame().expect("a request");
+        let request = parse::<Request<'_>>(&body).unwrap();
+        (request.id, look(&request.operation))
+    }
+
+    /// Opens a session.
+    pub(crate) fn open_session(&mut self, session: u64) {
+        let (id, ()) = self.request(|operation| assert_eq!(operation, &Operation::OpenSession));
+        self.answer(id, written(session));
+    }
+
+    /// The next request's id, and its place in a session; it is a write.
+    pub(crate) fn write(&mut self) -> (u64, Option<SessionSequence>) {
+        self.request(|operation| match operation {
+            Operation::Write { options, .. } => options.session,
+            other => panic!("{other:?} is no write"),
+        })
+    }
+
     /// Answers a ping.
     pub(crate) fn pong(&mut self) {
         let id = self.id();
@@ -103,6 +127,18 @@ impl Peer {
     pub(crate) fn close(self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
+}
+
+/// The node at a port: another one for each.
+fn node_at(port: u16) -> NodeId {
+    static PORTS: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut ports = PORTS.lock().unwrap();
+    let known = ports.iter().position(|known| *known == port);
+    let at = known.unwrap_or_else(|| {
+        ports.push(port);
+        ports.len() - 1
+    });
+    node(at as u8 + 1)
 }
 
 /// A server on a port of its own, whose connections go to the test one by one.
@@ -235,10 +271,12 @@ fn carry_out<'a>(operation: &Operation<'_>, last: &mut u64, data: &'a mut Data) 
             Outcome::Written { receipt: receipt(*last), result: WriteResult::Applied { existed: 0 } }
         }
         Operation::HandOver { .. } => Outcome::HandedOver { term: 4 },
-        Operation::OpenSession
-        | Operation::CloseSession { .. }
-        | Operation::Watch { .. }
-        | Operation::Cancel { .. } => Outcome::Refused(Refusal::Unsupported("the fake does not".into())),
+        Operation::OpenSession | Operation::CloseSession { .. } => {
+            *last += 1;
+            Outcome::Written { receipt: receipt(*last), result: WriteResult::Applied { existed: 0 } }
+        }
+        Operation::Cancel { .. } => Outcome::Pong,
+        Operation::Watch { .. } => Outcome::Refused(Refusal::Unsupported("the fake does not".into())),
     }
 }
 

@@ -3,16 +3,18 @@
 //! Pure: bytes in, values out. Writer and reader apply the same [`Contents`], so that nothing is written
 //! that would be refused later.
 
-use quorate_protocol::{ClusterId, Incarnation, Index, Member, NodeId, Term, limits};
+use quorate_protocol::response::WriteResult;
+use quorate_protocol::{ClusterId, Incarnation, Index, Member, NodeId, SessionId, Term, limits};
 use thiserror::Error;
 
 use super::CheckpointHeader;
+use crate::store::{Done, Session};
 
-/// Bytes after which a block of records ends, with the record that reaches it. Every block but the last
-/// reaches it.
+/// Bytes after which a block of sessions or of records ends, with the one that reaches it. Every such block but the
+/// last of its kind reaches it.
 pub const BLOCK_BYTES: usize = 64 << 10;
 
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 pub(super) const HEADER_BYTES: usize = 48;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 pub(super) const FOOTER_BYTES: usize = 76;
@@ -26,12 +28,18 @@ pub(super) const PAYLOAD_BYTES_MAX: usize =
 const MAGIC: [u8; 8] = *b"QRMCKPT\n";
 const END_MAGIC: [u8; 8] = *b"QRMCKEND";
 const RECORD_HEADER_BYTES: usize = 14;
+const SESSION_HEADER_BYTES: usize = 28;
+const RESULT_BYTES: usize = 33;
 const TERM_BYTES: usize = 16;
 const MEMBER_BYTES: usize = 9;
 const TERMS_PER_BLOCK: usize = 4096;
 
 const _: () = assert!(limits::KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(PAYLOAD_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(
+    BLOCK_BYTES - 1 + SESSION_HEADER_BYTES + limits::SESSION_WINDOW as usize * RESULT_BYTES
+        <= PAYLOAD_BYTES_MAX
+);
 const _: () = assert!(TERMS_PER_BLOCK * TERM_BYTES <= PAYLOAD_BYTES_MAX);
 
 /// What a block holds.
@@ -39,6 +47,7 @@ const _: () = assert!(TERMS_PER_BLOCK * TERM_BYTES <= PAYLOAD_BYTES_MAX);
 pub(super) enum Kind {
     Terms = 1,
     Records = 2,
+    Sessions = 3,
     Members = 4,
 }
 
@@ -61,8 +70,14 @@ pub enum BlockProblem {
     #[error("keys are out of order")]
     Order,
     /// Not where a block ends.
-    #[error("a block of records does not end with the record that reaches {BLOCK_BYTES} bytes")]
+    #[error("a block does not end with the session or record that reaches {BLOCK_BYTES} bytes")]
     Boundary,
+    /// One is malformed, or has results that it cannot have.
+    #[error("a session is malformed")]
+    Session,
+    /// Their ids do not rise, there are too many, or they come after records.
+    #[error("the sessions are out of order")]
+    Sessions,
     /// They do not rise, do not lead to the header's term, or come after records.
     #[error("the terms' first indexes are out of order, or do not lead to the last term")]
     Terms,
@@ -186,6 +201,7 @@ pub(super) fn parse_block(frame: &[u8]) -> Result<(Kind, &[u8]), BlockProblem> {
     match u32_at(frame, 4) {
         1 => Ok((Kind::Terms, payload)),
         2 => Ok((Kind::Records, payload)),
+        3 => Ok((Kind::Sessions, payload)),
         4 => Ok((Kind::Members, payload)),
         other => Err(BlockProblem::Kind(other)),
     }
@@ -221,10 +237,14 @@ pub fn encode_record(key: &[u8], revision: Index, value: &[u8], block: &mut Vec<
 }
 
 /// One key of the state.
-pub(crate) struct Record<'a> {
-    pub(crate) key: &'a [u8],
-    pub(crate) revision: Index,
-    pub(crate) value: &'a [u8],
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The entry that last wrote it.
+    pub revision: Index,
+    /// Its value.
+    pub value: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -257,16 +277,95 @@ pub(super) fn records(mut payload: &[u8]) -> impl Iterator<Item = Result<Record<
     })
 }
 
+/// Appends one session to a block. A block ends with the session that reaches [`BLOCK_BYTES`].
+pub fn encode_session(id: SessionId, session: &Session, block: &mut Vec<u8>) {
+    block.extend_from_slice(&id.to_le_bytes());
+    block.extend_from_slice(&session.last_used.to_le_bytes());
+    block.extend_from_slice(&session.lowest.to_le_bytes());
+    block.extend_from_slice(&(session.results().len() as u32).to_le_bytes());
+    for Done { sequence, index, checksum, result } in session.results() {
+        let (what, number, revision) = match *result {
+            WriteResult::Applied { existed } => (0, existed, 0),
+            WriteResult::ConditionFailed { mutation, revision: None } => (1, mutation, 0),
+            WriteResult::ConditionFailed { mutation, revision: Some(revision) } => (2, mutation, revision),
+        };
+        block.extend_from_slice(&sequence.to_le_bytes());
+        block.extend_from_slice(&index.to_le_bytes());
+        block.extend_from_slice(&checksum.to_le_bytes());
+        block.push(what);
+        block.extend_from_slice(&u32::to_le_bytes(number));
+        block.extend_from_slice(&Index::to_le_bytes(revision));
+    }
+}
+
+/// The session at the start of `bytes`, and what follows it. Every rule about one session alone is checked here.
+fn parse_session(bytes: &[u8]) -> Option<((SessionId, Session), &[u8])> {
+    let (header, rest) = bytes.split_first_chunk::<SESSION_HEADER_BYTES>()?;
+    let (id, last_used, lowest) = (u64_at(header, 0), u64_at(header, 8), u64_at(header, 16));
+    let count = u32_at(header, 24) as usize;
+    if id == 0 || last_used < id || count as u64 > limits::SESSION_WINDOW {
+        return None;
+    }
+    let (results, rest) = rest.split_at_checked(count * RESULT_BYTES)?;
+    let mut done: Vec<Done> = Vec::with_capacity(count);
+    for bytes in results.chunks_exact(RESULT_BYTES) {
+        let result = parse_result(bytes)?;
+        let rises = done.last().is_none_or(|before| before.sequence < result.sequence);
+        let place = result.sequence.checked_sub(lowest)?;
+        if !rises || place >= limits::SESSION_WINDOW || !(id + 1..=last_used).contains(&result.index) {
+            return None;
+        }
+        done.push(result);
+    }
+    Some(((id, Session::new(last_used, lowest, done)), rest))
+}
+
+fn parse_result(bytes: &[u8]) -> Option<Done> {
+    let (index, number, revision) = (u64_at(bytes, 8), u32_at(bytes, 21), u64_at(bytes, 25));
+    let is_count = number as usize <= limits::BATCH_MUTATIONS_MAX;
+    let is_place = (number as usize) < limits::BATCH_MUTATIONS_MAX;
+    let result = match bytes[20] {
+        0 if is_count && revision == 0 => WriteResult::Applied { existed: number },
+        1 if is_place && revision == 0 => WriteResult::ConditionFailed { mutation: number, revision: None },
+        2 if is_place && (1..index).contains(&revision) => {
+            WriteResult::ConditionFailed { mutation: number, revision: Some(revision) }
+        }
+        _ => return None,
+    };
+    Some(Done { sequence: u64_at(bytes, 0), index, checksum: u32_at(bytes, 16), result })
+}
+
+/// The sessions of a block; the first that is malformed ends it.
+pub(super) fn sessions(
+    mut payload: &[u8],
+) -> impl Iterator<Item = Result<(SessionId, Session), BlockProblem>> {
+    std::iter::from_fn(move || {
+        if payload.is_empty() {
+            return None;
+        }
+        let Some((session, rest)) = parse_session(payload) else {
+            payload = &[];
+            return Some(Err(BlockProblem::Session));
+        };
+        payload = rest;
+        Some(Ok(session))
+    })
+}
+
 /// What the blocks so far hold, and the rules for the next one.
 pub(super) struct Contents {
     index: Index,
     term: Term,
     pub(super) terms: Vec<(Index, Term)>,
     pub(super) members: Vec<Member>,
+    pub(super) sessions: u64,
     pub(super) keys: u64,
     pub(super) blocks: u64,
+    last_session: SessionId,
     last_key: Vec<u8>,
-    /// A block of records fell short of [`BLOCK_BYTES`]: no other may follow.
+    /// A block of sessions fell short of [`BLOCK_BYTES`]: no other may follow.
+    sessions_ended: bool,
+    /// The same of records.
     ended: bool,
 }
 
@@ -277,9 +376,12 @@ impl Contents {
             term,
             terms: Vec::new(),
             members: Vec::new(),
+            sessions: 0,
             keys: 0,
             blocks: 0,
+            last_session: 0,
             last_key: Vec::new(),
+            sessions_ended: false,
             ended: false,
         }
     }
@@ -289,6 +391,7 @@ impl Contents {
         match kind {
             Kind::Terms => self.take_terms(payload)?,
             Kind::Members => self.take_members(payload)?,
+            Kind::Sessions => self.take_sessions(payload)?,
             Kind::Records => self.take_records(payload)?,
         }
         self.blocks += 1;
@@ -315,7 +418,7 @@ impl Contents {
             }
             self.terms.push((first, term));
         }
-        let is_first = self.keys == 0 && self.members.is_empty();
+        let is_first = self.keys == 0 && self.sessions == 0 && self.members.is_empty();
         if full && is_first { Ok(()) } else { Err(BlockProblem::Terms) }
     }
 
@@ -324,7 +427,7 @@ impl Contents {
         if payload.is_empty() || !payload.len().is_multiple_of(MEMBER_BYTES) {
             return Err(BlockProblem::Length(payload.len()));
         }
-        if self.keys > 0 || !self.members.is_empty() {
+        if self.keys > 0 || self.sessions > 0 || !self.members.is_empty() {
             return Err(BlockProblem::Members);
         }
         for member in payload.chunks_exact(MEMBER_BYTES) {
@@ -334,6 +437,38 @@ impl Contents {
             }
             self.members.push(Member { node, incarnation: Incarnation(u64_at(member, 1)) });
         }
+        Ok(())
+    }
+
+    fn take_sessions(&mut self, payload: &[u8]) -> Result<(), BlockProblem> {
+        self.check_terms()?;
+        if payload.is_empty() || payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(BlockProblem::Length(payload.len()));
+        }
+        if self.keys > 0 {
+            return Err(BlockProblem::Sessions);
+        }
+        if self.sessions_ended {
+            return Err(BlockProblem::Boundary);
+        }
+        let (mut last_start, mut end) = (0, 0);
+        for session in sessions(payload) {
+            let (id, session) = session?;
+            if session.last_used > self.index {
+                return Err(BlockProblem::Session);
+            }
+            if id <= self.last_session || self.sessions == limits::SESSIONS_MAX as u64 {
+                return Err(BlockProblem::Sessions);
+            }
+            self.last_session = id;
+            self.sessions += 1;
+            last_start = end;
+            end += SESSION_HEADER_BYTES + session.results().len() * RESULT_BYTES;
+        }
+        if last_start >= BLOCK_BYTES {
+            return Err(BlockProblem::Boundary);
+        }
+        self.sessions_ended = payload.len() < BLOCK_BYTES;
         Ok(())
     }
 

@@ -11,8 +11,7 @@
 //!
 //! blocks, one after the other up to the footer
 //!   0   4   length          u32 LE   of the payload
-//!   4   4   kind            u32 LE   1 terms · 2 records · 3 kept free for client
-//!                                                 sessions (R24) · 4 members
+//!   4   4   kind            u32 LE   1 terms · 2 records · 3 sessions · 4 members
 //!   8   4   CRC-32C         u32 LE   of length, kind and payload
 //!  12   …   payload
 //!
@@ -23,6 +22,19 @@
 //! payload of members, one block behind the terms (R27); none in a backup, whose cluster is still to form
 //!   0   1   node            u8       rising
 //!   1   8   incarnation     u64 LE
+//!
+//! payload of sessions, behind terms and members (R24); ids rise through all blocks
+//!   0   8   session         u64 LE   its id: the entry that opened it
+//!   8   8   last used       u64 LE   the last entry that used it, at most the header's index
+//!  16   8   lowest          u64 LE   the lowest number whose answer its client waits for
+//!  24   4   results         u32 LE   how many follow
+//!  28   …   results, 33 bytes each; their numbers rise, from the lowest on, and within the window
+//!           0   8   number     u64 LE
+//!           8   8   index      u64 LE   the entry that did the write, behind the session's and at most the last used
+//!          16   4   CRC-32C    u32 LE   of the write
+//!          20   1   what       u8       0 done · 1 condition failed, no such key · 2 condition failed, other revision
+//!          21   4   count      u32 LE   of keys that existed; or whose condition, counted from 0
+//!          25   8   revision   u64 LE   that the key had; 0 unless 2
 //!
 //! payload of records; keys rise strictly, bytewise, through all blocks
 //!   0   2   key length      u16 LE
@@ -43,20 +55,20 @@
 //! # Invariants
 //!
 //! - The same state at the same index has the same bytes on every replica, so their hashes compare. Nothing
-//!   of a node is in the file, and even where blocks end is decided: with the record that reaches
+//!   of a node is in the file, and even where blocks end is decided: with the session or record that reaches
 //!   [`BLOCK_BYTES`]. Writer and reader both refuse anything else.
 //! - A file under its final name is whole and durable: it is written as `.tmp`, synced, renamed, and the
 //!   directory synced. Whatever is wrong with it later is damage of the disk.
-//! - No record of a file counts before the whole file has been checked.
+//! - Nothing in a file counts before the whole file has been checked.
 //! - A checkpoint is sent to other replicas as its file is ([`Outgoing`]), and received as `.part` ([`part`]), which
 //!   gets its final name when the whole has been checked.
 //!
 //! # What is deliberately absent
 //!
-//! Client sessions: their kind of block is kept free, and this version refuses it. Increments: every
-//! checkpoint is whole. Whether the log reaches back to an older checkpoint, which alone makes it legal to
+//! Increments: every checkpoint is whole. Whether the log reaches back to an older checkpoint, which alone makes it legal to
 //! fall back on that one, is decided by the caller, who knows the log.
 
+mod block;
 mod format;
 mod outgoing;
 pub mod part;
@@ -73,8 +85,9 @@ use thiserror::Error;
 
 use crate::disk::{Disk, is_shortage};
 
-pub(crate) use format::Record;
-pub use format::{BLOCK_BYTES, BlockProblem, encode_record};
+pub(crate) use block::next_block;
+pub use block::{Block, Item};
+pub use format::{BLOCK_BYTES, BlockProblem, Record, encode_record, encode_session};
 pub use outgoing::Outgoing;
 pub(crate) use reader::read_intact;
 pub use reader::{Damage, Loaded, Skipped, load_newest, remove_skipped, verify};
@@ -148,6 +161,8 @@ pub struct CheckpointInfo {
     pub index: Index,
     /// The term of that entry.
     pub term: Term,
+    /// Sessions in it.
+    pub sessions: u64,
     /// Keys in it.
     pub keys: u64,
     /// Bytes of the file.

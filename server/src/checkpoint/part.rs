@@ -16,8 +16,8 @@ use crate::mutant::{Mutant, is_on};
 
 use super::reader::{Reader, hand_out};
 use super::{
-    CheckpointError, CheckpointHeader, CheckpointInfo, Damage, INDEX_DIGITS, Owner, Record, failed,
-    parse_name, path, remove_before, sync_failed,
+    CheckpointError, CheckpointHeader, CheckpointInfo, Damage, INDEX_DIGITS, Item, Owner, failed, parse_name,
+    path, remove_before, sync_failed,
 };
 
 const PART_SUFFIX: &str = ".part";
@@ -83,14 +83,14 @@ pub fn store(
     file.sync_data().map_err(sync_failed(&path))
 }
 
-/// Makes what was received durable, checks the whole, and hands its records to `on_record` in the order of keys. If
-/// this returns an error, records that were handed out do not count.
+/// Makes what was received durable, checks the whole, and hands what is in it to `on_item`, as
+/// [`load_newest`](super::load_newest) does. If this returns an error, what was handed out does not count.
 pub fn load(
     disk: &dyn Disk,
     directory: &Path,
     index: Index,
     owner: Owner,
-    mut on_record: impl FnMut(&[u8], Index, &[u8]),
+    mut on_item: impl FnMut(Item<'_>),
 ) -> Result<(CheckpointHeader, CheckpointInfo), InstallError> {
     let part = part_path(directory, index);
     let file = disk.open(&part).map_err(failed("open", &part))?;
@@ -99,11 +99,7 @@ pub fn load(
     let checked = Reader::open(&*file, index).and_then(Reader::check);
     let (header, info) = checked.map_err(damaged)?;
     owner.check(&part, &header, &info)?;
-    let loaded = hand_out(&*file, index, |record| {
-        let Record { key, revision, value } = record?;
-        on_record(key, revision, value);
-        Ok(())
-    });
+    let loaded = hand_out(&*file, index, |item| item.map(&mut on_item));
     loaded.map_err(damaged)?;
     Ok((header, info))
 }

@@ -1,7 +1,7 @@
 //! Loading the newest checkpoint that is whole.
 //!
-//! Each file is read twice: once to check all of it, then, the page cache being warm, to hand out its
-//! records. So no record of a damaged file ever reaches the caller.
+//! Each file is read twice: once to check all of it, then, the page cache being warm, to hand out what is in
+//! it. So nothing of a damaged file ever reaches the caller.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -13,11 +13,11 @@ use crate::disk::{Disk, DiskFile};
 
 use super::format::{
     self, BLOCK_HEADER_BYTES, BlockProblem, Contents, FOOTER_BYTES, Footer, HEADER_BYTES, Header, Kind,
-    PAYLOAD_BYTES_MAX, Record, VERSION,
+    PAYLOAD_BYTES_MAX, VERSION,
 };
 use super::{
-    CheckpointError, CheckpointHeader, CheckpointInfo, Owner, TEMPORARY_SUFFIX, failed, list, parse_name,
-    part, path, sync_failed,
+    CheckpointError, CheckpointHeader, CheckpointInfo, Item, Owner, TEMPORARY_SUFFIX, failed, list,
+    parse_name, part, path, sync_failed,
 };
 
 /// The newest checkpoint that is whole.
@@ -84,18 +84,18 @@ pub enum Damage {
     Hash,
 }
 
-/// Finds the newest checkpoint that is whole, and hands its records to `on_record` in the order of keys;
-/// `None` if there is no checkpoint. Damaged ones are passed over, and named in [`Loaded::skipped`]. Temporary
+/// Finds the newest checkpoint that is whole, and hands what is in it to `on_item`, sessions in the order of their ids
+/// and then records in that of their keys; `None` if there is no checkpoint. Damaged ones are passed over, and named in [`Loaded::skipped`]. Temporary
 /// files are removed.
 ///
 /// `owner` is what the checkpoint must be of, as far as it is known. A checkpoint of another cluster, or of
 /// a newer version, is an error and not passed over: whoever starts the node must act. If this returns an
-/// error, records that were handed out do not count.
+/// error, what was handed out does not count.
 pub fn load_newest(
     disk: &dyn Disk,
     directory: &Path,
     owner: Owner,
-    mut on_record: impl FnMut(&[u8], Index, &[u8]),
+    mut on_item: impl FnMut(Item<'_>),
 ) -> Result<Option<Loaded>, CheckpointError> {
     remove_temporary_files(disk, directory)?;
     let mut skipped = Vec::new();
@@ -105,11 +105,7 @@ pub fn load_newest(
         match Reader::open(&*file, index).and_then(Reader::check) {
             Ok((header, info)) => {
                 owner.check(&path, &header, &info)?;
-                let done = hand_out(&*file, index, |record| {
-                    let Record { key, revision, value } = record?;
-                    on_record(key, revision, value);
-                    Ok(())
-                });
+                let done = hand_out(&*file, index, |item| item.map(&mut on_item));
                 done.map_err(|damage| CheckpointError::Changed { path, damage })?;
                 part::remove_parts(disk, directory, |part| part <= index)?;
                 return Ok(Some(Loaded { header, info, skipped }));
@@ -132,19 +128,19 @@ pub fn verify(
     Reader::open(&*disk.open_read(path)?, index)?.check()
 }
 
-/// Hands out the records of every block that is intact, in a file that need not be, and each damage that is met
+/// Hands out what is in every block that is intact, in a file that need not be, and each damage that is met
 /// on the way; changes nothing. Behind a block whose length is wrong nothing can be found. The rules between
 /// blocks, and the hash of the whole, are not looked at: see [`verify`].
 pub(crate) fn read_intact(
     disk: &dyn Disk,
     path: &Path,
     index: Index,
-    mut on: impl FnMut(Result<Record<'_>, Damage>),
+    mut on: impl FnMut(Result<Item<'_>, Damage>),
 ) {
     let opened = disk.open_read(path).map_err(Damage::from);
     let read = opened.and_then(|file| {
-        hand_out(&*file, index, |record| {
-            on(record);
+        hand_out(&*file, index, |item| {
+            on(item);
             Ok(())
         })
     });
@@ -173,24 +169,33 @@ fn remove_temporary_files(disk: &dyn Disk, directory: &Path) -> Result<(), Check
     Ok(())
 }
 
-/// Hands out every record, and what is wrong with a block; what `on` returns decides whether that ends it.
+/// Hands out every session and record, and what is wrong with a block; what `on` returns decides whether that ends it.
 pub(super) fn hand_out(
     file: &dyn DiskFile,
     index: Index,
-    mut on: impl FnMut(Result<Record<'_>, Damage>) -> Result<(), Damage>,
+    mut on: impl FnMut(Result<Item<'_>, Damage>) -> Result<(), Damage>,
 ) -> Result<(), Damage> {
     let mut reader = Reader::open(file, index)?;
     while let Some(offset) = reader.next()? {
         match reader.block(offset) {
             Ok((Kind::Terms | Kind::Members, _)) => {}
+            Ok((Kind::Sessions, payload)) => {
+                format::sessions(payload).try_for_each(|session| {
+                    on(session.map(|(id, session)| Item::Session(id, session)).map_err(wrong(offset)))
+                })?;
+            }
             Ok((Kind::Records, payload)) => {
-                let wrong = |problem| Damage::Block { offset, problem };
-                format::records(payload).try_for_each(|record| on(record.map_err(wrong)))?;
+                format::records(payload)
+                    .try_for_each(|record| on(record.map(Item::Record).map_err(wrong(offset))))?;
             }
             Err(damage) => on(Err(damage))?,
         }
     }
     Ok(())
+}
+
+fn wrong(offset: u64) -> impl FnOnce(BlockProblem) -> Damage {
+    move |problem| Damage::Block { offset, problem }
 }
 
 /// Goes through a file block by block.
@@ -249,7 +254,14 @@ impl<'a> Reader<'a> {
         let bytes = self.end + FOOTER_BYTES as u64;
         Ok((
             CheckpointHeader { index, term, cluster, terms: contents.terms, members: contents.members },
-            CheckpointInfo { index, term, keys: contents.keys, bytes, hash: footer.hash },
+            CheckpointInfo {
+                index,
+                term,
+                sessions: contents.sessions,
+                keys: contents.keys,
+                bytes,
+                hash: footer.hash,
+            },
         ))
     }
 

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use quorate_protocol::{Incarnation, NodeId};
+use quorate_protocol::response::WriteResult;
+use quorate_protocol::{Incarnation, NodeId, SessionId};
 
 use super::*;
 use crate::directory::trace_disk::TraceDisk;
 use crate::disk::RealDisk;
+use crate::store::{Done, Session};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -41,7 +43,24 @@ fn large_state(keys: u64) -> State {
     (0..keys).map(|key| (format!("{key:016}").into_bytes(), (1 + key % 9, vec![key as u8; 100]))).collect()
 }
 
-fn blocks(state: &State) -> Vec<Vec<u8>> {
+/// In every checkpoint: one with a result of each kind, and one that was never used.
+fn sessions() -> BTreeMap<SessionId, Session> {
+    let done = |sequence, index, result| Done { sequence, index, checksum: 0x0102_0304, result };
+    let results = [
+        done(5, 2, WriteResult::Applied { existed: 1 }),
+        done(6, 3, WriteResult::ConditionFailed { mutation: 0, revision: None }),
+        done(9, 4, WriteResult::ConditionFailed { mutation: 2, revision: Some(3) }),
+    ];
+    [(1, Session::new(5, 5, results)), (6, Session::new(6, 0, []))].into()
+}
+
+fn session_block(sessions: &BTreeMap<SessionId, Session>) -> Block {
+    let mut block = Vec::new();
+    sessions.iter().for_each(|(id, session)| encode_session(*id, session, &mut block));
+    Block::Sessions(block)
+}
+
+fn blocks(state: &State) -> Vec<Block> {
     let mut blocks = vec![Vec::new()];
     for (key, (revision, value)) in state {
         if blocks.last().unwrap().len() >= BLOCK_BYTES {
@@ -50,7 +69,8 @@ fn blocks(state: &State) -> Vec<Vec<u8>> {
         encode_record(key, *revision, value, blocks.last_mut().unwrap());
     }
     blocks.retain(|block| !block.is_empty());
-    blocks
+    let records = blocks.into_iter().map(Block::Records);
+    std::iter::once(session_block(&sessions())).chain(records).collect()
 }
 
 fn write(directory: &Path, index: Index, state: &State) -> CheckpointInfo {
@@ -60,11 +80,17 @@ fn write(directory: &Path, index: Index, state: &State) -> CheckpointInfo {
 }
 
 fn load(directory: &Path) -> Result<Option<(Loaded, State)>, CheckpointError> {
-    let mut state = State::new();
-    let loaded = load_newest(&RealDisk, directory, of(Some(CLUSTER)), |key, revision, value| {
-        state.insert(key.into(), (revision, value.into()));
+    let (mut state, mut found) = (State::new(), BTreeMap::new());
+    let loaded = load_newest(&RealDisk, directory, of(Some(CLUSTER)), |item| match item {
+        Item::Session(id, session) => drop(found.insert(id, session)),
+        Item::Record(Record { key, revision, value }) => {
+            state.insert(key.into(), (revision, value.into()));
+        }
     })?;
-    assert!(loaded.is_some() || state.is_empty());
+    match &loaded {
+        Some(_) => assert_eq!(found, sessions()),
+        None => assert!(state.is_empty() && found.is_empty()),
+    }
     Ok(loaded.map(|loaded| (loaded, state)))
 }
 
@@ -81,7 +107,7 @@ fn what_is_written_is_loaded() {
     let directory = TempDir::new().unwrap();
     let state = large_state(5000);
     let info = write(directory.path(), 10, &state);
-    assert_eq!((info.index, info.term, info.keys), (10, 3, 5000));
+    assert_eq!((info.index, info.term, info.sessions, info.keys), (10, 3, 2, 5000));
     assert_eq!(info.bytes, fs::metadata(path(directory.path(), 10)).unwrap().len());
 
     let (loaded, read) = load(directory.path()).unwrap().unwrap();
@@ -98,9 +124,9 @@ fn an_empty_state_and_the_largest_record_are_written_and_loaded() {
 
     let mut state = small_state(9);
     // The block is one byte short of its end when the largest record comes.
-    let short = BLOCK_BYTES - 1 - blocks(&state)[0].len() - 14 - 1;
+    let short = BLOCK_BYTES - 1 - blocks(&state)[1].bytes() - 14 - 1;
     state.insert(b"c".to_vec(), (9, vec![1; short]));
-    assert_eq!(blocks(&state)[0].len(), BLOCK_BYTES - 1);
+    assert_eq!(blocks(&state)[1].bytes(), BLOCK_BYTES - 1);
     state.insert(
         vec![b'd'; quorate_protocol::limits::KEY_BYTES_MAX],
         (9, vec![2; quorate_protocol::limits::VALUE_BYTES_MAX]),
@@ -122,7 +148,8 @@ fn more_terms_than_one_block_holds_are_kept() {
     let header =
         CheckpointHeader { index: 20_000, term: 10_000, cluster: CLUSTER, terms, members: members() };
     CheckpointWriter::create(Arc::new(RealDisk), directory.path(), &header).unwrap().finish().unwrap();
-    assert_eq!(load(directory.path()).unwrap().unwrap().0.header, header);
+    let loaded = load_newest(&RealDisk, directory.path(), of(Some(CLUSTER)), |_| {}).unwrap();
+    assert_eq!(loaded.unwrap().header, header);
 }
 
 #[test]
@@ -148,8 +175,8 @@ fn the_format_is_as_it_was() {
     assert_eq!(hash, GOLDEN_HASH);
 }
 
-const GOLDEN_BYTES: u64 = 271;
-const GOLDEN_HASH: &str = "74ad3c9ce435c7e7a98e1c6f3988a1ef1e403c908e36a0409dc8dcd644543220";
+const GOLDEN_BYTES: u64 = 438;
+const GOLDEN_HASH: &str = "1dea02cf7442cecf9ddff3f9a4810e6e994c56eff8a3e22ed277414f09c54b28";
 
 /// Asserts that the checkpoint at 20 is passed over, and that of 10 loaded as it was.
 fn assert_falls_back(directory: &Path, what: &str) {
@@ -200,18 +227,23 @@ fn blocks_that_are_swapped_doubled_or_missing_are_found() {
     write(directory.path(), 20, &state);
     let newest = path(directory.path(), 20);
     let whole = fs::read(&newest).unwrap();
-    let lengths: Vec<usize> = blocks(&state).iter().map(|block| block.len() + 12).collect();
-    assert!(lengths.len() >= 3);
-    let first = 48 + 12 + 2 * 16;
-    let second = first + lengths[0];
-    let third = second + lengths[1];
-    let (head, tail) = (&whole[..first], &whole[third..]);
-    let (one, two) = (&whole[first..second], &whole[second..third]);
+    let lengths: Vec<usize> = blocks(&state).iter().map(|block| block.bytes() + 12).collect();
+    assert!(lengths.len() >= 4);
+    let mut rest = &whole[..];
+    let mut cut = |bytes| rest.split_off(..bytes).unwrap();
+    let head = cut(48);
+    let (terms, members, sessions) = (cut(12 + 2 * 16), cut(12 + 3 * 9), cut(lengths[0]));
+    let (one, two) = (cut(lengths[1]), cut(lengths[2]));
+    let tail = rest;
     for (what, bytes) in [
-        ("swapped", [head, two, one, tail].concat()),
-        ("doubled", [head, one, one, two, tail].concat()),
-        ("first missing", [head, two, tail].concat()),
-        ("second missing", [head, one, tail].concat()),
+        ("swapped", [head, terms, members, sessions, two, one, tail].concat()),
+        ("doubled", [head, terms, members, sessions, one, one, two, tail].concat()),
+        ("first missing", [head, terms, members, sessions, two, tail].concat()),
+        ("second missing", [head, terms, members, sessions, one, tail].concat()),
+        ("sessions missing", [head, terms, members, one, two, tail].concat()),
+        ("sessions doubled", [head, terms, members, sessions, sessions, one, two, tail].concat()),
+        ("sessions before members", [head, terms, sessions, members, one, two, tail].concat()),
+        ("sessions behind records", [head, terms, members, one, two, sessions, tail].concat()),
     ] {
         fs::write(&newest, bytes).unwrap();
         assert_falls_back(directory.path(), what);
@@ -260,7 +292,7 @@ fn with_header(directory: &Path, change: impl FnOnce(&mut [u8])) {
 
 #[test]
 fn another_version_is_refused_and_not_passed_over() {
-    for version in [1, 3] {
+    for version in [2, 4] {
         let directory = TempDir::new().unwrap();
         write(directory.path(), 10, &small_state(9));
         write(directory.path(), 20, &small_state(19));
@@ -275,9 +307,9 @@ fn a_checkpoint_of_another_cluster_is_refused_and_not_passed_over() {
     let directory = TempDir::new().unwrap();
     write(directory.path(), 20, &small_state(19));
     let other = of(Some(ClusterId([8; 16])));
-    let error = load_newest(&RealDisk, directory.path(), other, |_, _, _| panic!("leaked")).unwrap_err();
+    let error = load_newest(&RealDisk, directory.path(), other, |_| panic!("leaked")).unwrap_err();
     assert!(matches!(error, CheckpointError::OtherCluster { found: CLUSTER, .. }), "{error}");
-    assert!(load_newest(&RealDisk, directory.path(), of(None), |_, _, _| {}).unwrap().is_some());
+    assert!(load_newest(&RealDisk, directory.path(), of(None), |_| {}).unwrap().is_some());
 }
 
 #[test]
@@ -287,7 +319,7 @@ fn a_checkpoint_of_no_cluster_is_taken_only_as_the_origin_of_its_directory() {
     let mut writer = CheckpointWriter::create(Arc::new(RealDisk), directory.path(), &header).unwrap();
     blocks(&small_state(19)).iter().for_each(|block| writer.block(block).unwrap());
     let origin = writer.finish().unwrap().origin();
-    let load = |owner| load_newest(&RealDisk, directory.path(), owner, |_, _, _| {});
+    let load = |owner| load_newest(&RealDisk, directory.path(), owner, |_| {});
     for cluster in [None, Some(CLUSTER)] {
         let loaded = load(Owner { cluster, origin: Some(origin) }).unwrap().unwrap();
         assert_eq!(loaded.info.origin(), origin);
@@ -335,14 +367,12 @@ fn all_but_the_newest_are_removed_and_other_files_left() {
     assert!(names(directory.path()).contains(&"notes.ckpt".into()));
 }
 
-/// What the writer says to records that break a rule.
-fn refusal(records: &[u8]) -> BlockProblem {
+/// What the writer says to a block that breaks a rule, behind others that do not.
+fn refusal_behind(before: &[Block], block: Block) -> BlockProblem {
     let directory = TempDir::new().unwrap();
     let mut writer = CheckpointWriter::create(Arc::new(RealDisk), directory.path(), &header(10)).unwrap();
-    let mut first = Vec::new();
-    encode_record(b"m", 1, &[0; BLOCK_BYTES], &mut first);
-    writer.block(&first).unwrap();
-    match writer.block(records) {
+    before.iter().for_each(|block| writer.block(block).unwrap());
+    match writer.block(&block) {
         Err(CheckpointError::Refused { index: 10, problem }) => problem,
         other => panic!("{other:?}"),
     }
@@ -357,6 +387,9 @@ fn records_that_break_the_format_are_refused() {
         }
         block
     };
+    let first = Block::Records(block(&[(b"m", 1, BLOCK_BYTES)]));
+    let refusal =
+        |records: &[u8]| refusal_behind(std::slice::from_ref(&first), Block::Records(records.into()));
     assert_eq!(refusal(&[]), BlockProblem::Length(0));
     assert_eq!(refusal(&block(&[(b"n", 1, 0)])[..10]), BlockProblem::Record);
     assert_eq!(refusal(&block(&[(b"n", 0, 0)])), BlockProblem::Record);
@@ -367,17 +400,110 @@ fn records_that_break_the_format_are_refused() {
     assert_eq!(refusal(&block(&[(b"n", 1, BLOCK_BYTES), (b"o", 1, 0)])), BlockProblem::Boundary);
 }
 
+/// A session with so many results that it fills a block.
+fn large_session() -> Session {
+    let applied = WriteResult::Applied { existed: 0 };
+    let done = |sequence| Done { sequence, index: 9, checksum: 0, result: applied };
+    Session::new(9, 1, (1..=(BLOCK_BYTES as u64).div_ceil(33)).map(done))
+}
+
+#[test]
+fn sessions_that_break_the_format_are_refused() {
+    let refusal = |id, session: Session| refusal_behind(&[], session_block(&[(id, session)].into()));
+    let done = |sequence, index, result| Done { sequence, index, checksum: 0, result };
+    let with = |results: &[Done]| refusal(2, Session::new(7, 5, results.iter().copied()));
+    let applied = WriteResult::Applied { existed: 0 };
+    let failed = |mutation, revision| WriteResult::ConditionFailed { mutation, revision };
+    let malformed = [
+        refusal(0, Session::new(7, 0, [])),
+        refusal(8, Session::new(7, 0, [])),
+        refusal(2, Session::new(11, 0, [])),
+        with(&[done(4, 3, applied)]),
+        with(&[done(5 + quorate_protocol::limits::SESSION_WINDOW, 3, applied)]),
+        with(&[done(5, 2, applied)]),
+        with(&[done(5, 8, applied)]),
+        with(&[done(6, 3, applied), done(5, 4, applied)]),
+        with(&[done(6, 3, applied), done(6, 4, applied)]),
+        with(&[done(5, 4, failed(0, Some(4)))]),
+        with(&[done(5, 4, failed(0, Some(0)))]),
+        with(&[done(5, 4, failed(quorate_protocol::limits::BATCH_MUTATIONS_MAX as u32, None))]),
+        with(&[done(
+            5,
+            4,
+            WriteResult::Applied { existed: 1 + quorate_protocol::limits::BATCH_MUTATIONS_MAX as u32 },
+        )]),
+    ];
+    assert_eq!(malformed, [BlockProblem::Session; 13]);
+    let Block::Sessions(whole) = session_block(&sessions()) else { unreachable!() };
+    // What is left out is the second session as a whole.
+    for length in (1..whole.len()).filter(|length| *length != whole.len() - 28) {
+        let cut = Block::Sessions(whole[..length].into());
+        assert_eq!(refusal_behind(&[], cut), BlockProblem::Session, "{length} bytes");
+    }
+    let what = 28 + 20;
+    for (at, byte) in [(what, 3), (what + 5, 1), (what + 12, 1)] {
+        let mut bytes = whole.clone();
+        bytes[at] = byte;
+        assert_eq!(refusal_behind(&[], Block::Sessions(bytes)), BlockProblem::Session, "byte {at}");
+    }
+}
+
+#[test]
+fn sessions_out_of_place_are_refused() {
+    let block = |ids: &[SessionId]| {
+        let mut bytes = Vec::new();
+        ids.iter().for_each(|id| encode_session(*id, &large_session(), &mut bytes));
+        Block::Sessions(bytes)
+    };
+    assert_eq!(refusal_behind(&[], Block::Sessions(Vec::new())), BlockProblem::Length(0));
+    assert_eq!(refusal_behind(&[block(&[5])], block(&[5])), BlockProblem::Sessions);
+    assert_eq!(refusal_behind(&[block(&[5])], block(&[4])), BlockProblem::Sessions);
+    assert_eq!(refusal_behind(&[], block(&[5, 6])), BlockProblem::Boundary);
+    assert_eq!(refusal_behind(&[session_block(&sessions())], block(&[7])), BlockProblem::Boundary);
+    let records = &blocks(&small_state(9))[1];
+    assert_eq!(refusal_behind(std::slice::from_ref(records), block(&[5])), BlockProblem::Sessions);
+}
+
+#[test]
+fn a_session_with_as_many_results_as_there_may_be_fits_behind_a_block_that_is_a_byte_short() {
+    let directory = TempDir::new().unwrap();
+    let mut block = Vec::new();
+    let mut id = 0;
+    while block.len() < BLOCK_BYTES - 28 {
+        id += 1;
+        encode_session(id, &Session::new(1 << 20, 0, []), &mut block);
+    }
+    let applied = WriteResult::Applied { existed: 0 };
+    let results = (0..quorate_protocol::limits::SESSION_WINDOW).map(|sequence| Done {
+        sequence,
+        index: 1 << 20,
+        checksum: 0,
+        result: applied,
+    });
+    let largest = Session::new(1 << 20, 0, results);
+    encode_session(id + 1, &largest, &mut block);
+    let header = CheckpointHeader { index: 1 << 20, ..header(10) };
+    let mut writer = CheckpointWriter::create(Arc::new(RealDisk), directory.path(), &header).unwrap();
+    writer.block(&Block::Sessions(block)).unwrap();
+    writer.finish().unwrap();
+    let mut last = None;
+    load_newest(&RealDisk, directory.path(), of(None), |item| {
+        if let Item::Session(id, session) = item {
+            last = Some((id, session));
+        }
+    })
+    .unwrap();
+    assert_eq!(last, Some((id + 1, largest)));
+}
+
 #[test]
 fn only_the_last_block_may_be_short() {
-    let directory = TempDir::new().unwrap();
-    let mut writer = CheckpointWriter::create(Arc::new(RealDisk), directory.path(), &header(10)).unwrap();
-    let mut block = Vec::new();
-    encode_record(b"a", 1, b"", &mut block);
-    writer.block(&block).unwrap();
-    block.clear();
-    encode_record(b"b", 1, b"", &mut block);
-    let error = writer.block(&block).unwrap_err();
-    assert!(matches!(error, CheckpointError::Refused { problem: BlockProblem::Boundary, .. }), "{error}");
+    let short = |key: &[u8]| {
+        let mut block = Vec::new();
+        encode_record(key, 1, b"", &mut block);
+        Block::Records(block)
+    };
+    assert_eq!(refusal_behind(&[short(b"a")], short(b"b")), BlockProblem::Boundary);
 }
 
 #[test]
@@ -515,7 +641,7 @@ fn a_full_disk_ends_the_thread_and_gives_the_space_back() {
     let CheckpointEvent::Failed(CheckpointError::Io { source, .. }) = event else { panic!("{event:?}") };
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     assert!(!thread.wants_block());
-    thread.block(Vec::new());
+    thread.block(Block::Records(Vec::new()));
     assert_eq!(names(directory.path()), [""; 0]);
 }
 

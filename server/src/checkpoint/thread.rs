@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::disk::Disk;
 
-use super::{CheckpointError, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older};
+use super::{Block, CheckpointError, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older};
 
 /// The rate bound unless another is set, in bytes per second.
 pub const DEFAULT_BYTES_PER_SECOND: u64 = 16 << 20;
@@ -27,7 +27,7 @@ pub const DEFAULT_BYTES_PER_SECOND: u64 = 16 << 20;
 /// Blocks that were handed over and are not taken yet.
 const BLOCKS_WAITING_MAX: usize = 2;
 
-/// Bytes of records after which the file is synced.
+/// Bytes of blocks after which the file is synced.
 const SYNC_BYTES: usize = 1 << 20;
 
 /// What the thread reports.
@@ -56,7 +56,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Handover {
-    blocks: VecDeque<Vec<u8>>,
+    blocks: VecDeque<Block>,
     /// No further block will come.
     complete: bool,
     /// The thread takes no further block.
@@ -96,19 +96,19 @@ impl CheckpointThread {
         self.shared.lock().wants_block()
     }
 
-    /// Hands over the next block of records. Dropped if the thread has ended meanwhile: an event says why.
+    /// Hands over the next block. Dropped if the thread has ended meanwhile: an event says why.
     ///
     /// # Panics
     ///
     /// If there is no room, or [`complete`](Self::complete) was called: ask
     /// [`wants_block`](Self::wants_block) first.
-    pub fn block(&self, records: Vec<u8>) {
+    pub fn block(&self, block: Block) {
         let mut handover = self.shared.lock();
         if handover.ended {
             return;
         }
         assert!(handover.wants_block(), "a block that nobody asked for");
-        handover.blocks.push_back(records);
+        handover.blocks.push_back(block);
         self.shared.changed.notify_one();
     }
 
@@ -155,7 +155,7 @@ impl Handover {
 
 /// What the thread does next.
 enum Next {
-    Block(Vec<u8>),
+    Block(Block),
     Finish,
     GiveUp,
 }
@@ -275,12 +275,12 @@ impl<F: Fn(CheckpointEvent)> Task<F> {
             };
             (self.on_event)(CheckpointEvent::WantsBlock);
             writer.block(&block)?;
-            unsynced_bytes += block.len();
+            unsynced_bytes += block.bytes();
             if unsynced_bytes >= SYNC_BYTES {
                 writer.sync()?;
                 unsynced_bytes = 0;
             }
-            self.shared.wait_until(pace.after(block.len(), Instant::now()));
+            self.shared.wait_until(pace.after(block.bytes(), Instant::now()));
         }
     }
 }

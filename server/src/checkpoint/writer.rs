@@ -8,7 +8,9 @@ use crate::disk::{Disk, DiskFile};
 use crate::mutant::{Mutant, is_on};
 
 use super::format::{self, BlockProblem, Contents, Footer, Header, Kind};
-use super::{CheckpointError, CheckpointHeader, CheckpointInfo, failed, path, sync_failed, temporary_path};
+use super::{
+    Block, CheckpointError, CheckpointHeader, CheckpointInfo, failed, path, sync_failed, temporary_path,
+};
 
 /// A checkpoint that is being written. Until [`finish`](Self::finish) it has a temporary name; dropped before
 /// that, it leaves the temporary file behind, which the next load removes.
@@ -70,9 +72,12 @@ impl CheckpointWriter {
         }
     }
 
-    /// Writes a whole block of records, made with [`encode_record`](super::encode_record). Not synced.
-    pub fn block(&mut self, records: &[u8]) -> Result<(), CheckpointError> {
-        self.take(Kind::Records, records)
+    /// Writes a whole block. Not synced.
+    pub fn block(&mut self, block: &Block) -> Result<(), CheckpointError> {
+        match block {
+            Block::Sessions(payload) => self.take(Kind::Sessions, payload),
+            Block::Records(payload) => self.take(Kind::Records, payload),
+        }
     }
 
     /// Makes what was written so far durable, so that [`finish`](Self::finish) has less to sync at once.
@@ -98,7 +103,7 @@ impl CheckpointWriter {
 
     fn seal(&mut self) -> Result<CheckpointInfo, CheckpointError> {
         let Header { index, term, .. } = self.header;
-        let (keys, blocks) = (self.contents.keys, self.contents.blocks);
+        let Contents { sessions, keys, blocks, .. } = self.contents;
         let mut footer = Footer { index, term, keys, blocks, hash: [0; 32] };
         footer.hash = *self.hasher.update(&footer.encode_hashed()).finalize().as_bytes();
         self.append(&footer.encode())?;
@@ -109,7 +114,7 @@ impl CheckpointWriter {
         if !is_on(Mutant::CheckpointNameNotSynced) {
             self.disk.sync_directory(&self.directory).map_err(sync_failed(&self.directory))?;
         }
-        Ok(CheckpointInfo { index, term, keys, bytes: self.bytes, hash: footer.hash })
+        Ok(CheckpointInfo { index, term, sessions, keys, bytes: self.bytes, hash: footer.hash })
     }
 
     fn take(&mut self, kind: Kind, payload: &[u8]) -> Result<(), CheckpointError> {

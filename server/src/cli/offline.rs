@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use quorate_protocol::Index;
 
-use super::{EXIT_FAILURE, EXIT_WRONG_SETTING, Plan, Settings, fail, read_config};
+use super::reference::Reference;
+use super::{Command, EXIT_FAILURE, EXIT_WRONG_SETTING, Plan, Settings, fail, read_config};
 use crate::directory::{self, DirectoryError, SharedLock};
 use crate::disk::Disk;
 use crate::offline::{
@@ -83,6 +84,8 @@ Three nodes from one backup:
 Exit codes: 0 done, 1 failed, or the backup is damaged, 2 wrong use."
     )]
     Restore(Box<Restore>),
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 #[derive(Args, Debug)]
@@ -116,7 +119,7 @@ pub(super) struct Dump {
     /// Print the records of a checkpoint instead: the newest, or the one of this entry.
     #[arg(long, value_name = "INDEX", num_args = 0..=1, conflicts_with_all = ["from", "to", "batches"])]
     checkpoint: Option<Option<Index>>,
-    /// Print keys and values as a whole, instead of their first 64 bytes.
+    /// Print keys and values as a whole, instead of their first 64 bytes, and the results of sessions.
     #[arg(long)]
     full: bool,
 }
@@ -147,6 +150,7 @@ pub(super) fn run(tool: Tool, disk: &Arc<dyn Disk>) -> ExitCode {
         Tool::Dump(dump) => run_dump(&dump, &**disk),
         Tool::Backup(backup) => run_backup(&backup, &**disk),
         Tool::Restore(restore) => run_restore(*restore, disk),
+        Tool::Reference(reference) => run_reference(&reference),
     };
     match done {
         Ok(code) => code,
@@ -156,9 +160,16 @@ pub(super) fn run(tool: Tool, disk: &Arc<dyn Disk>) -> ExitCode {
     }
 }
 
-fn print(text: &str) -> Result<(), OfflineError> {
+fn run_reference(reference: &Reference) -> Result<ExitCode, OfflineError> {
+    match reference.render::<Command>() {
+        Ok(text) => print(text).map(|()| ExitCode::SUCCESS),
+        Err(error) => Ok(fail(&error, EXIT_WRONG_SETTING)),
+    }
+}
+
+fn print(text: impl AsRef<[u8]>) -> Result<(), OfflineError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(text.as_ref())?;
     Ok(out.flush()?)
 }
 
@@ -292,9 +303,10 @@ fn describe_check(checked: &Checked) -> String {
         let what = match &checkpoint.whole {
             None => format!("entry {}, damaged", checkpoint.index),
             Some(whole) => format!(
-                "entry {}, term {}, {} keys, {}, BLAKE3 {}",
+                "entry {}, term {}, {} sessions, {} keys, {}, BLAKE3 {}",
                 checkpoint.index,
                 whole.term,
+                whole.sessions,
                 whole.keys,
                 display_bytes(whole.bytes),
                 whole.blake3

@@ -6,6 +6,7 @@
 //!
 //! - Below n copies it is answered as stored, as soon as they are there: a failover may drop it, and its receipt says
 //!   so. It is appended only where n replicas can be reached, like every other.
+//!   What it does is decided when it is applied: the write of a session that ends meanwhile comes to nothing, too.
 //! - Above n it is answered once it is committed and has its copies.
 //! - With progress it is told whenever more replicas hold it than were told, and answered when all m do.
 //!
@@ -23,10 +24,11 @@ use std::time::Duration;
 use quorate_protocol::entry::Entry;
 use quorate_protocol::request::{Acks, Write, WriteOptions};
 use quorate_protocol::response::{Outcome, Receipt, Refusal, Response, WriteResult};
-use quorate_protocol::{Index, NodeId, NodeSet, Quorums, Term};
+use quorate_protocol::{Index, Member, NodeId, NodeSet, Quorums, Term};
 
 use super::{ClientId, Node, Outside};
 use crate::replica::{Replica, Time};
+use crate::store::{Applied, Done};
 
 /// Writes that are tracked; beyond, those that would be are refused as overloaded.
 const TRACKED_MAX: usize = 16 << 10;
@@ -103,7 +105,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Tracked {
     asker: Asker,
-    term: Term,
+    /// Term and index of the entry that did it, or is to.
+    place: (Term, Index),
     asked: Time,
     /// How many it waits for.
     copies: u8,
@@ -215,23 +218,67 @@ impl Node {
         }
         let term = self.replica.as_ref().map_or(0, Replica::term);
         let holders = NodeSet::default();
-        let tracked = Tracked { asker, term, asked: now, copies, progress, holders, told: 0, result: None };
+        let place = (term, index);
+        let tracked = Tracked { asker, place, asked: now, copies, progress, holders, told: 0, result: None };
         waits.tracked.insert(index, tracked);
     }
 
     /// An entry is applied: answers the client that waits for that, if there is one.
-    pub(super) fn answer(&mut self, entry: &Entry<'_>, result: WriteResult, outside: &mut impl Outside) {
+    pub(super) fn answer(&mut self, entry: &Entry<'_>, applied: Applied, outside: &mut impl Outside) {
+        if let Applied::Admitted(Member { node, incarnation }) = applied {
+            tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
+        }
         let waits = &mut self.acknowledgements;
         if let Some(waiting) = waits.waiting.pop_front_if(|waiting| waiting.index == entry.index) {
-            let replica = self.replica.as_ref().expect("only a replica applies entries");
-            // This node may lead no more: with the index the entry's term is the session's token (R23).
-            let receipt = self.receipt(entry.term, entry.index, replica.holders(entry.index), true);
-            waiting.asker.tell(Outcome::Written { receipt, result }, outside);
-        } else if !waits.tracked.is_empty()
-            && let Some(tracked) = waits.tracked.get_mut(&entry.index)
-        {
-            tracked.result = Some(result);
+            waiting.asker.tell(self.outcome(entry, applied), outside);
+        } else if !waits.tracked.is_empty() && waits.tracked.contains_key(&entry.index) {
+            self.applied_tracked(entry, applied, outside);
         }
+    }
+
+    /// The same of a write that is tracked: what it did is told when its copies are there.
+    fn applied_tracked(&mut self, entry: &Entry<'_>, applied: Applied, outside: &mut impl Outside) {
+        let outcome = self.outcome(entry, applied);
+        let tracked = &mut self.acknowledgements.tracked;
+        match outcome {
+            Outcome::Written { receipt: Receipt { term, index, .. }, result } => {
+                if let Some(write) = tracked.get_mut(&entry.index) {
+                    // Of a write that was done before, whoever has this entry has that one, too.
+                    (write.place, write.result) = ((term, index), Some(result));
+                }
+            }
+            refused => {
+                if let Some(write) = tracked.remove(&entry.index) {
+                    write.asker.tell(refused, outside);
+                }
+            }
+        }
+    }
+
+    /// What an entry that is applied came to.
+    fn outcome(&self, entry: &Entry<'_>, applied: Applied) -> Outcome<'static> {
+        match applied {
+            Applied::Written(result) => self.written(entry.term, entry.index, result),
+            Applied::Nothing | Applied::Admitted(_) => {
+                self.written(entry.term, entry.index, WriteResult::Applied { existed: 0 })
+            }
+            Applied::Repeated(done) => self.done_before(&done),
+            Applied::Refused(error) => Outcome::Refused(error.into()),
+        }
+    }
+
+    /// The answer to a write that its session has done before: that of the first time.
+    pub(super) fn done_before(&self, done: &Done) -> Outcome<'static> {
+        let terms = self.replica.as_ref().map(Replica::terms);
+        let term = terms.and_then(|terms| terms.term(done.index)).expect("what was done is in the log");
+        self.written(term, done.index, done.result)
+    }
+
+    /// The answer to a write that is committed and applied. This node may lead no more: with the index the entry's term
+    /// is the session's token (R23).
+    fn written(&self, term: Term, index: Index, result: WriteResult) -> Outcome<'static> {
+        let replica = self.replica.as_ref().expect("only a replica applies entries");
+        Outcome::Written { receipt: self.receipt(term, index, replica.holders(index), true), result }
     }
 
     fn receipt(&self, term: Term, index: Index, holders: NodeSet, is_committed: bool) -> Receipt {
@@ -272,7 +319,8 @@ impl Node {
             }
             let news = write.news(!learns, identity.quorums.quorum());
             let is_committed = write.result.is_some();
-            let receipt = self.receipt(write.term, *index, write.holders, is_committed);
+            let (term, done_at) = write.place;
+            let receipt = self.receipt(term, done_at, write.holders, is_committed);
             let outcome = match news {
                 News::Nothing => continue,
                 News::Progress => Outcome::Progress { receipt },
@@ -326,11 +374,11 @@ impl Node {
         });
         let mut tracked = std::mem::take(&mut self.acknowledgements.tracked);
         tracked.retain(|index, write| {
-            let Tracked { asker, term, holders, .. } = *write;
+            let Tracked { asker, place: (term, done_at), holders, .. } = *write;
             let is_overdue = asker.is_overdue(now);
             match write.result {
                 Some(result) if is_overdue || now.saturating_sub(write.asked) >= TRACKED_FOR => {
-                    let receipt = self.receipt(term, *index, holders, true);
+                    let receipt = self.receipt(term, done_at, holders, true);
                     asker.tell(Outcome::Written { receipt, result }, outside);
                     false
                 }

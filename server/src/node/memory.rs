@@ -1,7 +1,8 @@
 //! The limit of the store's memory, and what is refused at it.
 //!
 //! A leader refuses writes that may make the store larger than the limit, each counted as if its keys were new,
-//! together with all that is appended and not applied. Deletes are taken, so that room can be made. A follower with
+//! together with all that is appended and not applied. Deletes are taken, so that room can be made, and so are new
+//! sessions, of which there is a bounded number; deletes of sessions, whose results take room, up to 1/16 beyond the limit. A follower with
 //! the same limit then never gets beyond it by more than its estimate differs from the leader's: when its table
 //! grew, and what a checkpoint puts aside. So it refuses entries only well beyond the limit: when its own is lower.
 //!
@@ -41,14 +42,26 @@ impl MemoryLimit {
     }
 
     /// Whether a leader may append a write.
-    pub(super) fn admits(&self, store: &Store, write: &Write<'_>) -> bool {
-        let growth = growth(write);
-        growth == Growth::default() || self.has_room(store, growth)
+    pub(super) fn admits(&self, store: &Store, write: &Write<'_>, is_in_session: bool) -> bool {
+        let growth = growth(write, is_in_session);
+        match growth.has_keys() {
+            true => self.has_room(store, growth, self.bytes_max),
+            false if is_in_session => self.has_room(store, growth, self.with_room_for_results()),
+            false => true,
+        }
     }
 
     /// A leader has appended a write.
-    pub(super) fn appended(&mut self, index: Index, write: &Write<'_>) {
-        let growth = growth(write);
+    pub(super) fn appended(&mut self, index: Index, write: &Write<'_>, is_in_session: bool) {
+        self.grows(index, growth(write, is_in_session));
+    }
+
+    /// A leader has appended an entry that opens a session.
+    pub(super) fn opens_session(&mut self, index: Index) {
+        self.grows(index, Growth::of_session());
+    }
+
+    fn grows(&mut self, index: Index, growth: Growth) {
         self.pending.push_back((index, growth));
         self.growth = self.growth.and(growth);
     }
@@ -69,11 +82,16 @@ impl MemoryLimit {
 
     /// Whether a leader would refuse even the smallest new key.
     fn is_reached(&self, store: &Store) -> bool {
-        !self.has_room(store, Growth::of(&[0], &[]))
+        !self.has_room(store, Growth::of(&[0], &[]), self.bytes_max)
     }
 
-    fn has_room(&self, store: &Store, growth: Growth) -> bool {
-        store.memory_bytes_with(self.growth.and(growth)) <= self.bytes_max
+    fn has_room(&self, store: &Store, growth: Growth, bytes_max: u64) -> bool {
+        store.memory_bytes_with(self.growth.and(growth)) <= bytes_max
+    }
+
+    /// What the store may take when it only gets results of deletes, and sessions.
+    fn with_room_for_results(&self) -> u64 {
+        self.bytes_max.saturating_add(self.bytes_max / 16)
     }
 
     /// Whether a follower is so far beyond the limit that its leader's must be another one.
@@ -83,12 +101,13 @@ impl MemoryLimit {
 }
 
 /// What a write may add, if all its keys are new.
-fn growth(write: &Write<'_>) -> Growth {
+fn growth(write: &Write<'_>, is_in_session: bool) -> Growth {
+    let result = if is_in_session { Growth::of_result() } else { Growth::default() };
     let growths = write.mutations().iter().map(|mutation| match mutation {
         Mutation::Set { key, value } | Mutation::CompareAndSet { key, value, .. } => Growth::of(key, value),
         Mutation::Delete { .. } => Growth::default(),
     });
-    growths.fold(Growth::default(), Growth::and)
+    growths.fold(result, Growth::and)
 }
 
 impl Node {

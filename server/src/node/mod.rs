@@ -25,6 +25,7 @@ mod reads;
 mod recovery;
 mod requests;
 mod retention;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod transfer_worker;
@@ -35,15 +36,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::entry;
 use quorate_protocol::handshake::{HelloRefusal, Limits, NodeAddress, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
-use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Refusal, Response, WriteResult};
+use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Refusal, Response};
 use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term, VERSION, limits};
 use thiserror::Error;
 
-use crate::checkpoint::{self, CheckpointError, CheckpointEvent, CheckpointHeader};
+use crate::checkpoint::{self, Block, CheckpointError, CheckpointEvent, CheckpointHeader};
 use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
@@ -59,6 +60,7 @@ use lag::Lag;
 use memory::MemoryLimit;
 use notes::Notes;
 use reads::WaitingRead;
+use sessions::Expiry;
 use watches::Watches;
 
 pub use outside::{ClientId, Outside};
@@ -103,6 +105,9 @@ pub struct NodeSettings {
     /// Whether a leader admits a replica with a replaced data directory as soon as it has caught up, not only when it
     /// is told to (R27).
     pub admits_replaced: bool,
+    /// A client's session that was not used for so long ends (R25); longer when the leader changes. At least 16
+    /// heartbeats.
+    pub session_timeout: Duration,
     /// Requests of one connection that are not answered yet.
     pub in_flight_max: u32,
     /// A log that has not answered for so long is stalled: no entries are taken.
@@ -130,6 +135,7 @@ impl NodeSettings {
             memory_bytes_max: u64::MAX,
             watch_history_bytes: 16 << 20,
             admits_replaced: false,
+            session_timeout: Duration::from_secs(600),
             in_flight_max: 16 << 10,
             disk_stall: Duration::from_secs(2),
             disk_timeout: Duration::from_secs(30),
@@ -238,6 +244,7 @@ pub struct Node {
     reads: Vec<WaitingRead>,
     watches: Watches,
     handing_over: Vec<HandingOver>,
+    expiry: Expiry,
     /// The term that it led in at the end of the last turn; none if it did not.
     led: Option<Term>,
     notes: Notes,
@@ -286,6 +293,7 @@ impl Node {
             reads: Vec::new(),
             watches: Watches::default(),
             handing_over: Vec::new(),
+            expiry: Expiry::default(),
             led: None,
             notes: Notes::default(),
             sent: MessageCounts::default(),
@@ -580,6 +588,7 @@ impl Node {
             self.answer_overdue(now, outside);
             self.drop_log(outside);
             self.admit_who_has_caught_up(now);
+            self.end_unused_sessions(now);
             self.sweep_transfers(now, outside);
         }
     }
@@ -702,14 +711,8 @@ impl Node {
                 NodeError::Rule(format!("a committed entry is damaged: {error}"))
             };
             let entry = entry.map_err(|error| damaged(&error))?;
-            match entry.payload().map_err(|error| damaged(&error))? {
-                Payload::Noop | Payload::OpenSession | Payload::EndSessions(_) => {}
-                Payload::Admit(member) => self.admitted(&entry, member, outside),
-                Payload::Write { write, .. } => {
-                    let result = self.store.apply(entry.index, &write);
-                    self.answer(&entry, result, outside);
-                }
-            }
+            let applied = self.store.apply_entry(&entry).map_err(|error| damaged(&error))?;
+            self.answer(&entry, applied, outside);
             self.memory.applied(entry.index);
             outside.applied(&entry);
             if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
@@ -717,13 +720,6 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    /// A replica has become a voting member.
-    fn admitted(&mut self, entry: &entry::Entry<'_>, member: Member, outside: &mut impl Outside) {
-        let Member { node, incarnation } = member;
-        tracing::info!(%node, %incarnation, index = entry.index, "a replica is admitted: it votes and counts");
-        self.answer(entry, WriteResult::Applied { existed: 0 }, outside);
     }
 
     fn begin_checkpoint(&mut self, entry: &entry::Entry<'_>, outside: &mut impl Outside) {
@@ -744,8 +740,8 @@ impl Node {
         match event {
             CheckpointEvent::WantsBlock => {
                 if self.checkpoints.is_taking() {
-                    let (records, is_last) = self.snapshot_block();
-                    outside.checkpoint_block(records, is_last);
+                    let (block, is_last) = self.snapshot_block();
+                    outside.checkpoint_block(block, is_last);
                 }
             }
             CheckpointEvent::Written(info) => {
@@ -774,15 +770,11 @@ impl Node {
         }
     }
 
-    fn snapshot_block(&mut self) -> (Vec<u8>, bool) {
-        let mut records = Vec::with_capacity(checkpoint::BLOCK_BYTES + limits::KEY_BYTES_MAX);
-        let more = self.store.read_snapshot(|key, revision, value| {
-            checkpoint::encode_record(key, revision, value, &mut records);
-            records.len() < checkpoint::BLOCK_BYTES
-        });
-        if !more {
+    fn snapshot_block(&mut self) -> (Block, bool) {
+        let (block, is_last) = checkpoint::next_block(&mut self.store);
+        if is_last {
             self.store.end_snapshot();
         }
-        (records, !more)
+        (block, is_last)
     }
 }

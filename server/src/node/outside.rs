@@ -5,7 +5,7 @@ use quorate_protocol::peer::PeerMessage;
 use quorate_protocol::response::Response;
 use quorate_protocol::{Index, NodeId, Term};
 
-use crate::checkpoint::CheckpointHeader;
+use crate::checkpoint::{Block, CheckpointHeader};
 use crate::directory::{DirectoryError, Identity};
 use crate::log::LogCommand;
 use crate::replica::{Membership, Promise};
@@ -62,8 +62,8 @@ pub trait Outside {
     /// Begins to write a checkpoint. Comes back as [`Event::Checkpoint`](super::Event::Checkpoint).
     fn begin_checkpoint(&mut self, header: CheckpointHeader);
 
-    /// Gives the checkpoint its next block of records, and says whether it was the last.
-    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool);
+    /// Gives the checkpoint its next block, which may be empty, and says whether it was the last.
+    fn checkpoint_block(&mut self, block: Block, is_last: bool);
 
     /// A committed entry was applied. Nothing has to come of it: it is for whoever watches.
     fn applied(&mut self, _: &Entry<'_>) {}

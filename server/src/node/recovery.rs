@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use quorate_protocol::entry::{self, Entry, Payload};
+use quorate_protocol::entry::{self, Entry};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, Quorums, Term, limits};
 use thiserror::Error;
 
@@ -230,9 +230,8 @@ fn open_whole(
     }
     let mut store = Store::default();
     let owner = Owner { cluster: directory.identity.cluster_id(), origin: directory.identity.origin };
-    let loaded = checkpoint::load_newest(&**disk, &directory.checkpoint(), owner, |key, revision, value| {
-        store.restore(key, revision, value);
-    })?;
+    let loaded =
+        checkpoint::load_newest(&**disk, &directory.checkpoint(), owner, |item| item.restore(&mut store))?;
     let (base, terms) = match &loaded {
         Some(Loaded { header, .. }) => (header.index, Terms::from_starts(header.terms.clone(), header.index)),
         None => (0, Terms::default()),
@@ -398,10 +397,7 @@ impl Replay {
             self.terms.push(found.index, found.term);
             self.members.set(found.index, found.admission());
             if found.index <= self.committed {
-                let payload = found.payload().map_err(|error| wrong(error.to_string()))?;
-                if let Payload::Write { write, .. } = payload {
-                    self.store.apply(found.index, &write);
-                }
+                self.store.apply_entry(&found).map_err(|error| wrong(error.to_string()))?;
                 self.checkpoints.replayed(found.index, found.bytes.len(), self.store.bytes());
                 self.applied = found.index;
                 applied_bytes += found.bytes.len();
@@ -437,6 +433,7 @@ const _: () = assert!(READ_BYTES >= limits::ENTRY_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {
+    use quorate_protocol::entry::Payload;
     use quorate_protocol::{ClusterId, NodeId, Quorums};
 
     use super::*;

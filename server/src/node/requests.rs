@@ -1,6 +1,6 @@
 //! Answering clients.
 
-use quorate_protocol::entry::Payload;
+use quorate_protocol::entry::{EndedSession, Payload};
 use quorate_protocol::request::{self, Operation, Request, Write, WriteOptions};
 use quorate_protocol::response::{
     DiskStatus, FollowerStatus, Item, Obstacle, Outcome, Refusal, Response, Role, Status,
@@ -30,19 +30,31 @@ impl Node {
         }
         let asker = Asker { client, request: id, deadline: deadline(now, request.deadline_ms) };
         match &request.operation {
-            Operation::Write { options, write } => match self.write(now, options, write) {
-                Ok((index, wish)) => self.appended(now, index, asker, wish),
-                Err(refusal) => respond(Outcome::Refused(refusal)),
-            },
+            Operation::Write { options, write } => {
+                if let Some(known) = self.known_in_session(options, write) {
+                    return respond(known);
+                }
+                let appended = self.write(now, options, write);
+                self.wait_for(now, asker, appended, outside);
+            }
             Operation::Get { key, .. } => match request::check_key(key) {
                 Ok(()) => self.read(now, asker, &request.operation, outside),
                 Err(error) => respond(Outcome::Refused(Refusal::BadRequest(error.to_string()))),
             },
             Operation::Scan { .. } => self.read(now, asker, &request.operation, outside),
-            Operation::Admit { node } => match self.admit(now, *node) {
-                Ok(index) => self.appended(now, index, asker, Wish::Commit),
-                Err(refusal) => respond(Outcome::Refused(refusal)),
-            },
+            Operation::Admit { node } => {
+                let appended = self.admit(now, *node);
+                self.wait_for(now, asker, appended.map(|index| (index, Wish::Commit)), outside);
+            }
+            Operation::OpenSession => {
+                let appended = self.propose_session(now, &Payload::OpenSession);
+                self.wait_for(now, asker, appended.map(|index| (index, Wish::Commit)), outside);
+            }
+            Operation::CloseSession { session } => {
+                let ended = EndedSession { session: *session, last_used: Index::MAX };
+                let appended = self.propose_session(now, &Payload::EndSessions(vec![ended]));
+                self.wait_for(now, asker, appended.map(|index| (index, Wish::Commit)), outside);
+            }
             Operation::HandOver { to } => match self.begin_hand_over(now, *to) {
                 Ok(()) => self.handing_over.push(HandingOver { client, request: id }),
                 Err(refusal) => respond(Outcome::Refused(refusal)),
@@ -51,9 +63,6 @@ impl Node {
                 self.status(now, *histograms, |status| respond(Outcome::Status(Box::new(status))))
             }
             Operation::Ping => respond(Outcome::Pong),
-            Operation::OpenSession | Operation::CloseSession { .. } => {
-                respond(Outcome::Refused(Refusal::Unsupported("sessions".into())));
-            }
             Operation::Watch { range, after } => {
                 if let Err(refusal) = self.watch(asker, range, *after) {
                     respond(Outcome::Refused(refusal));
@@ -66,6 +75,20 @@ impl Node {
         }
     }
 
+    /// Answers a request as wished when its entry is applied, or before; at once if there is none.
+    fn wait_for(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        appended: Result<(Index, Wish), Refusal>,
+        outside: &mut impl Outside,
+    ) {
+        match appended {
+            Ok((index, wish)) => self.appended(now, index, asker, wish),
+            Err(refusal) => asker.tell(Outcome::Refused(refusal), outside),
+        }
+    }
+
     fn write(
         &mut self,
         now: Time,
@@ -73,8 +96,8 @@ impl Node {
         write: &Write<'_>,
     ) -> Result<(Index, Wish), Refusal> {
         write.check().map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        if options.session.is_some() {
-            return Err(Refusal::Unsupported("sessions".into()));
+        if options.session.is_some_and(|at| at.sequence < at.lowest_open) {
+            return Err(Refusal::BadRequest("a write's number is below the lowest one that is open".into()));
         }
         let wish = wish(options, write, self.formation.identity().quorums)?;
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
@@ -83,20 +106,24 @@ impl Node {
             if let Some(obstacle) = self.disk_watch.obstacle() {
                 return Err(obstacle.into());
             }
-            if !self.memory.admits(&self.store, write) {
+            if !self.memory.admits(&self.store, write, options.session.is_some()) {
                 return Err(Obstacle::MemoryFull.into());
             }
             self.acknowledgements.has_room(wish)?;
         }
-        let payload = Payload::Write { session: None, write: write.clone() };
-        let index = replica.propose(now, &payload).map_err(|error| match error {
+        let payload = Payload::Write { session: options.session, write: write.clone() };
+        let index = replica.propose(now, &payload).map_err(|error| self.not_proposed(error))?;
+        self.memory.appended(index, write, options.session.is_some());
+        Ok((index, wish))
+    }
+
+    pub(super) fn not_proposed(&self, error: ProposeError) -> Refusal {
+        match error {
             ProposeError::NotLeader => Refusal::NotLeader { leader: self.leader_hint() },
             ProposeError::NoQuorum { have, need } => Refusal::NoQuorum { have, need },
             ProposeError::Overloaded => Refusal::Overloaded(error.to_string()),
             ProposeError::HandingOver | ProposeError::JustElected => Refusal::NotReady(error.to_string()),
-        })?;
-        self.memory.appended(index, write);
-        Ok((index, wish))
+        }
     }
 
     /// Makes a replica a voting member that has taken the place of an earlier incarnation (R27).
@@ -186,8 +213,8 @@ impl Node {
             obstacle: self.obstacle(),
             voting: replica.is_some_and(Replica::is_voting),
             repairing: replica.is_some_and(|replica| replica.held().is_some()),
-            sessions: 0,
-            session_results: 0,
+            sessions: self.store.sessions(),
+            session_results: self.store.session_results(),
             watches: self.watches.count() as u64,
             history_first: self.store.history().oldest(),
             history_bytes: self.store.history().bytes(),

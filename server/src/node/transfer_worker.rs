@@ -230,8 +230,7 @@ impl TransferWorker {
     fn install(&self, index: Index, owner: Owner) -> Option<TransferEvent> {
         let (disk, directory) = (&*self.disk, &*self.directory);
         let mut store = Store::default();
-        let put = |key: &[u8], revision, value: &[u8]| store.restore(key, revision, value);
-        let loaded = part::load(disk, directory, index, owner, put);
+        let loaded = part::load(disk, directory, index, owner, |item| item.restore(&mut store));
         let _change = self.change()?;
         let installed = loaded.and_then(|loaded| {
             part::install(disk, directory, index)?;

@@ -11,7 +11,7 @@
 //! # Invariants
 //!
 //! - A watch is told of every effect behind the token that it began with, once, in the order of the log.
-//! - All changes of an entry are in one page.
+//! - All changes of an entry are in one page, and all changes of a page are of one term.
 //! - A turn looks at no more than [`TURN_BYTES`] of the history, and one entry; who did not get his turn has the next.
 
 use std::time::Duration;
@@ -251,8 +251,8 @@ impl Turn<'_> {
         place.cursor.ok_or(Refusal::HistoryLost { after: place.told, oldest: self.history.oldest() })
     }
 
-    /// The changes behind a place that are in a range, of as many entries as one turn may look at; and the bytes of
-    /// all that was looked at.
+    /// The changes behind a place that are in a range, of as many entries of one term as one turn may look at; and the
+    /// bytes of all that was looked at.
     fn look<'a>(
         &'a self,
         range: &OwnedRange,
@@ -260,8 +260,13 @@ impl Turn<'_> {
         mut cursor: Cursor,
     ) -> (Vec<Change<'a>>, usize) {
         let (mut changes, mut bytes, mut entry) = (Vec::new(), 0, place.through);
+        // So that a client knows the token of each change, not only of the page's end.
+        let end = self.replica.applied().min(self.replica.terms().last_of_same_term(place.through + 1));
         place.through = loop {
-            let Some((change, next)) = self.history.read(cursor) else { break self.replica.applied() };
+            let Some((change, next)) = self.history.read(cursor).filter(|(change, _)| change.index <= end)
+            else {
+                break end;
+            };
             if change.index > entry {
                 // All of the one before has been seen.
                 if bytes >= LOOK_BYTES || changes.len() >= PAGE_CHANGES {

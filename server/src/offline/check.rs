@@ -138,6 +138,8 @@ pub struct CheckpointSummary {
 pub struct WholeCheckpoint {
     /// The term of its last entry.
     pub term: Term,
+    /// Sessions of clients.
+    pub sessions: u64,
     /// Keys.
     pub keys: u64,
     /// Bytes of the file.
@@ -464,10 +466,11 @@ impl<'a> Check<'a> {
             self.checked.checkpoints.push(CheckpointSummary { file, index, whole: None });
             match verified {
                 Ok((header, info)) => {
-                    let CheckpointInfo { term, keys, bytes, hash, .. } = info;
+                    let CheckpointInfo { term, sessions, keys, bytes, hash, .. } = info;
                     self.checked.checkpoints.last_mut().expect("it was just added").whole =
                         Some(WholeCheckpoint {
                             term,
+                            sessions,
                             keys,
                             bytes,
                             blake3: hex(&hash),

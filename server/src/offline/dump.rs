@@ -3,20 +3,22 @@
 //! The log is read twice: what a truncation took back is known only at its end. What is damaged is named where it is
 //! met, and printing goes on with what is intact behind it.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use quorate_protocol::Index;
 use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::request::{Expected, Mutation, SessionSequence, Write as Change};
+use quorate_protocol::response::WriteResult;
+use quorate_protocol::{Index, SessionId};
 
 use super::text::quoted;
 use super::{OfflineError, checkpoints_of, hex, list_existing, log_of, relative, wrong_use};
-use crate::checkpoint::{self, Record};
+use crate::checkpoint::{self, Item, Record};
 use crate::directory::{BACKUP, BACKUP_TEMPORARY, CHECKPOINT, IDENTITY, LOG};
 use crate::disk::Disk;
 use crate::log::inspect::{Seen, SeenBatch, SeenKind, inspect};
+use crate::store::{Done, Session};
 
 /// What is printed.
 #[derive(Clone, Debug)]
@@ -25,9 +27,9 @@ pub struct DumpSettings {
     pub entries: RangeInclusive<Index>,
     /// Segments and batches too, and the entries that were taken back.
     pub batches: bool,
-    /// Keys and values as a whole.
+    /// Keys and values as a whole, and the results of sessions.
     pub full: bool,
-    /// The records of a checkpoint instead of the log: the newest, or the one of an index.
+    /// The sessions and records of a checkpoint instead of the log: the newest, or the one of an index.
     pub checkpoint: Option<Option<Index>>,
 }
 
@@ -249,9 +251,10 @@ fn dump_checkpoint(
     match &verified {
         Ok((header, info)) => writeln!(
             out,
-            "-- {file}: entry {index}, term {}, cluster {}, {} keys, {} bytes, BLAKE3 {}",
+            "-- {file}: entry {index}, term {}, cluster {}, {} sessions, {} keys, {} bytes, BLAKE3 {}",
             info.term,
             header.cluster,
+            info.sessions,
             info.keys,
             info.bytes,
             hex(&info.hash)
@@ -262,12 +265,13 @@ fn dump_checkpoint(
     }
     let mut damaged = 0;
     let mut printed = Ok(());
-    checkpoint::read_intact(disk, &path, index, |record| {
+    checkpoint::read_intact(disk, &path, index, |item| {
         if printed.is_err() {
             return;
         }
-        printed = match record {
-            Ok(Record { key, revision, value }) => {
+        printed = match item {
+            Ok(Item::Session(id, session)) => write_session(out, id, &session, full),
+            Ok(Item::Record(Record { key, revision, value })) => {
                 writeln!(out, "{revision:>10}  {} = {}", quoted(key, full), quoted(value, full))
             }
             Err(damage) => {
@@ -278,4 +282,28 @@ fn dump_checkpoint(
     });
     printed?;
     Ok(if verified.is_err() { damaged.max(1) } else { damaged })
+}
+
+/// A session; with `full` its results, too.
+fn write_session(out: &mut dyn Write, id: SessionId, session: &Session, full: bool) -> io::Result<()> {
+    writeln!(
+        out,
+        "   session {id}: last used by entry {}, lowest open no. {}, {} results",
+        session.last_used,
+        session.lowest,
+        session.results().len()
+    )?;
+    for Done { sequence, index, result, .. } in session.results().filter(|_| full) {
+        let what = match result {
+            WriteResult::Applied { existed } => format!("done, {existed} of its keys existed"),
+            WriteResult::ConditionFailed { mutation, revision: None } => {
+                format!("condition {mutation} failed, as there was no such key")
+            }
+            WriteResult::ConditionFailed { mutation, revision: Some(revision) } => {
+                format!("condition {mutation} failed, as the key was at revision {revision}")
+            }
+        };
+        writeln!(out, "       no. {sequence}, entry {index}: {what}")?;
+    }
+    Ok(())
 }

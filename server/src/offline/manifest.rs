@@ -74,7 +74,7 @@ pub struct BackedUpCheckpoint {
 }
 
 impl From<CheckpointInfo> for BackedUpCheckpoint {
-    fn from(CheckpointInfo { index, term, keys, bytes, hash }: CheckpointInfo) -> Self {
+    fn from(CheckpointInfo { index, term, keys, bytes, hash, .. }: CheckpointInfo) -> Self {
         Self { index, term, keys, bytes, hash }
     }
 }

@@ -5,18 +5,19 @@
 //! count as well: the last acknowledged writes may be among them, and of the others either outcome is
 //! right (R20). The log begins behind the origin, empty; the promised term is that of the last entry, so that terms
 //! never go back.
+//!
+//! Sessions of clients end with their cluster: who sends a write again is told that its session has expired, and the
+//! write is not done. What the backup does not have may have been answered, so no result of it is worth keeping.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::entry;
 use quorate_protocol::{Incarnation, Index, limits};
 
 use super::manifest::Manifest;
 use super::{OfflineError, checkpoints_of, list_existing, log_of, refuse_unless_empty, wrong_use};
-use crate::checkpoint::{
-    self, BLOCK_BYTES, CheckpointHeader, CheckpointInfo, CheckpointWriter, NO_CLUSTER, Record, encode_record,
-};
+use crate::checkpoint::{self, CheckpointHeader, CheckpointInfo, CheckpointWriter, NO_CLUSTER};
 use crate::directory::{
     BACKUP, BACKUP_TEMPORARY, CHECKPOINT, DirectoryLock, DirectorySettings, IDENTITY, Identity, LOG,
     RESTORE_TEMPORARY, VoteFile, create_durably, failed,
@@ -157,10 +158,7 @@ impl Replayed {
                     found.index, found.term
                 )));
             }
-            let payload = found.payload().map_err(|error| wrong(error.to_string()))?;
-            if let Payload::Write { write, .. } = payload {
-                self.store.apply(found.index, &write);
-            }
+            self.store.apply_entry(&found).map_err(|error| wrong(error.to_string()))?;
             self.terms.push(found.index, found.term);
             self.last = found.index;
         }
@@ -177,15 +175,12 @@ impl Replayed {
             members: Vec::new(), // The restored cluster has others.
         };
         let mut writer = CheckpointWriter::create(disk.clone(), directory, &header)?;
+        self.store.end_sessions(); // What its clients wait for is the old cluster's business.
         self.store.begin_snapshot();
-        let mut block = Vec::with_capacity(BLOCK_BYTES);
-        let mut more = true;
-        while more {
-            block.clear();
-            more = self.store.read_snapshot(|key, revision, value| {
-                encode_record(key, revision, value, &mut block);
-                block.len() < BLOCK_BYTES
-            });
+        let mut is_last = false;
+        while !is_last {
+            let block;
+            (block, is_last) = checkpoint::next_block(&mut self.store);
             if !block.is_empty() {
                 writer.block(&block)?;
             }
@@ -212,8 +207,8 @@ fn load_checkpoint(
         return Err(damaged("it is not the checkpoint that the backup was made with".into()));
     }
     let mut damage = None;
-    checkpoint::read_intact(disk, &path, made.index, |record| match record {
-        Ok(Record { key, revision, value }) => store.restore(key, revision, value),
+    checkpoint::read_intact(disk, &path, made.index, |item| match item {
+        Ok(item) => item.restore(store),
         Err(found) => damage = Some(found),
     });
     match damage {

@@ -271,8 +271,8 @@ fn what_a_truncation_took_back_is_neither_printed_nor_restored() {
     assert_eq!(first.checkpoint, second.checkpoint);
     let path = crate::checkpoint::path(&checkpoints_of(&directory.path().join("first")), 6);
     let mut records = Vec::new();
-    crate::checkpoint::read_intact(&RealDisk, &path, 6, |record| {
-        let record = record.unwrap();
+    crate::checkpoint::read_intact(&RealDisk, &path, 6, |item| {
+        let crate::checkpoint::Item::Record(record) = item.unwrap() else { panic!("a session") };
         records.push((String::from_utf8_lossy(record.value).into_owned(), record.revision));
     });
     assert_eq!(records[4..], [("other".to_owned(), 5), ("last".to_owned(), 6)]);

@@ -568,6 +568,11 @@ impl Replica {
         self.obstacle = obstacle;
     }
 
+    /// Whether it leads, and reaches as many as a write needs.
+    pub fn leads_quorum(&self, now: Time) -> bool {
+        self.is_leader() && self.reachable(now) >= self.settings.quorums.quorum()
+    }
+
     /// Appends a write, to be sent and logged at the end of the turn.
     pub fn propose(&mut self, now: Time, payload: &Payload<'_>) -> Result<Index, ProposeError> {
         if !self.is_leader() {

@@ -55,6 +55,12 @@ impl Terms {
         after.checked_sub(1).map_or(0, |at| self.starts[at].0)
     }
 
+    /// The last index of the term that an index belongs to.
+    pub fn last_of_same_term(&self, index: Index) -> Index {
+        let after = self.starts.partition_point(|(first, _)| *first <= index);
+        self.starts.get(after).map_or(self.last, |(first, _)| first - 1)
+    }
+
     /// Removes what comes after an index.
     pub fn truncate(&mut self, after: Index) {
         self.starts.retain(|(first, _)| *first <= after);
@@ -98,5 +104,6 @@ mod tests {
     fn a_checkpoint_carries_the_terms_up_to_its_index() {
         assert_eq!(terms().starts(4), [(1, 1), (3, 4)]);
         assert_eq!(terms().first_of_same_term(4), 3);
+        assert_eq!([1, 3, 5].map(|index| terms().last_of_same_term(index)), [2, 4, 5]);
     }
 }

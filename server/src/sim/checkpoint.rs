@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{
-    CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT, remove_older,
+    Block, CheckpointError, CheckpointEvent, CheckpointHeader, CheckpointInfo, CheckpointWriter, KEPT,
+    remove_older,
 };
 use crate::disk::Disk;
 use crate::disk::simulated::SimDisk;
@@ -14,7 +15,7 @@ use crate::disk::simulated::SimDisk;
 pub(super) struct CheckpointJob {
     header: CheckpointHeader,
     writer: Option<CheckpointWriter>,
-    blocks: VecDeque<Vec<u8>>,
+    blocks: VecDeque<Block>,
     is_complete: bool,
 }
 
@@ -23,9 +24,9 @@ impl CheckpointJob {
         Self { header, writer: None, blocks: VecDeque::new(), is_complete: false }
     }
 
-    /// Takes a block of records.
-    pub(super) fn give(&mut self, records: Vec<u8>, is_last: bool) {
-        self.blocks.extend((!records.is_empty()).then_some(records));
+    /// Takes a block.
+    pub(super) fn give(&mut self, block: Block, is_last: bool) {
+        self.blocks.extend((!block.is_empty()).then_some(block));
         self.is_complete = is_last;
     }
 

@@ -8,14 +8,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::entry::{self, Entry, Payload};
-use quorate_protocol::request::{Expected, Mutation};
+use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, Write};
+use quorate_protocol::response::WriteResult;
 use quorate_protocol::{Incarnation, Index};
 
 use crate::directory::Identity;
 use crate::log::{LogCommand, LogEvent};
 use crate::replica::Promise;
+use crate::store::Store;
 
 use super::node::Found;
+use super::sessions::{self, First, Sessions, Verdict};
 
 /// What a directory must hold.
 #[derive(Clone, Debug, Default)]
@@ -280,40 +283,71 @@ pub(super) fn checksum_of(entry: &[u8]) -> u32 {
 
 /// The store once more, as plainly as can be.
 #[derive(Default)]
-struct Model(BTreeMap<Vec<u8>, (Index, Vec<u8>)>);
+struct Model {
+    keys: BTreeMap<Vec<u8>, (Index, Vec<u8>)>,
+    sessions: Sessions,
+}
 
 impl Model {
     fn apply(&mut self, entry: &[u8]) {
         let entry = Entry::parse(entry).unwrap();
-        let Payload::Write { write, .. } = entry.payload().unwrap() else { return };
-        let holds = write.mutations().iter().all(|mutation| match mutation {
-            Mutation::CompareAndSet { key, expected, .. } => {
-                let revision = self.0.get(*key).map(|(revision, _)| *revision);
-                match expected {
-                    Expected::Absent => revision.is_none(),
-                    Expected::Revision(wanted) => revision == Some(*wanted),
+        match entry.payload().unwrap() {
+            Payload::Noop | Payload::Admit(_) => {}
+            Payload::OpenSession => self.sessions.open(entry.index),
+            Payload::EndSessions(ended) => drop(self.sessions.end(&ended)),
+            Payload::Write { session: None, write } => drop(self.write(entry.index, &write)),
+            Payload::Write { session: Some(at), write } => {
+                let bytes = postcard::to_stdvec(&write).unwrap();
+                if self.sessions.judge(entry.index, at, &bytes) == Verdict::Do {
+                    let result = self.write(entry.index, &write);
+                    self.sessions.done(at, First { index: entry.index, write: bytes, result });
                 }
-            }
-            _ => true,
-        });
-        for mutation in write.mutations().iter().filter(|_| holds) {
-            match mutation {
-                Mutation::Set { key, value } | Mutation::CompareAndSet { key, value, .. } => {
-                    self.0.insert(key.to_vec(), (entry.index, value.to_vec()));
-                }
-                Mutation::Delete { key } => drop(self.0.remove(*key)),
             }
         }
     }
 
+    fn write(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
+        let revision = |key: &[u8]| self.keys.get(key).map(|(revision, _)| *revision);
+        let fails = write.mutations().iter().position(|mutation| match mutation {
+            Mutation::CompareAndSet { key, expected: Expected::Absent, .. } => revision(key).is_some(),
+            Mutation::CompareAndSet { key, expected: Expected::Revision(wanted), .. } => {
+                revision(key) != Some(*wanted)
+            }
+            _ => false,
+        });
+        if let Some(at) = fails {
+            let revision = revision(write.mutations()[at].key());
+            return WriteResult::ConditionFailed { mutation: at as u32, revision };
+        }
+        let mut existed = 0;
+        for mutation in write.mutations() {
+            let old = match mutation {
+                Mutation::Set { key, value } | Mutation::CompareAndSet { key, value, .. } => {
+                    self.keys.insert(key.to_vec(), (index, value.to_vec()))
+                }
+                Mutation::Delete { key } => self.keys.remove(*key),
+            };
+            existed += u32::from(old.is_some());
+        }
+        WriteResult::Applied { existed }
+    }
+
     fn digest(&self) -> u32 {
-        digest(self.0.iter().map(|(key, (revision, value))| (&**key, *revision, &**value)))
+        let keys = self.keys.iter().map(|(key, (revision, value))| (&**key, *revision, &**value));
+        digest(self.sessions.digest(), keys)
     }
 }
 
-/// A checksum of keys, revisions and values.
-pub(super) fn digest<'a>(records: impl Iterator<Item = (&'a [u8], Index, &'a [u8])>) -> u32 {
-    records.fold(0, |checksum, (key, revision, value)| {
+/// A checksum of everything in a store.
+pub(super) fn digest_of(store: &Store) -> u32 {
+    let everything = Range { start: b"", end: RangeEnd::Open };
+    let keys = store.scan(&everything).map(|item| (item.key, item.versioned.revision, item.versioned.value));
+    digest(sessions::digest_of(store), keys)
+}
+
+/// A checksum of keys, revisions and values, begun with that of the sessions.
+fn digest<'a>(sessions: u32, records: impl Iterator<Item = (&'a [u8], Index, &'a [u8])>) -> u32 {
+    records.fold(sessions, |checksum, (key, revision, value)| {
         let checksum = crc32c::crc32c_append(checksum, &(key.len() as u64).to_le_bytes());
         let checksum = crc32c::crc32c_append(checksum, key);
         let checksum = crc32c::crc32c_append(checksum, &revision.to_le_bytes());

@@ -12,17 +12,17 @@ use bytes::Bytes;
 use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::parse;
 use quorate_protocol::peer::{Append, CheckpointChunk, CheckpointState, PeerMessage};
-use quorate_protocol::request::{Mutation, Range, RangeEnd, Write};
+use quorate_protocol::request::{Mutation, Write};
 use quorate_protocol::{Index, Term};
 
-use crate::checkpoint::{self, BLOCK_BYTES, CheckpointHeader, CheckpointWriter};
+use crate::checkpoint::{self, CheckpointHeader, CheckpointWriter};
 use crate::disk::Disk;
 use crate::disk::simulated::{Images, Kept, Replay, SimDisk};
 use crate::node::Event;
 use crate::store::Store;
 
 use super::crash_points::FOLLOWER;
-use super::history::{History, checksum_of, digest};
+use super::history::{History, checksum_of, digest_of};
 use super::node::{Act, Found, SimNode, peer, recover};
 use super::script::Script;
 use super::{Random, is_exhaustive};
@@ -88,9 +88,7 @@ fn checkpoint_of(log: &[Bytes], node: &SimNode) -> Checkpoint {
         if terms.last().is_none_or(|(_, term)| *term < entry.term) {
             terms.push((entry.index, entry.term));
         }
-        if let Payload::Write { write, .. } = entry.payload().unwrap() {
-            store.apply(entry.index, &write);
-        }
+        store.apply_entry(&entry).unwrap();
     }
     let cluster = node.node.introduction().stored.unwrap();
     let header = CheckpointHeader {
@@ -105,26 +103,18 @@ fn checkpoint_of(log: &[Bytes], node: &SimNode) -> Checkpoint {
     disk.create_directory(directory).unwrap();
     let mut writer = CheckpointWriter::create(disk.clone(), directory, &header).unwrap();
     store.begin_snapshot();
-    loop {
-        let mut block = Vec::new();
-        let more = store.read_snapshot(|key, revision, value| {
-            checkpoint::encode_record(key, revision, value, &mut block);
-            block.len() < BLOCK_BYTES
-        });
+    let mut is_last = false;
+    while !is_last {
+        let block;
+        (block, is_last) = checkpoint::next_block(&mut store);
         if !block.is_empty() {
             writer.block(&block).unwrap();
-        }
-        if !more {
-            break;
         }
     }
     writer.finish().unwrap();
     let bytes =
         disk.open(&checkpoint::path(directory, header.index)).unwrap().read_all(usize::MAX / 2).unwrap();
-    let everything = Range { start: b"", end: RangeEnd::Open };
-    let records =
-        store.scan(&everything).map(|item| (item.key, item.versioned.revision, item.versioned.value));
-    Checkpoint { digest: digest(records), header, bytes }
+    Checkpoint { digest: digest_of(&store), header, bytes }
 }
 
 /// Has a piece arrive, or with no bytes a question.

@@ -3,6 +3,7 @@
 //! - `node`: a node, its log and its checkpoints, moved step by step.
 //! - `checkpoint`: a checkpoint that such a node writes.
 //! - `history`: what the node has been made to store and has said, and so what a directory must hold.
+//! - `sessions`: sessions of clients, as plainly as can be.
 //! - `script`: the rest of the world: a leader that changes its mind, or clients and followers.
 //! - `crash_points`: power lost after every change to the disk (T3).
 //! - `bit_rot`: every bit flipped, blocks lost, files cut (T5).
@@ -23,6 +24,7 @@ mod io_errors;
 mod mutants;
 mod node;
 mod script;
+mod sessions;
 mod vanished;
 
 /// Whether everything is to be tried, not a sample.

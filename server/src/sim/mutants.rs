@@ -2,7 +2,7 @@
 //!
 //! | mutant | found by |
 //! |---|---|
-//! | 1–4, 6, 7, 19 | crash points |
+//! | 1–7, 19 | crash points |
 //! | 4, a matching log that goes, and segments that go while they are noted | crashes of an install |
 //! | segments that go while they are noted | crash points |
 //! | 14 | bit rot |
@@ -92,6 +92,11 @@ fn vanished_files_find_segments_that_are_not_noted() {
 #[test]
 fn crash_points_find_an_entry_applied_twice() {
     assert_found(Mutant::ReplayFromCheckpoint, crash_points);
+}
+
+#[test]
+fn crash_points_find_sessions_that_are_not_in_the_checkpoint() {
+    assert_found(Mutant::SessionsNotInCheckpoint, crash_points);
 }
 
 #[test]

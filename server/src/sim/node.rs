@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use quorate_protocol::entry;
 use quorate_protocol::peer::PeerMessage;
-use quorate_protocol::request::{Range, RangeEnd};
 use quorate_protocol::response::Response;
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, Member, NodeId, NodeSet, Quorums, Term};
 
-use crate::checkpoint::{CheckpointEvent, CheckpointHeader};
+use crate::checkpoint::{Block, CheckpointEvent, CheckpointHeader};
 use crate::directory::{self, DirectoryError, DirectoryLock, DirectorySettings, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::disk::simulated::SimDisk;
@@ -24,7 +23,7 @@ use crate::replica::{Membership, Promise, Time};
 use crate::store::Store;
 
 use super::checkpoint::CheckpointJob;
-use super::history::{History, checksum_of, digest};
+use super::history::{History, checksum_of, digest_of};
 
 /// Where the data is.
 pub(super) const DATA: &str = "/data";
@@ -92,9 +91,6 @@ pub(super) struct Found {
 impl Found {
     fn of(opened: &Opened) -> Result<Self, ReadError> {
         let State { identity, reader, store, recovered, .. } = &opened.state;
-        let everything = Range { start: b"", end: RangeEnd::Open };
-        let records =
-            store.scan(&everything).map(|item| (item.key, item.versioned.revision, item.versioned.value));
         Ok(Self {
             incarnation: identity.incarnation,
             formed: identity.formed,
@@ -102,7 +98,7 @@ impl Found {
             first: reader.first(),
             log: checksums(reader)?,
             applied: recovered.applied,
-            digest: digest(records),
+            digest: digest_of(store),
         })
     }
 
@@ -214,9 +210,9 @@ impl Outside for World {
         self.checkpoint = Some(CheckpointJob::new(header));
     }
 
-    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
+    fn checkpoint_block(&mut self, block: Block, is_last: bool) {
         if let Some(checkpoint) = &mut self.checkpoint {
-            checkpoint.give(records, is_last);
+            checkpoint.give(block, is_last);
         }
     }
 }

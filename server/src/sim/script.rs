@@ -5,10 +5,12 @@
 //! acknowledges something, that its log has been made to hold it by then.
 
 use bytes::Bytes;
-use quorate_protocol::entry::{self, Payload};
+use quorate_protocol::entry::{self, EndedSession, Payload};
 use quorate_protocol::parse;
 use quorate_protocol::peer::{Ack, Append, PeerMessage, RejectReason};
-use quorate_protocol::request::{Expected, Mutation, Operation, Request, Write, WriteOptions};
+use quorate_protocol::request::{
+    Expected, Mutation, Operation, Request, SessionSequence, Write, WriteOptions,
+};
 use quorate_protocol::response::{Outcome, Response};
 use quorate_protocol::{Index, Term};
 
@@ -16,6 +18,9 @@ use crate::node::{Event, NodeError};
 
 use super::Random;
 use super::node::{Act, Shape, SimNode, peer};
+
+/// Entries among which sessions, and writes that are sent again, are looked for.
+const RECENT: usize = 100;
 
 /// What a write is to do.
 fn random_write<R>(random: &mut Random, last: Index, give: impl FnOnce(Write<'_>) -> R) -> R {
@@ -42,6 +47,10 @@ fn encode(term: Term, index: Index, payload: &Payload<'_>) -> Bytes {
     let mut bytes = Vec::new();
     entry::encode(term, index, payload, &mut bytes);
     bytes.into()
+}
+
+fn payload_of(entry: &Bytes) -> Payload<'_> {
+    entry::Entry::parse(entry).unwrap().payload().unwrap()
 }
 
 /// The leader that a follower has.
@@ -210,15 +219,44 @@ impl Leader {
             1..5 => self.commit_some(random, node),
             _ => {
                 for _ in 0..=random.below(4) {
-                    let (term, index) = (self.term, self.log.len() as Index + 1);
-                    let bytes = random_write(random, index, |write| {
-                        encode(term, index, &Payload::Write { session: None, write })
-                    });
-                    self.log.push((term, bytes));
+                    let bytes = self.make_entry(random);
+                    self.log.push((self.term, bytes));
                 }
             }
         }
         self.send(node)
+    }
+
+    /// The next entry: a write, of a session or not, one that is sent again, or a session opened or ended.
+    fn make_entry(&self, random: &mut Random) -> Bytes {
+        let (term, index) = (self.term, self.log.len() as Index + 1);
+        let recent: Vec<_> = self.log.iter().rev().take(RECENT).map(|(_, bytes)| payload_of(bytes)).collect();
+        let is_open = |(ago, payload): (usize, &Payload<'_>)| {
+            (*payload == Payload::OpenSession).then_some(index - 1 - ago as Index)
+        };
+        let sessions: Vec<Index> = recent.iter().enumerate().filter_map(is_open).collect();
+        let sent = |payload: &&Payload<'_>| matches!(payload, Payload::Write { session: Some(_), .. });
+        let sent: Vec<_> = recent.iter().filter(sent).collect();
+        match random.below(30) {
+            0 => encode(term, index, &Payload::OpenSession),
+            1 if !sessions.is_empty() => {
+                let last_used = index.saturating_sub(random.below(100));
+                let ended = EndedSession { session: random.of(&sessions), last_used };
+                encode(term, index, &Payload::EndSessions(vec![ended]))
+            }
+            2..6 if !sent.is_empty() => encode(term, index, random.of(&sent)),
+            6..14 if !sessions.is_empty() => {
+                let sequence = random.below(30);
+                let lowest_open = sequence.saturating_sub(random.below(20));
+                let session = SessionSequence { session: random.of(&sessions), sequence, lowest_open };
+                random_write(random, index, |write| {
+                    encode(term, index, &Payload::Write { session: Some(session), write })
+                })
+            }
+            _ => random_write(random, index, |write| {
+                encode(term, index, &Payload::Write { session: None, write })
+            }),
+        }
     }
 
     /// Another leader, or the same one again, without some of what was not committed.

@@ -14,6 +14,7 @@
 
 use std::mem::size_of;
 
+use super::sessions::{RESULT_BYTES_MAX, SESSION_BYTES};
 use super::snapshot::Snapshot;
 use super::{KEY_BYTES_INLINE, Key, Store, Stored};
 
@@ -42,7 +43,7 @@ const ASIDE_KEY_BYTES: u64 =
     allocation(11 * size_of::<(Key, Option<Stored>)>() + 12) * 7 / 6 / TREE_KEYS_PER_LEAF;
 
 /// What an allocation of so many bytes takes: glibc adds eight, rounds up to sixteen, and has none below 32.
-const fn allocation(bytes: usize) -> u64 {
+pub(super) const fn allocation(bytes: usize) -> u64 {
     match bytes {
         0 => 0,
         1..=24 => 32,
@@ -65,33 +66,66 @@ pub(super) fn aside_bytes(key: &[u8], old: Option<&Stored>) -> u64 {
     ASIDE_KEY_BYTES + key_bytes(key) + old.map_or(0, |stored| value_bytes(&stored.value))
 }
 
-/// Keys that may come, and what they and their values allocate.
+/// Bytes of a hash table with room for so many: a power of two of slots.
+pub(super) fn table_bytes(room: u64, slot_bytes: u64) -> u64 {
+    if room == 0 {
+        return 0;
+    }
+    let (taken, of) = SLOTS_TAKEN;
+    (room * of).div_ceil(taken).next_power_of_two().max(SLOTS_MIN) * slot_bytes
+}
+
+/// Keys and sessions that may come, and what they, values and results allocate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Growth {
     keys: u64,
+    sessions: u64,
     bytes: u64,
 }
 
 impl Growth {
     /// Of a key that was not there, with a value.
     pub fn of(key: &[u8], value: &[u8]) -> Self {
-        Self { keys: 1, bytes: 2 * key_bytes(key) + value_bytes(value) }
+        Self { keys: 1, bytes: 2 * key_bytes(key) + value_bytes(value), ..Self::default() }
+    }
+
+    /// Of a session that is opened.
+    pub fn of_session() -> Self {
+        Self { sessions: 1, bytes: SESSION_BYTES, ..Self::default() }
+    }
+
+    /// Of the result of a write that is done in a session.
+    pub fn of_result() -> Self {
+        Self { bytes: RESULT_BYTES_MAX, ..Self::default() }
+    }
+
+    /// Whether it brings keys.
+    pub fn has_keys(&self) -> bool {
+        self.keys > 0
     }
 
     /// Both.
     pub fn and(self, other: Self) -> Self {
-        Self { keys: self.keys + other.keys, bytes: self.bytes + other.bytes }
+        Self {
+            keys: self.keys + other.keys,
+            sessions: self.sessions + other.sessions,
+            bytes: self.bytes + other.bytes,
+        }
     }
 
     /// This without a part of it.
     pub fn without(self, part: Self) -> Self {
-        Self { keys: self.keys - part.keys, bytes: self.bytes - part.bytes }
+        Self {
+            keys: self.keys - part.keys,
+            sessions: self.sessions - part.sessions,
+            bytes: self.bytes - part.bytes,
+        }
     }
 }
 
 impl Store {
-    /// Bytes of memory that the store takes, by estimate: keys and values as they are allocated, the table and the
-    /// tree, and what a snapshot under way has put aside.
+    /// Bytes of memory that the store takes, by estimate: keys, values and results as they are allocated, the tables and
+    /// the tree, and what a snapshot under way has put aside.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes_with(Growth::default())
     }
@@ -100,17 +134,9 @@ impl Store {
     pub fn memory_bytes_with(&self, growth: Growth) -> u64 {
         let keys = self.keys() + growth.keys;
         let aside = self.snapshot.as_ref().map_or(0, Snapshot::memory_bytes);
-        self.allocated + growth.bytes + keys * TREE_KEY_BYTES + aside + self.table_bytes(keys)
-    }
-
-    /// Of the table when it holds `keys`: a power of two of slots.
-    fn table_bytes(&self, keys: u64) -> u64 {
-        let room = keys.max(self.room as u64);
-        if room == 0 {
-            return 0;
-        }
-        let (taken, of) = SLOTS_TAKEN;
-        (room * of).div_ceil(taken).next_power_of_two().max(SLOTS_MIN) * SLOT_BYTES
+        let table = table_bytes(keys.max(self.room as u64), SLOT_BYTES);
+        let sessions = self.sessions.memory_bytes_with(growth.sessions);
+        self.allocated + growth.bytes + keys * TREE_KEY_BYTES + aside + table + sessions
     }
 }
 
@@ -131,7 +157,8 @@ mod tests {
     /// The estimate from scratch.
     fn counted(store: &Store) -> u64 {
         let each = store.map.iter().map(|(key, stored)| 2 * key_bytes(key) + value_bytes(&stored.value));
-        each.sum::<u64>() + store.keys() * TREE_KEY_BYTES + store.table_bytes(store.keys())
+        let table = table_bytes(store.keys().max(store.room as u64), SLOT_BYTES);
+        each.sum::<u64>() + store.keys() * TREE_KEY_BYTES + table
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The memory store: every key with its value and revision, in order.
 //!
-//! [`Store::apply`] is total and deterministic: the same entries give the same store and the same results
-//! on every replica.
+//! [`Store::apply_entry`] is the one place where an entry has its effect, in a node, in recovery and in a restore. It is
+//! total and deterministic: the same entries give the same store and the same results on every replica.
 //!
 //! Keys and values lie in a hash table, and the keys once more in a tree that holds their order: a write of a
 //! key that exists is one look-up, and only new and deleted keys touch the tree. Nothing ever goes through the
@@ -20,28 +20,29 @@
 //! - No entry is applied twice.
 //! - A key's revision is the index of the entry that last wrote it.
 //! - A batch changes everything or nothing; its conditions are those of the state before it.
-//!
-//! # Omissions
-//!
-//! No client sessions yet: an entry that names one is refused before it is appended.
+//! - A write of a session and what the session knows of it come with one entry, and with one checkpoint (R24).
 
 mod history;
 mod memory;
+mod sessions;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
-use quorate_protocol::Index;
-use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, Write};
-use quorate_protocol::response::{Item, Versioned, WriteResult};
+use quorate_protocol::entry::{EndedSession, Entry, Payload};
+use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, SessionSequence, Write};
+use quorate_protocol::response::{Item, SessionError, Versioned, WriteResult};
+use quorate_protocol::{Index, Member, MessageError, SessionId};
 use smallvec::SmallVec;
 
 use memory::{key_bytes, value_bytes};
+use sessions::Sessions;
 use snapshot::Snapshot;
 
 pub use history::{Cursor, History};
 pub use memory::Growth;
+pub use sessions::{Done, Session};
 
 /// Bytes of a key that lies where it is compared, behind no pointer.
 const KEY_BYTES_INLINE: usize = 16;
@@ -49,11 +50,27 @@ const KEY_BYTES_INLINE: usize = 16;
 /// A key.
 type Key = SmallVec<[u8; KEY_BYTES_INLINE]>;
 
-/// Every key with its value and revision.
+/// What an entry did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// Nothing.
+    Nothing,
+    /// It made a replica a voting member.
+    Admitted(Member),
+    /// What a write did; of sessions, how many were ended.
+    Written(WriteResult),
+    /// Nothing, as its session has done the same write before.
+    Repeated(Done),
+    /// Nothing, as its session does not let it.
+    Refused(SessionError),
+}
+
+/// Every key with its value and revision, and every session.
 #[derive(Debug, Default)]
 pub struct Store {
     map: HashMap<Key, Stored>,
     order: BTreeSet<Key>,
+    sessions: Sessions,
     bytes: u64,
     /// The last entry that was applied.
     applied: Index,
@@ -78,14 +95,69 @@ impl Stored {
 }
 
 impl Store {
+    /// Applies an entry. On an error, which means that it is damaged, nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// If it was applied before: a compare-and-set would be answered for the second time.
+    pub fn apply_entry(&mut self, entry: &Entry<'_>) -> Result<Applied, MessageError> {
+        let index = entry.index;
+        Ok(match entry.payload()? {
+            Payload::Noop => Applied::Nothing,
+            Payload::Admit(member) => Applied::Admitted(member),
+            Payload::Write { session: None, write } => Applied::Written(self.apply(index, &write)),
+            Payload::Write { session: Some(at), write } => {
+                let checksum = crc32c::crc32c(entry.write_bytes().unwrap_or_default());
+                self.apply_in_session(index, &at, checksum, &write)
+            }
+            Payload::OpenSession => {
+                self.advance(index);
+                self.sessions.open(index);
+                Applied::Written(WriteResult::Applied { existed: 0 })
+            }
+            Payload::EndSessions(ended) => {
+                self.advance(index);
+                let ended = ended.into_iter().map(|ended| u32::from(self.sessions.end(ended)));
+                Applied::Written(WriteResult::Applied { existed: ended.sum() })
+            }
+        })
+    }
+
     /// Applies the write of entry `index`.
     ///
     /// # Panics
     ///
     /// If it was applied before: a compare-and-set would be answered for the second time.
     pub fn apply(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
+        self.advance(index);
+        self.execute(index, write)
+    }
+
+    fn advance(&mut self, index: Index) {
         assert!(index > self.applied, "entry {index} is applied after entry {}", self.applied);
         self.applied = index;
+    }
+
+    fn apply_in_session(
+        &mut self,
+        index: Index,
+        at: &SessionSequence,
+        checksum: u32,
+        write: &Write<'_>,
+    ) -> Applied {
+        self.advance(index);
+        match self.sessions.begin(index, at, checksum) {
+            Some(Ok(done)) => Applied::Repeated(done),
+            Some(Err(error)) => Applied::Refused(error),
+            None => {
+                let result = self.execute(index, write);
+                self.sessions.done(at.session, Done { sequence: at.sequence, index, checksum, result });
+                Applied::Written(result)
+            }
+        }
+    }
+
+    fn execute(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
         for (at, mutation) in (0..).zip(write.mutations()) {
             if let Err(revision) = self.check(mutation) {
                 return WriteResult::ConditionFailed { mutation: at, revision };
@@ -111,6 +183,46 @@ impl Store {
     /// The changes that are kept.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// What is known already about a write that is sent in a session, and will never change: its result, or why it will
+    /// not be done. None if that is decided by an entry only.
+    pub fn known(&self, at: &SessionSequence, write: &Write<'_>) -> Option<Result<Done, SessionError>> {
+        // The bytes are those that an entry would have.
+        let checksum = || crc32c::crc32c(&postcard::to_stdvec(write).expect("writes serialise"));
+        self.sessions.known(at, self.applied, checksum)
+    }
+
+    /// Sessions that no entry behind `since` has used, as an entry ends them; those with the lowest ids, at most
+    /// `count_max`.
+    pub fn unused_sessions(&self, since: Index, count_max: usize) -> Vec<EndedSession> {
+        self.sessions.unused(since, count_max)
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> u64 {
+        self.sessions.count()
+    }
+
+    /// How many results of writes are kept for them.
+    pub fn session_results(&self) -> u64 {
+        self.sessions.results()
+    }
+
+    /// Ends all sessions: what follows is another cluster's.
+    pub fn end_sessions(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// Puts a session of a checkpoint in.
+    pub fn restore_session(&mut self, id: SessionId, session: Session) {
+        self.sessions.put(id, session);
+    }
+
+    /// Every session, by its id.
+    #[cfg(test)]
+    pub(crate) fn all_sessions(&self) -> std::collections::BTreeMap<SessionId, &Session> {
+        self.sessions.all()
     }
 
     /// Puts a key of a checkpoint in.

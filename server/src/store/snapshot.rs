@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use quorate_protocol::Index;
+use quorate_protocol::{Index, SessionId};
 
 use super::memory::aside_bytes;
-use super::{Key, Store, Stored};
+use super::{Key, Session, Store, Stored};
 
 /// How far a snapshot has been read, and what it would otherwise lose.
 #[derive(Debug, Default)]
@@ -50,11 +50,19 @@ impl Store {
     /// Begins a snapshot of the state as it is now. One at a time: a snapshot under way is given up.
     pub fn begin_snapshot(&mut self) {
         self.snapshot = Some(Snapshot::default());
+        self.sessions.begin_snapshot();
     }
 
     /// Gives up the snapshot under way, if there is one.
     pub fn end_snapshot(&mut self) {
         self.snapshot = None;
+        self.sessions.end_snapshot();
+    }
+
+    /// Hands the snapshot's next sessions to `take`, by their ids, until it returns false or there are no more. Returns
+    /// whether there are more.
+    pub fn read_snapshot_sessions(&mut self, take: impl FnMut(SessionId, &Session) -> bool) -> bool {
+        self.sessions.read_snapshot(take)
     }
 
     /// Hands the snapshot's next keys to `record`, in key order, until it returns false or there are no more.

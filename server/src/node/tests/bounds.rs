@@ -54,6 +54,27 @@ fn at_the_limit_of_memory_sets_are_refused_and_everything_else_goes_on() {
 }
 
 #[test]
+fn at_the_limit_of_memory_sessions_are_opened_and_their_deletes_taken_up_to_a_bound_beyond_it() {
+    let mut world = with_memory(1, 1, 100 << 10);
+    fill(&mut world);
+    let session = world.ask(1, Operation::OpenSession).receipt().index;
+    let mut write = |sequence, mutation| {
+        let session = Some(SessionSequence { session, sequence, lowest_open: 1 });
+        let options = WriteOptions { session, ..WriteOptions::default() };
+        world.ask(1, Operation::Write { options, write: Write::One(mutation) })
+    };
+    let absent = Mutation::Delete { key: b"absent" };
+    write(1, absent).receipt();
+    assert_eq!(write(2, Mutation::Set { key: b"new", value: &[7; 2000] }).refusal(), FULL);
+    let taken =
+        (3..10_000).take_while(|sequence| !matches!(write(*sequence, absent).outcome(), Outcome::Refused(_)));
+    let taken = taken.count();
+    assert!((10..1000).contains(&taken), "{taken} results take room");
+    let memory = world.machine(1).node.store.memory_bytes();
+    assert!(memory <= (100 << 10) * 9 / 8, "{memory}: a follower goes on");
+}
+
+#[test]
 fn a_status_tells_the_memory_that_is_taken_its_limit_and_that_it_is_reached() {
     let mut world = with_memory(1, 1, 100 << 10);
     let told = |world: &mut World| {

@@ -90,15 +90,15 @@ fn requests_that_make_no_sense_or_are_not_supported_are_refused() {
     let mut world = World::formed(1, 1);
     let with =
         |options| Operation::Write { options, write: Write::One(Mutation::Set { key: b"a", value: b"1" }) };
-    let session = SessionSequence { session: 1, sequence: 1, lowest_open: 1 };
-    let options = WriteOptions { session: Some(session), ..WriteOptions::default() };
-    assert!(matches!(world.ask(1, with(options)).refusal(), Refusal::Unsupported(_)));
+    let session = SessionSequence { session: 1, sequence: 1, lowest_open: 2 };
     let long = "k".repeat(limits::KEY_BYTES_MAX + 1);
     for key in ["", &long] {
         for operation in [set(key, "1"), get(Consistency::Local, key)] {
             assert!(matches!(world.ask(1, operation).refusal(), Refusal::BadRequest(_)));
         }
     }
+    let below = WriteOptions { session: Some(session), ..WriteOptions::default() };
+    assert!(matches!(world.ask(1, with(below)).refusal(), Refusal::BadRequest(_)));
     let empty = Operation::Write { options: WriteOptions::default(), write: Write::Batch(Vec::new()) };
     assert!(matches!(world.ask(1, empty).refusal(), Refusal::BadRequest(_)));
     assert_eq!(world.status(1).status().last, 1, "nothing was appended");

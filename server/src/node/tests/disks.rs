@@ -2,6 +2,7 @@
 
 use std::io;
 
+use quorate_protocol::entry::Payload;
 use quorate_protocol::peer::Append;
 
 use crate::checkpoint::CheckpointWriter;
@@ -146,21 +147,21 @@ pub(super) fn write_some(world: &mut World, count: usize) {
     }
 }
 
-/// Takes the checkpoint that a node has begun: its records, the file, and the news that it is on the disk.
-pub(super) fn take_checkpoint(world: &mut World, id: u8, header: &CheckpointHeader) -> Vec<u8> {
+/// Takes the checkpoint that a node has begun: its blocks, the file, and the news that it is on the disk.
+pub(super) fn take_checkpoint(world: &mut World, id: u8, header: &CheckpointHeader) -> Vec<Block> {
     while world.machine(id).blocks.last().is_none_or(|(_, is_last)| !is_last) {
         world.event(id, Event::Checkpoint(CheckpointEvent::WantsBlock));
     }
     let blocks = std::mem::take(&mut world.machine(id).blocks);
     let directory = world.machine(id).outside.directory.join("checkpoint");
     let mut writer = CheckpointWriter::create(Arc::new(RealDisk), &directory, header).unwrap();
-    for (records, _) in blocks.iter().filter(|(records, _)| !records.is_empty()) {
-        writer.block(records).unwrap();
-    }
+    let blocks: Vec<_> =
+        blocks.into_iter().map(|(block, _)| block).filter(|block| !block.is_empty()).collect();
+    blocks.iter().for_each(|block| writer.block(block).unwrap());
     let info = writer.finish().unwrap();
     checkpoint::remove_older(&RealDisk, &directory, checkpoint::KEPT).unwrap();
     world.event(id, Event::Checkpoint(CheckpointEvent::Written(info)));
-    blocks.into_iter().flat_map(|(records, _)| records).collect()
+    blocks
 }
 
 #[test]
@@ -172,8 +173,8 @@ fn leader_and_follower_take_the_same_checkpoint_at_the_same_index() {
     assert!(headers.iter().all(|header| *header == headers[0]), "{headers:?}");
     let header = headers[0][0].clone();
     assert!(header.index < 8, "more was written since");
-    let records: Vec<_> = world.ids().map(|id| take_checkpoint(&mut world, id, &header)).collect();
-    assert!(!records[0].is_empty() && records.iter().all(|taken| *taken == records[0]));
+    let blocks: Vec<_> = world.ids().map(|id| take_checkpoint(&mut world, id, &header)).collect();
+    assert!(!blocks[0].is_empty() && blocks.iter().all(|taken| *taken == blocks[0]));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod cluster;
 mod copies;
 mod disks;
 mod repair;
+mod sessions;
 mod transfers;
 mod watches;
 
@@ -52,7 +53,7 @@ enum Act {
     ReadLog { to: NodeId, from: Index, bytes_max: usize },
     Transfer(TransferCommand),
     BeginCheckpoint(CheckpointHeader),
-    Block(Vec<u8>, bool),
+    Block(Block, bool),
 }
 
 /// What a client was told.
@@ -164,8 +165,8 @@ impl Outside for Recorder {
         self.acts.push_back(Act::BeginCheckpoint(header));
     }
 
-    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
-        self.acts.push_back(Act::Block(records, is_last));
+    fn checkpoint_block(&mut self, block: Block, is_last: bool) {
+        self.acts.push_back(Act::Block(block, is_last));
     }
 }
 
@@ -192,7 +193,7 @@ struct Machine {
     transfer_worker: TransferWorker,
     transfers: VecDeque<TransferCommand>,
     checkpoints: Vec<CheckpointHeader>,
-    blocks: Vec<(Vec<u8>, bool)>,
+    blocks: Vec<(Block, bool)>,
     /// Why it stopped.
     error: Option<NodeError>,
 }
@@ -379,7 +380,7 @@ impl World {
             Act::ReadLog { to, from, bytes_max } => machine.reads.push_back((to, from, bytes_max)),
             Act::Transfer(command) => machine.transfers.push_back(command),
             Act::BeginCheckpoint(header) => machine.checkpoints.push(header),
-            Act::Block(records, is_last) => machine.blocks.push((records, is_last)),
+            Act::Block(block, is_last) => machine.blocks.push((block, is_last)),
         }
     }
 

@@ -20,7 +20,7 @@ use super::harm::Harm;
 use super::holdings::{Holdings, Mark};
 use super::plan::Plan;
 use super::schedule::{LifeNumber, MICROSECOND, MILLISECOND, Moment, Place};
-use crate::checkpoint::{CheckpointEvent, CheckpointHeader};
+use crate::checkpoint::{Block, CheckpointEvent, CheckpointHeader};
 use crate::directory::{self, DirectoryError, DirectoryLock, Identity, VoteFile};
 use crate::disk::Disk;
 use crate::disk::simulated::{Call, Failure, Fault, Kept, SimDisk};
@@ -226,9 +226,9 @@ impl Outside for World {
         self.effect(Effect::CheckpointBegins);
     }
 
-    fn checkpoint_block(&mut self, records: Vec<u8>, is_last: bool) {
+    fn checkpoint_block(&mut self, block: Block, is_last: bool) {
         if let Some(checkpoint) = &mut self.checkpoint {
-            checkpoint.give(records, is_last);
+            checkpoint.give(block, is_last);
         }
         self.effect(Effect::CheckpointBlock);
     }

@@ -1,0 +1,248 @@
+//! Scans, watches and progress: answers that come in more than one piece.
+
+mod fake;
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use fake::{Fake, Peer, node};
+use futures_lite::future::block_on;
+use quorate_client::blocking::iter;
+use quorate_client::{
+    Acks, Appended, Client, Consistency, Error, Receipt, Refusal, SessionToken, Unknown, WriteResult, prefix,
+};
+use quorate_protocol::Durability;
+use quorate_protocol::request::{self, Operation, Token};
+use quorate_protocol::response::{Change, NewValue, Outcome};
+
+fn client(server: &Fake) -> Client {
+    let builder = Client::builder().servers([&server.address]).deadline(Duration::from_secs(10));
+    builder.exactly_once(false).connect().unwrap()
+}
+
+fn token(index: u64) -> Token {
+    Token { term: 3, index }
+}
+
+fn changes(through: u64, keys: &[(u64, &'static str)]) -> Outcome<'static> {
+    let change = |(index, key): &(u64, &'static str)| Change {
+        index: *index,
+        key: key.as_bytes(),
+        value: Some(NewValue(b"v")),
+    };
+    Outcome::Changes { through: token(through), changes: keys.iter().map(change).collect() }
+}
+
+/// The next request, which must be a watch; behind what.
+fn watch(peer: &mut Peer) -> (u64, Option<u64>) {
+    peer.request(|operation| match operation {
+        Operation::Watch { after, .. } => after.map(|after| after.index),
+        other => panic!("{other:?} is no watch"),
+    })
+}
+
+#[test]
+fn a_watch_goes_on_behind_what_it_has_handed_out_when_its_server_is_lost() {
+    let server = Fake::start();
+    let client = client(&server);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, after) = watch(&mut peer);
+        assert_eq!(after, None);
+        peer.answer(id, changes(10, &[]));
+        peer.answer(id, changes(12, &[(11, "a"), (12, "b")]));
+        peer.close();
+        let mut peer = server.peer();
+        let (id, after) = watch(&mut peer);
+        assert_eq!(after, Some(12));
+        peer.answer(id, changes(12, &[]));
+        peer.answer(id, changes(13, &[(13, "c")]));
+        assert!(peer.frame().is_some(), "it is cancelled");
+    });
+    let watch = client.watch(prefix(b""));
+    let keys: Vec<_> = iter(watch).take(3).map(|change| change.unwrap().key).collect();
+    assert_eq!(keys, [b"a", b"b", b"c"]);
+    script.join().unwrap();
+}
+
+#[test]
+fn the_position_of_a_watch_is_behind_whole_entries() {
+    let server = Fake::start();
+    let client = client(&server);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, after) = watch(&mut peer);
+        assert_eq!(after, Some(10));
+        peer.answer(id, changes(10, &[]));
+        peer.answer(id, changes(20, &[(11, "a"), (12, "b"), (12, "c"), (13, "d")]));
+        peer
+    });
+    let mut watch = client.watch(prefix(b"")).after("q1-3-a".parse().unwrap());
+    let mut positions = Vec::new();
+    for _ in 0..4 {
+        block_on(watch.next()).unwrap().unwrap();
+        positions.push(watch.token().unwrap().index());
+    }
+    assert_eq!(
+        positions,
+        [11, 11, 12, 20],
+        "an entry is seen when all of its changes are, the last with its page"
+    );
+    drop(watch);
+    let mut peer = script.join().unwrap();
+    assert!(matches!(peer.request(|operation| operation == &Operation::Cancel { request: 0 }), (_, false)));
+}
+
+#[test]
+fn a_watch_whose_history_is_lost_ends_and_says_so() {
+    let server = Fake::start();
+    let client = client(&server);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, _) = watch(&mut peer);
+        peer.answer(id, Outcome::Refused(Refusal::HistoryLost { after: 3, oldest: 7 }));
+        peer
+    });
+    let mut watch = client.watch(prefix(b"")).after("q1-3-3".parse().unwrap());
+    let error = block_on(watch.next()).unwrap().unwrap_err();
+    assert_eq!(error, Error::Refused(Refusal::HistoryLost { after: 3, oldest: 7 }));
+    assert!(block_on(watch.next()).is_none());
+    script.join().unwrap();
+}
+
+#[test]
+fn a_watch_that_is_not_taken_holds_a_bound_and_goes_on_from_there() {
+    const CHANGES: u64 = 9000;
+    let server = Fake::start();
+    let client = client(&server);
+    let (overrun, is_overrun) = channel();
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, _) = watch(&mut peer);
+        let value = [b'v'; 1024];
+        let change = |index| Change { index, key: b"key", value: Some(NewValue(&value)) };
+        for index in 1..=CHANGES {
+            peer.answer(id, Outcome::Changes { through: token(index), changes: vec![change(index)] });
+        }
+        // The client has had enough at some place, says so, and goes on there.
+        let (_, cancelled) = peer.request(|operation| operation == &Operation::Cancel { request: id });
+        assert!(cancelled);
+        overrun.send(()).unwrap();
+        let (id, after) = watch(&mut peer);
+        let after = after.unwrap();
+        assert!(after > 1000 && after < CHANGES, "it had taken up to {after}");
+        for index in after + 1..=CHANGES {
+            peer.answer(id, Outcome::Changes { through: token(index), changes: vec![change(index)] });
+        }
+        peer
+    });
+    let mut watch = client.watch(prefix(b""));
+    let mut next = || block_on(watch.next()).unwrap().unwrap().index;
+    assert_eq!(next(), 1);
+    is_overrun.recv_timeout(Duration::from_secs(20)).unwrap();
+    let rest: Vec<_> = (2..=CHANGES).map(|_| next()).collect();
+    assert_eq!(rest, (2..=CHANGES).collect::<Vec<_>>());
+    script.join().unwrap();
+}
+
+fn receipt(nodes: &[u8], survives_failover: bool) -> Receipt {
+    Receipt {
+        term: 3,
+        index: 7,
+        holders: nodes.iter().map(|id| node(*id)).collect(),
+        durability: Durability::Fsync,
+        survives_failover,
+        survivable_losses: 0,
+    }
+}
+
+#[test]
+fn progress_tells_each_count_of_copies_and_the_result_last() {
+    let server = Fake::start();
+    let client = client(&server);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, options) = peer.request(|operation| match operation {
+            Operation::Write { options, .. } => *options,
+            other => panic!("{other:?} is no write"),
+        });
+        assert!(options.progress);
+        peer.answer(id, Outcome::Progress { receipt: receipt(&[1], false) });
+        peer.answer(id, Outcome::Progress { receipt: receipt(&[1, 3], true) });
+        let result = WriteResult::Applied { existed: 0 };
+        peer.answer(id, Outcome::Written { receipt: receipt(&[1, 2, 3], true), result });
+        peer
+    });
+    let mut progress = client.set("a", "1").progress();
+    let mut copies = Vec::new();
+    while let Some(receipt) = block_on(progress.next()) {
+        let receipt = receipt.unwrap();
+        copies.push((receipt.holders.len(), receipt.survives_failover));
+    }
+    assert_eq!(copies, [(1, false), (2, true), (3, true)]);
+    assert_eq!(progress.result(), Some(WriteResult::Applied { existed: 0 }));
+    assert_eq!(client.session_token().index(), 7);
+    script.join().unwrap();
+}
+
+#[test]
+fn progress_that_breaks_off_tells_what_was_known() {
+    let server = Fake::start();
+    let client = client(&server);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, ()) = peer.request(|_| ());
+        peer.answer(id, Outcome::Progress { receipt: receipt(&[1], false) });
+        peer.close();
+    });
+    let mut progress = client.set("a", "1").progress();
+    assert_eq!(block_on(progress.next()).unwrap().unwrap().holders.len(), 1);
+    let error = block_on(progress.next()).unwrap().unwrap_err();
+    let Error::OutcomeUnknown(Unknown { appended, .. }) = error else { panic!("{error}") };
+    assert_eq!(appended, Some(Appended { index: 7, copies: 1 }));
+    assert!(block_on(progress.next()).is_none());
+    script.join().unwrap();
+}
+
+#[test]
+fn a_write_that_is_stored_but_not_committed_says_so() {
+    let server = Fake::start();
+    let client = client(&server);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, acks) = peer.request(|operation| match operation {
+            Operation::Write { options, .. } => options.acks,
+            other => panic!("{other:?} is no write"),
+        });
+        assert_eq!(acks, Acks::Copies(1));
+        peer.answer(id, Outcome::Stored { receipt: receipt(&[1], false) });
+    });
+    let written = block_on(client.set("a", "1").acks(Acks::Copies(1))).unwrap();
+    assert_eq!((written.result, written.receipt.survives_failover), (None, false));
+    script.join().unwrap();
+}
+
+#[test]
+fn session_reads_carry_what_the_client_has_seen_and_what_it_was_given() {
+    let server = Fake::start();
+    let builder = Client::builder().servers([&server.address]).consistency(Consistency::Session);
+    let given: SessionToken = "q1-2-5".parse().unwrap();
+    let client = builder.session_token(given).connect().unwrap();
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        for (asked, seen) in [(5, 8), (8, 8)] {
+            let (id, consistency) = peer.request(|operation| match operation {
+                Operation::Get { consistency, .. } => *consistency,
+                other => panic!("{other:?} is no read"),
+            });
+            let request::Consistency::Session(token) = consistency else { panic!("{consistency:?}") };
+            assert_eq!(token.index, asked);
+            peer.answer(id, Outcome::Value { token: self::token(seen), value: None });
+        }
+    });
+    block_on(client.get("a")).unwrap();
+    block_on(client.get("a")).unwrap();
+    assert_eq!(client.session_token().to_string(), "q1-3-8");
+    script.join().unwrap();
+}
