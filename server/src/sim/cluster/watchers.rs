@@ -149,6 +149,8 @@ impl Cluster {
         } else {
             assert!(through.index > before.index, "watcher {number} is told nothing behind {before:?}");
         }
+        let is_of_term = |change: &Change<'_>| self.oracle.term(change.index) == through.term;
+        assert!(changes.iter().all(is_of_term), "watcher {number} is told of another term than {through:?}");
         let shown = |change: &Change<'_>| {
             let value = change.value.map(|NewValue(value)| Text(value));
             format!("{} {:?} {value:?}", change.index, Text(change.key))
