@@ -16,7 +16,7 @@ use quorate_server::checkpoint::{self, Block, CheckpointHeader, CheckpointWriter
 use quorate_server::directory::DirectorySettings;
 use quorate_server::disk::{Disk, RealDisk};
 use quorate_server::log::{Log, LogSettings};
-use quorate_server::node::{self, Opened};
+use quorate_server::node::{self, NodeSettings, Opened};
 use quorate_server::replica::Promise;
 use tempfile::TempDir;
 
@@ -56,7 +56,11 @@ impl Directory {
             durability: Durability::Fsync,
         };
         let log = LogSettings::default();
-        node::open(&self.disk, &self.path, &settings, Incarnation(1), log, CHECKPOINT_BYTES, None).unwrap()
+        let node_settings = NodeSettings {
+            checkpoint_interval_bytes: CHECKPOINT_BYTES,
+            ..NodeSettings::new([node].into_iter().collect())
+        };
+        node::open(&self.disk, &self.path, &settings, Incarnation(1), log, &node_settings, None).unwrap()
     }
 
     /// No entry is of a later term than was promised.
