@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use quorate_client::load::{self, KeyPrefix};
 use quorate_protocol::entry::{self, Payload};
 use quorate_protocol::request::{Mutation, Write};
-use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, NodeSet, Quorums};
+use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Quorums};
 use quorate_server::checkpoint::{self, Block, CheckpointHeader, CheckpointWriter};
 use quorate_server::directory::DirectorySettings;
 use quorate_server::disk::{Disk, RealDisk};
@@ -56,11 +56,11 @@ impl Directory {
             durability: Durability::Fsync,
         };
         let log = LogSettings::default();
-        let of_node = NodeSettings {
+        let node_settings = NodeSettings {
             checkpoint_interval_bytes: CHECKPOINT_BYTES,
-            ..NodeSettings::new(NodeSet::from_iter([node]))
+            ..NodeSettings::new([node].into_iter().collect())
         };
-        node::open(&self.disk, &self.path, &settings, Incarnation(1), log, &of_node, None).unwrap()
+        node::open(&self.disk, &self.path, &settings, Incarnation(1), log, &node_settings, None).unwrap()
     }
 
     /// No entry is of a later term than was promised.

@@ -59,6 +59,8 @@ pub(super) struct Deed {
     /// Unlike that of any other call.
     pub(super) number: u64,
     what: What,
+    /// How it is to be acknowledged, if it is a write.
+    pub(super) options: WriteOptions,
     pub(super) key: Vec<u8>,
     other: Vec<u8>,
     pub(super) value: Vec<u8>,
@@ -78,6 +80,7 @@ struct Call {
     floor: Index,
     tried: Index,
     began: Moment,
+    tried_at: Moment,
     /// It is not tried after that.
     ends: Moment,
     /// It has left a session that has ended, and there is no other yet.
@@ -129,7 +132,7 @@ impl Deed {
             What::OpenSession => Operation::OpenSession,
             What::CloseSession(session) => Operation::CloseSession { session },
             _ => Operation::Write {
-                options: WriteOptions { session, ..WriteOptions::default() },
+                options: WriteOptions { session, ..self.options },
                 write: self.write().expect("the rest are writes"),
             },
         }
@@ -215,6 +218,7 @@ impl Cluster {
             floor,
             tried: floor,
             began: now,
+            tried_at: now,
             ends: now + tries * plan.deadline,
             waits_for_session: false,
             is_sent_again: false,
@@ -229,11 +233,12 @@ impl Cluster {
         let (plan, members) = (self.plan.clients, self.plan.members() as u64);
         let goes_to_leader = self.random.below(10) > 0;
         let somebody = self.random.below(members) as Place;
-        let tried = self.oracle.last();
+        let (tried, now) = (self.oracle.last(), self.schedule.now);
         let Client { calls, leader, sequences, .. } = &mut self.clients[client];
         let Some(call) = calls.get_mut(&number) else { return };
         call.node = if call.deed.is_for_leader() && goes_to_leader { *leader } else { somebody };
-        (call.tries, call.is_under_way, call.tried) = (call.tries + 1, true, tried);
+        (call.tries, call.is_under_way) = (call.tries + 1, true);
+        (call.tried, call.tried_at) = (tried, now);
         let stamp = call.deed.stand.map(|stand| sequences.stamp(stand));
         let id = number * TRIES + call.tries;
         let operation = call.deed.operation(stamp);
@@ -255,7 +260,7 @@ impl Cluster {
 
     fn choose_deed(&mut self, client: usize) -> Deed {
         self.calls += 1;
-        let (number, plan) = (self.calls, self.plan.clients);
+        let (number, plan, quorums) = (self.calls, self.plan.clients, self.plan.quorums());
         let random = &mut self.random;
         let mut key = || [PREFIX, random.below(plan.keys).to_string().as_bytes()].concat();
         let (mut key, other) = (key(), key());
@@ -292,7 +297,9 @@ impl Cluster {
             }
             (false, _) => What::Get(Consistency::Linearizable),
         };
-        let mut deed = Deed { number, what, key, other, value, stand: None };
+        let is_conditional = matches!(what, What::CompareAndSet(_) | What::Count(_));
+        let options = super::copies::choose(is_conditional, quorums, random);
+        let mut deed = Deed { number, what, options, key, other, value, stand: None };
         let is_in_session =
             deed.write().is_some() && self.random.below(100) < self.plan.sessions.writes_in_100;
         // What counts up stands and falls with its session: who is not told whether it has counted must not guess.
@@ -332,10 +339,9 @@ impl Cluster {
     /// A call that is made beside the others.
     fn call_beside(&mut self, client: usize, what: What) {
         self.calls += 1;
-        let nothing = Vec::new;
-        let number = self.calls;
-        let deed = Deed { number, what, key: nothing(), other: nothing(), value: nothing(), stand: None };
-        self.call(client, deed);
+        let (number, options, nothing) = (self.calls, WriteOptions::default(), Vec::new);
+        let (key, other, value) = (nothing(), nothing(), nothing());
+        self.call(client, Deed { number, what, options, key, other, value, stand: None });
     }
 
     /// A call is tried again, if there is time left.
@@ -455,14 +461,16 @@ impl Cluster {
             return;
         }
         let response: Response<'_> = parse(message).expect("what a node answers can be read");
+        if !response.outcome.is_last() {
+            return; // What it says was checked when it was said, and more follows.
+        }
         let (number, a_try) = (response.id / TRIES, response.id % TRIES);
         if a_try >= COPY {
             return self.copy_answered(number, a_try == OTHER_PAYLOAD, from, &response.outcome);
         }
         let call = self.clients[client].calls.get(&number).filter(|call| call.waits_for(response.id));
-        let Some((deed, floor, tried)) = call.map(|call| (call.deed.clone(), call.floor, call.tried)) else {
-            return;
-        };
+        let Some(Call { deed, floor, tried, tried_at, .. }) = call else { return };
+        let (deed, floor, tried, tried_at) = (deed.clone(), *floor, *tried, *tried_at);
         match &response.outcome {
             Outcome::Written { receipt, result } => {
                 assert!(
@@ -471,6 +479,7 @@ impl Cluster {
                     receipt.index
                 );
                 self.check_written(&deed, receipt, result);
+                self.check_wish(deed.options, tried_at, from, receipt);
                 if receipt.index <= tried {
                     self.count_repeat(from, receipt.index);
                 }
@@ -488,6 +497,10 @@ impl Cluster {
                 assert!(!more, "there are fewer keys");
                 let items = items.iter().map(|Item { key, versioned }| Item { key, versioned: *versioned });
                 self.oracle.check_store(token.index, PREFIX, items, "a page");
+                self.ended(client, number, None);
+            }
+            Outcome::Stored { receipt } => {
+                self.stored(deed.options, receipt);
                 self.ended(client, number, None);
             }
             Outcome::Unknown { index, copies } => {

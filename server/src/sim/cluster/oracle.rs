@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use quorate_protocol::entry::{EndedSession, Entry, Payload};
 use quorate_protocol::request::{Expected, Mutation, SessionSequence, Token, Write};
-use quorate_protocol::response::{Item, SessionError, Versioned, WriteResult};
+use quorate_protocol::response::{Change, Item, NewValue, SessionError, Versioned, WriteResult};
 use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, SequenceNumber, SessionId, Term};
 
 use super::holdings::Mark;
@@ -67,6 +67,8 @@ pub(super) struct Oracle {
     versions: BTreeMap<Vec<u8>, Vec<Version>>,
     /// What every entry that a leader has ever made is, by index and term, and the term of the one before it.
     made: Vec<Vec<(Term, u32, Term)>>,
+    /// What the committed entries did to keys, in order.
+    effects: Vec<(Index, Vec<u8>, Option<Vec<u8>>)>,
     leaders: BTreeMap<Term, NodeId>,
     /// Who votes, by the disk that has the promise.
     votes: BTreeMap<(Term, Member), NodeId>,
@@ -242,12 +244,16 @@ impl Oracle {
         }
         let mut existed = 0;
         for mutation in write.mutations() {
-            existed += u32::from(self.value(mutation.key(), index).is_some());
+            let is_there = self.value(mutation.key(), index).is_some();
+            existed += u32::from(is_there);
             let value = match mutation {
                 Mutation::Set { value, .. } | Mutation::CompareAndSet { value, .. } => Some(value.to_vec()),
                 Mutation::Delete { .. } => None,
             };
             self.changed.extend(value.as_deref().map(operation_of));
+            if is_there || value.is_some() {
+                self.effects.push((index, mutation.key().to_vec(), value.clone()));
+            }
             self.versions.entry(mutation.key().to_vec()).or_default().push((index, value));
         }
         WriteResult::Applied { existed }
@@ -259,6 +265,16 @@ impl Oracle {
         let known = versions.partition_point(|(revision, _)| *revision <= index);
         let (revision, value) = versions.get(known.checked_sub(1)?)?;
         Some((*revision, value.as_deref()?))
+    }
+
+    /// What the entries behind `after` up to `through` did to keys.
+    pub(super) fn effects(&self, after: Index, through: Index) -> impl Iterator<Item = Change<'_>> {
+        let [first, end] = [after, through].map(|at| self.effects.partition_point(|effect| effect.0 <= at));
+        self.effects[first..end].iter().map(|(index, key, value)| Change {
+            index: *index,
+            key,
+            value: value.as_deref().map(NewValue),
+        })
     }
 
     /// Compares a whole store, or a range's items, with the model behind an entry.

@@ -109,6 +109,8 @@ impl Cluster {
                     false => Happened::CopiesRefused,
                 });
             }
+            // Of what was done before a new leader may not know yet: it is decided when the entry is applied.
+            Outcome::Stored { receipt } => self.stored(deed.options, receipt),
             Outcome::Refused(_) | Outcome::Unknown { .. } => {}
             other => panic!("{other:?} is no answer to a write"),
         }
