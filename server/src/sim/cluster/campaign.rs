@@ -4,7 +4,7 @@
 //! QUORATE_SEED=7 cargo test -p quorate-server --lib sim::cluster -- --nocapture           one run, every line of it
 //! QUORATE_SIM_SEEDS=10000 QUORATE_SIM_SECONDS=30 \
 //!   cargo test --release -p quorate-server --lib sim::cluster::campaign::many -- --nocapture      a campaign
-//! QUORATE_SIM_SEEDS=4000 \
+//! QUORATE_SIM_SEEDS=3000 \
 //!   cargo test --release -p quorate-server --lib sim::cluster::campaign::many -- --nocapture      T13 and T14
 //! ```
 //!

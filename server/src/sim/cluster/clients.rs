@@ -82,7 +82,6 @@ struct Call {
     /// What was committed when it was first made, and when it was last tried.
     floor: Index,
     tried: Index,
-    began: Moment,
     tried_at: Moment,
     /// It is not tried after that.
     ends: Moment,
@@ -217,7 +216,6 @@ impl Cluster {
             node: 0,
             floor,
             tried: floor,
-            began: now,
             tried_at: now,
             ends: now + tries * plan.deadline,
             is_awaited: !matches!(deed.what, What::OpenSession | What::CloseSession(_)),
@@ -549,7 +547,7 @@ impl Cluster {
     fn written(&mut self, client: usize, number: u64, receipt: &Receipt, result: &WriteResult) {
         let (Receipt { term, index, .. }, lingers) = (*receipt, self.random.below(4) == 0);
         let Client { calls, sequences, .. } = &mut self.clients[client];
-        let Some(Call { deed, began, is_awaited, .. }) = calls.remove(&number) else { return };
+        let Some(Call { deed, tried, tried_at, is_awaited, .. }) = calls.remove(&number) else { return };
         match (deed.what, result) {
             (What::OpenSession, _) => sequences.opened(index),
             (What::Count(_), WriteResult::Applied { .. }) => {
@@ -565,7 +563,8 @@ impl Cluster {
             self.counts.add(Happened::Writes);
         }
         self.counters.told(&deed, result);
-        if began >= self.healed_at && self.written_since_healed.is_none() {
+        let is_new = tried_at >= self.healed_at && index > tried;
+        if is_new && self.written_since_healed.is_none() {
             self.written_since_healed = Some(index);
         }
         match deed.stand {
