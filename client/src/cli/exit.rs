@@ -1,0 +1,88 @@
+//! What the program exits with, and what it says then.
+
+use std::io::{self, Write};
+
+use crate::{Error, ErrorKind};
+
+/// The exit codes, and the two formats of lines, as `--help` and the page for man(1) show them. A line that begins with a
+/// space is a line of its own in both.
+pub(super) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  refused, and nothing was done: change what the message names. Or a condition did not hold
+  2  wrong use, of the command line or in a line of the input
+  3  the key is absent
+  4  nothing was done, but the same may be done later: not reachable, no quorum, no leader, overloaded, too late
+  5  the outcome is unknown: it may have been done, or may be yet
+  6  done and committed, but on fewer copies than --acks asked for
+
+In text, a key or value has tab, newline, carriage return and backslash as
+  \\t \\n \\r \\\\
+and every other byte that is a control character or no UTF-8 as
+  \\xNN
+(get alone prints a value as it is). In JSON, a key or value that is no UTF-8 is null, and its bytes are in
+  key_hex, value_hex
+";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Exit {
+    /// Whoever reads standard output has seen enough: no failure, and nothing to say.
+    ReaderGone = 0,
+    Refused = 1,
+    /// Clap's too.
+    WrongUse = 2,
+    Absent = 3,
+    Later = 4,
+    Unknown = 5,
+    FewerCopies = 6,
+}
+
+/// Why a command did not do what was asked; the message is one line.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let advice = match &error {
+            Error::OutcomeUnknown(_) => "; read the key before writing again",
+            Error::Unreachable(_) => "; check --servers, and that the nodes run",
+            Error::Deadline => "; allow more with --timeout, or ask `quorate status` who leads",
+            _ => "",
+        };
+        Self { exit: exit_of(&error), message: format!("{error}{advice}") }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let exit = match error.kind() {
+            io::ErrorKind::BrokenPipe => Exit::ReaderGone,
+            _ => Exit::Refused,
+        };
+        Self { exit, message: format!("cannot read or write the command's data: {error}") }
+    }
+}
+
+/// As the client tells errors apart, and besides who has to put it right: whoever called this program, or somebody else.
+pub(super) fn exit_of(error: &Error) -> Exit {
+    match (error, error.kind()) {
+        (Error::NoServers | Error::Invalid(_) | Error::RequestTooLong(_), _) => Exit::WrongUse,
+        (_, ErrorKind::Retryable) => Exit::Later,
+        (_, ErrorKind::Refused) => Exit::Refused,
+        (_, ErrorKind::OutcomeUnknown) => Exit::Unknown,
+    }
+}
+
+/// A line on standard error; whether somebody reads it makes no difference.
+pub(super) fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "quorate: {message}");
+}
