@@ -9,19 +9,20 @@ use crate::{Error, ErrorKind};
 pub(super) const HELP: &str = "\
 Exit codes:
   0  done
-  1  refused, and nothing was done: change what the message names. Or a condition did not hold
-  2  wrong use, of the command line or in a line of the input
+  1  refused, nothing was done: change what the message names
+  2  wrong use, or a wrong line of the input
   3  the key is absent
-  4  nothing was done, but the same may be done later: not reachable, no quorum, no leader, overloaded, too late
+  4  nothing was done, try later: not reachable, no quorum, overloaded
   5  the outcome is unknown: it may have been done, or may be yet
-  6  done and committed, but on fewer copies than --acks asked for
+  6  committed, but on fewer copies than --acks asked for
 
-In text, a key or value has tab, newline, carriage return and backslash as
-  \\t \\n \\r \\\\
-and every other byte that is a control character or no UTF-8 as
-  \\xNN
-(get alone prints a value as it is). In JSON, a key or value that is no UTF-8 is null, and its bytes are in
-  key_hex, value_hex
+Bytes in text; `get` alone prints a value as it is:
+  \\t \\n \\r \\\\  tab, newline, carriage return, backslash
+  \\xNN         other control characters, and bytes that are no UTF-8
+
+Bytes in JSON:
+  key, value          null if they are no UTF-8
+  key_hex, value_hex  the bytes then
 ";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

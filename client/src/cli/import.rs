@@ -197,7 +197,7 @@ impl<'a> Import<'a> {
 
     /// Sends the batch, if it has lines and none was refused, once there is room for it.
     async fn send(&mut self) {
-        while !self.has_room() && self.failed.is_none() {
+        while self.failed.is_none() && (self.has_landed() || !self.has_room()) {
             self.land().await;
         }
         if self.batch.pairs.is_empty() || self.failed.is_some() {
@@ -208,6 +208,10 @@ impl<'a> Import<'a> {
         self.flight_bytes += bytes;
         let task = smol::spawn(write(self.client.clone(), pairs));
         self.flights.push_back(Flight { task, first, bytes });
+    }
+
+    fn has_landed(&self) -> bool {
+        self.flights.front().is_some_and(|flight| flight.task.is_finished())
     }
 
     fn has_room(&self) -> bool {
