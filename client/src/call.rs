@@ -50,14 +50,15 @@ pub(crate) struct Call<'a> {
     shared: &'a Arc<Shared>,
     deadline: Deadline,
     attempts: Attempts,
-    pauses: Pauses,
+    /// None before the first.
+    pauses: Option<Pauses>,
     to: To,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Duration, to: To, repeat: Repeat) -> Self {
-        let pauses = Pauses::new(shared.servers_known());
-        Self { shared, deadline: Deadline::after(deadline), attempts: Attempts::new(repeat), pauses, to }
+        let (deadline, attempts) = (Deadline::after(deadline), Attempts::new(repeat));
+        Self { shared, deadline, attempts, pauses: None, to }
     }
 
     /// A call that may be sent again without harm, and without a session.
@@ -107,7 +108,12 @@ impl<'a> Call<'a> {
                 Err(error) => return Err(self.attempts.or_unknown(error)),
             };
             match tried {
-                Tried::Done(reply) => return Ok(reply),
+                Tried::Done(reply) => {
+                    if let Reply::Written(written) = &reply {
+                        self.shared.end_write(placed, written.seen());
+                    }
+                    return Ok(reply);
+                }
                 other => self.after_write(&link, other, &mut placed).await?,
             }
         }
@@ -154,7 +160,7 @@ impl<'a> Call<'a> {
     fn stamp(&self, request: &mut Request<'_>, placed: Option<&Placed<'_>>) -> Deadline {
         let Some(placed) = placed else { return self.deadline };
         if let Operation::Write { options, .. } = &mut request.operation {
-            options.session = Some(self.shared.stamp(placed.place));
+            options.session = Some(self.shared.stamp(placed.place()));
         }
         self.deadline.of_try()
     }
@@ -164,15 +170,19 @@ impl<'a> Call<'a> {
         if !self.shared.settings.exactly_once {
             return Ok(None);
         }
+        let mut changed = None;
         loop {
-            let changed = self.shared.session_changed();
             match self.shared.begin_write() {
                 Begun::Placed(placed) => {
-                    self.attempts = Attempts::new(Repeat::InSession(placed.place));
+                    self.attempts = Attempts::new(Repeat::InSession(placed.place()));
                     return Ok(Some(placed));
                 }
                 Begun::ToOpen(opening) => self.open_session(opening).await?,
-                Begun::Wait => self.wait_for(changed).await?,
+                Begun::Wait => match changed.take() {
+                    Some(changed) => self.wait_for(changed).await?,
+                    // What changes from here on is not missed.
+                    None => changed = Some(self.shared.session_changed()),
+                },
             }
         }
     }
@@ -212,7 +222,7 @@ impl<'a> Call<'a> {
         placed: &mut Option<Placed<'a>>,
     ) -> Result<(), Error> {
         if self.after(link, tried).await? {
-            let place = placed.take().expect("only a session can have ended").place;
+            let place = placed.take().expect("only a session can have ended").place();
             self.shared.expired(place.session);
             *placed = self.place().await?;
         }
@@ -257,7 +267,8 @@ impl<'a> Call<'a> {
 
     /// Waits before the next try, or ends the call if there is no time for one.
     async fn pause(&mut self, elsewhere: bool) -> Result<(), Error> {
-        let pause = self.pauses.next(elsewhere);
+        let pauses = self.pauses.get_or_insert_with(|| Pauses::new(self.shared.servers_known()));
+        let pause = pauses.next(elsewhere);
         if self.deadline.refresh() <= pause {
             return Err(self.attempts.out_of_time());
         }

@@ -83,12 +83,36 @@ impl What<'_> {
 /// # }
 /// ```
 #[must_use = "a write happens when it is awaited"]
-pub struct WriteCall<'a> {
-    parameters: WriteParameters<'a>,
-    running: Option<Running<'a, Written>>,
+pub struct WriteCall<'a>(Stage<WriteParameters<'a>, Running<'a, Written>>);
+
+/// How far a call is: set up, or polled before.
+enum Stage<P, R> {
+    Setup(P),
+    Running(R),
+    /// In between, for as long as that takes.
+    Taken,
 }
 
-#[derive(Clone)]
+impl<P, R> Stage<P, R> {
+    fn change(&mut self, change: impl FnOnce(&mut P)) {
+        if let Self::Setup(parameters) = self {
+            change(parameters);
+        }
+    }
+
+    /// Begins to run if it does not.
+    fn running(&mut self, begin: impl FnOnce(P) -> R) -> &mut R {
+        *self = match std::mem::replace(self, Self::Taken) {
+            Self::Setup(parameters) => Self::Running(begin(parameters)),
+            other => other,
+        };
+        match self {
+            Self::Running(running) => running,
+            _ => unreachable!("it was set up before"),
+        }
+    }
+}
+
 struct WriteParameters<'a> {
     client: &'a Client,
     what: What<'a>,
@@ -98,8 +122,8 @@ struct WriteParameters<'a> {
 
 impl<'a> WriteCall<'a> {
     fn new(client: &'a Client, what: What<'a>) -> Self {
-        let parameters = WriteParameters { client, what, acks: Acks::Quorum, deadline: client.deadline };
-        Self { parameters, running: None }
+        let deadline = client.deadline;
+        Self(Stage::Setup(WriteParameters { client, what, acks: Acks::Quorum, deadline }))
     }
 
     pub(crate) fn set(client: &'a Client, key: Data<'a>, value: Data<'a>) -> Self {
@@ -130,19 +154,26 @@ impl<'a> WriteCall<'a> {
     /// - More than n: done when it is committed *and* on so many; if that takes longer than the deadline, it is done
     ///   then with what is known: the receipt's holders are fewer than were asked for.
     pub fn acks(mut self, acks: Acks) -> Self {
-        self.parameters.acks = acks;
+        self.0.change(|parameters| parameters.acks = acks);
         self
     }
 
     /// How long it may take, retries included; the client's deadline unless set.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.parameters.deadline = deadline;
+        self.0.change(|parameters| parameters.deadline = deadline);
         self
     }
 
     /// A receipt whenever more replicas hold it durably, from the first to all m, instead of one result.
+    ///
+    /// # Panics
+    ///
+    /// If it was polled before.
     pub fn progress(self) -> Progress<'a> {
-        Progress::new(self.parameters)
+        match self.0 {
+            Stage::Setup(parameters) => Progress::new(parameters),
+            _ => panic!("the write has begun: ask for its progress before"),
+        }
     }
 }
 
@@ -150,11 +181,7 @@ impl Future for WriteCall<'_> {
     type Output = Result<Written, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.running.is_none() {
-            let parameters = self.parameters.clone();
-            self.running = Some(Box::pin(parameters.run()));
-        }
-        self.running.as_mut().expect("just set").as_mut().poll(cx)
+        self.0.running(|parameters| Box::pin(parameters.run())).as_mut().poll(cx)
     }
 }
 
@@ -169,10 +196,7 @@ impl<'a> WriteParameters<'a> {
         write.check()?;
         let options = WriteOptions { acks: self.acks, progress: false, session: None };
         match self.call().write(write, options).await? {
-            Reply::Written(written) => {
-                self.client.handle.shared.saw(written.seen());
-                Ok(written)
-            }
+            Reply::Written(written) => Ok(written),
             _ => Err(Error::BadAnswer),
         }
     }
@@ -300,12 +324,8 @@ impl Receipts<'_> {
 /// # }
 /// ```
 #[must_use = "a read happens when it is awaited"]
-pub struct GetCall<'a> {
-    parameters: GetParameters<'a>,
-    running: Option<Running<'a, Lookup>>,
-}
+pub struct GetCall<'a>(Stage<GetParameters<'a>, Running<'a, Lookup>>);
 
-#[derive(Clone)]
 struct GetParameters<'a> {
     client: &'a Client,
     key: Data<'a>,
@@ -316,18 +336,18 @@ struct GetParameters<'a> {
 impl<'a> GetCall<'a> {
     pub(crate) fn new(client: &'a Client, key: Data<'a>) -> Self {
         let (consistency, deadline) = (client.consistency, client.deadline);
-        Self { parameters: GetParameters { client, key, consistency, deadline }, running: None }
+        Self(Stage::Setup(GetParameters { client, key, consistency, deadline }))
     }
 
     /// How fresh it is; as the client's reads are, unless set.
     pub fn consistency(mut self, consistency: Consistency) -> Self {
-        self.parameters.consistency = consistency;
+        self.0.change(|parameters| parameters.consistency = consistency);
         self
     }
 
     /// How long it may take, retries included; the client's deadline unless set.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.parameters.deadline = deadline;
+        self.0.change(|parameters| parameters.deadline = deadline);
         self
     }
 }
@@ -336,11 +356,7 @@ impl Future for GetCall<'_> {
     type Output = Result<Lookup, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.running.is_none() {
-            let parameters = self.parameters.clone();
-            self.running = Some(Box::pin(parameters.run()));
-        }
-        self.running.as_mut().expect("just set").as_mut().poll(cx)
+        self.0.running(|parameters| Box::pin(parameters.run())).as_mut().poll(cx)
     }
 }
 

@@ -191,7 +191,7 @@ impl Shared {
     pub(crate) fn begin_write(&self) -> Begun<'_> {
         let mut session = self.session();
         match session.sequences.begin() {
-            Ok(place) => Begun::Placed(Placed { shared: self, place }),
+            Ok(place) => Begun::Placed(Placed { shared: self, place: Some(place) }),
             Err(NoPlace::NoSession) if !session.is_opening => {
                 session.is_opening = true;
                 Begun::ToOpen(Opening { shared: self, opened: None })
@@ -230,11 +230,28 @@ impl Shared {
         self.session().seen
     }
 
+    /// A write has ended, and has seen this.
+    pub(crate) fn end_write(&self, placed: Option<Placed<'_>>, token: Token) {
+        let place = placed.and_then(|mut placed| placed.place.take());
+        let mut session = self.session();
+        session.saw(token);
+        let others_may_begin = place.is_some_and(|place| session.sequences.end(place));
+        drop(session);
+        if others_may_begin {
+            self.session_changed.notify(usize::MAX);
+        }
+    }
+
     /// A call has seen this.
     pub(crate) fn saw(&self, token: Token) {
-        let seen = &mut self.session().seen;
-        if token.index > seen.index {
-            *seen = token;
+        self.session().saw(token);
+    }
+}
+
+impl Session {
+    fn saw(&mut self, token: Token) {
+        if token.index > self.seen.index {
+            self.seen = token;
         }
     }
 }
@@ -253,12 +270,20 @@ impl Drop for Entered<'_> {
 /// A place in the session, until the write has ended.
 pub(crate) struct Placed<'a> {
     shared: &'a Shared,
-    pub(crate) place: Place,
+    /// None when it has ended.
+    place: Option<Place>,
+}
+
+impl Placed<'_> {
+    pub(crate) fn place(&self) -> Place {
+        self.place.expect("it ends with what holds it")
+    }
 }
 
 impl Drop for Placed<'_> {
     fn drop(&mut self) {
-        let others_may_begin = self.shared.session().sequences.end(self.place);
+        let Some(place) = self.place.take() else { return };
+        let others_may_begin = self.shared.session().sequences.end(place);
         if others_may_begin {
             self.shared.session_changed.notify(usize::MAX);
         }

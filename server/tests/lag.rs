@@ -60,7 +60,13 @@ impl Cluster {
 
     fn client(&self, id: u8) -> Client {
         let server = &self.replicas[usize::from(id) - 1].address;
-        Client::builder().servers([server]).discover(false).deadline(PATIENCE).connect().unwrap()
+        Client::builder()
+            .servers([server])
+            .discover(false)
+            .exactly_once(false)
+            .deadline(PATIENCE)
+            .connect()
+            .unwrap()
     }
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_client::{Client, Error, ErrorKind, Expected, Receipt, Refusal, WriteResult, Written};
 use quorate_protocol::Index;
@@ -20,8 +20,8 @@ use super::history::{Action, Key, Outcome, Place, Recorder, Value, value_bytes, 
 /// Of one call: long enough for a write without faults, short enough that a client outlives many.
 pub(crate) const CALL: Duration = Duration::from_millis(500);
 
-/// Of one call of a patient reader: longer than a process is stopped.
-const PATIENT_CALL: Duration = Duration::from_secs(4);
+/// Of one call of a patient reader: its first try, which takes half of it, is longer than a process is stopped.
+const PATIENT_CALL: Duration = Duration::from_secs(8);
 
 /// Up to so long after one call a patient reader makes the next.
 const PATIENT_PAUSE: Duration = Duration::from_millis(1500);
@@ -46,6 +46,10 @@ pub(crate) struct Load {
     pub(crate) keys: Key,
     /// Between two calls of a caller.
     pub(crate) pause: Duration,
+    /// Of each call.
+    pub(crate) deadline: Duration,
+    /// Whether there are patient readers, too.
+    pub(crate) patient: bool,
     pub(crate) seed: u64,
 }
 
@@ -60,9 +64,26 @@ struct Shared {
     stop: AtomicBool,
     /// An answer that no fault explains.
     trouble: Mutex<Option<String>>,
+    counts: Mutex<Counts>,
+}
+
+/// How the calls ended that were not answered, and when.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counts {
+    /// Nothing was done.
+    pub(crate) refused: u64,
+    /// Their outcome is unknown.
+    pub(crate) unknown: u64,
+    /// What the latest call of all, answered or not, took beyond its deadline.
+    pub(crate) latest: Duration,
 }
 
 impl Clients {
+    /// How calls ended so far.
+    pub(crate) fn counts(&self) -> Counts {
+        *self.shared.counts.lock().unwrap()
+    }
+
     pub(crate) fn start(servers: Vec<String>, load: Load, recorder: Arc<Recorder>) -> Self {
         let shared = Arc::new(Shared::default());
         let thread = thread::spawn({
@@ -107,15 +128,16 @@ fn run(servers: &[String], load: &Load, recorder: &Recorder, shared: &Shared) {
             random: fastrand::Rng::with_seed(seed),
             known: Rc::clone(&known),
             pause: load.pause,
+            deadline: if patient { PATIENT_CALL } else { load.deadline },
             patient,
         };
         callers.push(executor.spawn(caller.call_until_stopped(recorder, shared)));
     };
     for connection in 0..load.connections {
-        let client = connect(servers, connection, CALL, &executor);
+        let client = connect(servers, connection, load.deadline, &executor);
         (0..load.callers).for_each(|_| start(&client, false));
     }
-    for server in 0..servers.len() {
+    for server in (0..servers.len()).filter(|_| load.patient) {
         let client = connect(servers, server, PATIENT_CALL, &executor);
         (0..PATIENT_READERS).for_each(|_| start(&client, true));
     }
@@ -133,6 +155,7 @@ struct Caller {
     /// Revisions of the keys as somebody last saw them, which may be some time ago.
     known: Rc<[Cell<Option<Index>>]>,
     pause: Duration,
+    deadline: Duration,
     /// Whether it only reads, seldom, and waits for its answers.
     patient: bool,
 }
@@ -142,7 +165,10 @@ impl Caller {
         while !shared.stop.load(Ordering::Relaxed) {
             let key = self.random.u16(..self.known.len() as Key);
             let action = self.choose(key, recorder);
-            let pause = match call(&self.client, recorder, key, action).await {
+            let began = Instant::now();
+            let called = call(&self.client, recorder, key, action).await;
+            self.count(&called, began.elapsed(), shared);
+            let pause = match called {
                 Ok(outcome) => {
                     self.learn(key, action, outcome);
                     self.next_pause()
@@ -156,6 +182,16 @@ impl Caller {
             if !pause.is_zero() {
                 Timer::after(pause).await;
             }
+        }
+    }
+
+    fn count(&self, called: &Result<Outcome, Error>, took: Duration, shared: &Shared) {
+        let mut counts = shared.counts.lock().unwrap();
+        counts.latest = counts.latest.max(took.saturating_sub(self.deadline));
+        match called {
+            Ok(Outcome::Open) => counts.unknown += 1,
+            Ok(_) => {}
+            Err(_) => counts.refused += 1,
         }
     }
 

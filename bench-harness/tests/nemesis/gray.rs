@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bench_harness::proxy::LinkSettings;
 use quorate_client::NodeStatus;
 
-use super::clients::Load;
+use super::clients::{CALL, Load};
 use super::machine;
 use super::scene::{Scene, Setup};
 use super::support::wait_for;
@@ -28,7 +28,8 @@ const NARROW_LINK: u64 = 50_000;
 const STUCK: Duration = Duration::from_millis(300);
 
 fn start() -> Scene {
-    let load = Load { connections: 6, callers: 2, keys: 8, pause: Duration::from_millis(1), seed: 2026 };
+    let pause = Duration::from_millis(1);
+    let load = Load { connections: 6, callers: 2, keys: 8, pause, deadline: CALL, patient: true, seed: 2026 };
     Scene::start(Setup { quorums: Quorums::new(3, 2).unwrap(), load, checkpoint_mib: 1 })
 }
 

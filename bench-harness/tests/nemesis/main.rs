@@ -18,6 +18,7 @@ mod checker;
 #[cfg(test)]
 mod checker_tests;
 mod clients;
+mod failovers;
 mod faults;
 mod gray;
 mod history;
@@ -30,7 +31,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use checker::Summary;
-use clients::Load;
+use clients::{CALL, Load};
 use faults::{Nemesis, Tally};
 use quorate_protocol::Quorums;
 use scene::{Scene, Setup};
@@ -66,7 +67,15 @@ fn seed() -> u64 {
 
 /// Has the nemesis at one cluster, for a time and until so many calls were answered.
 fn torment((replicas, quorum): (u8, u8), seed: u64, time: Duration, calls: u64) -> (Summary, Tally) {
-    let load = Load { connections: 8, callers: 4, keys: 12, pause: Duration::ZERO, seed };
+    let load = Load {
+        connections: 8,
+        callers: 4,
+        keys: 12,
+        pause: Duration::ZERO,
+        deadline: CALL,
+        patient: true,
+        seed,
+    };
     let checkpoint_mib = setting("QUORATE_NEMESIS_CHECKPOINT_MIB").unwrap_or(CHECKPOINT_MIB);
     println!("{replicas} replicas, n = {quorum}, seed {seed}:");
     let mut scene =

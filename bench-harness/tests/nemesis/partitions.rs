@@ -14,7 +14,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::clients::Load;
+use super::clients::{CALL, Load};
 use super::scene::{Scene, Setup};
 use super::support::wait_for;
 use super::{machine, seed, setting};
@@ -92,7 +92,15 @@ fn print(seen: &[Seen]) {
 fn in_all_states_of_the_links_a_node_that_reaches_a_quorum_both_ways_leads() {
     let _machine = machine();
     let mut random = fastrand::Rng::with_seed(seed());
-    let load = Load { connections: 6, callers: 2, keys: 8, pause: Duration::from_millis(1), seed: seed() };
+    let load = Load {
+        connections: 6,
+        callers: 2,
+        keys: 8,
+        pause: Duration::from_millis(1),
+        deadline: CALL,
+        patient: true,
+        seed: seed(),
+    };
     let mut scene = Scene::start(Setup { quorums: Quorums::new(3, 2).unwrap(), load, checkpoint_mib: 1 });
     let mut states: Vec<u8> = (0..STATES).collect();
     random.shuffle(&mut states);
@@ -117,7 +125,15 @@ fn in_all_states_of_the_links_a_node_that_reaches_a_quorum_both_ways_leads() {
 #[test]
 fn a_leader_that_hears_too_few_for_a_write_gives_way_to_one_that_hears_enough() {
     let _machine = machine();
-    let load = Load { connections: 2, callers: 2, keys: 8, pause: Duration::from_millis(1), seed: seed() };
+    let load = Load {
+        connections: 2,
+        callers: 2,
+        keys: 8,
+        pause: Duration::from_millis(1),
+        deadline: CALL,
+        patient: true,
+        seed: seed(),
+    };
     let mut scene = Scene::start(Setup { quorums: Quorums::new(4, 3).unwrap(), load, checkpoint_mib: 1 });
     scene.wait_for_progress("nothing is broken");
     let leader = scene.leader().unwrap();

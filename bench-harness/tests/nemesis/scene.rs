@@ -13,7 +13,7 @@ use quorate_protocol::{Index, Quorums};
 use tempfile::TempDir;
 
 use super::checker::{self, Summary};
-use super::clients::{self, CALL, Clients, Load};
+use super::clients::{self, CALL, Clients, Counts, Load};
 use super::history::{Action, Call, Key, Outcome, Recorder};
 use super::support::{DEADLINE, wait_for};
 
@@ -291,6 +291,11 @@ impl Scene {
             };
         }
         words
+    }
+
+    /// How the clients' calls ended so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.clients.as_ref().map(Clients::counts).unwrap_or_default()
     }
 
     /// Neither has a node ended by itself nor a client been told what no fault explains.

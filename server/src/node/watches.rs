@@ -55,8 +55,8 @@ struct Watch {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// It begins behind this entry once that is applied.
-    Waits(Token),
+    /// It begins behind this entry once that is applied; none: behind the last one that is, at the end of the turn.
+    Waits(Option<Token>),
     Goes(Place),
     /// It has been answered for the last time.
     Over,
@@ -140,7 +140,9 @@ impl Node {
         range: &Range<'_>,
         after: Option<Token>,
     ) -> Result<(), Refusal> {
-        let Some(replica) = &self.replica else { return Err(self.not_formed()) };
+        if self.replica.is_none() {
+            return Err(self.not_formed());
+        }
         range::check(range).map_err(|error| Refusal::BadRequest(error.to_string()))?;
         if !self.store.history().is_kept() {
             return Err(Refusal::Unsupported(
@@ -150,7 +152,6 @@ impl Node {
             ));
         }
         self.watches.check_bounds(&asker)?;
-        let after = after.unwrap_or_else(|| token(replica, replica.applied()));
         self.watches.list.push(Watch { asker, range: range.into(), state: State::Waits(after) });
         Ok(())
     }
@@ -200,6 +201,7 @@ impl Turn<'_> {
         }
         let Watch { asker, range, state } = watch;
         if let State::Waits(after) = *state {
+            let after = after.unwrap_or_else(|| token(self.replica, self.replica.applied()));
             match self.begin(after)? {
                 Some(place) => {
                     *state = State::Goes(place);

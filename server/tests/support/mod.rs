@@ -231,9 +231,16 @@ impl Cluster {
     }
 }
 
-/// A client that is patient enough for a slow disk, and not for a server's deadlines.
+/// A client that is patient enough for a slow disk, and not for a server's deadlines. It asks once: what a server answers
+/// to a try is what is tested.
 pub(crate) fn client(address: SocketAddr) -> Client {
-    Client::builder().servers([address.to_string()]).discover(false).deadline(AT_ONCE).connect().unwrap()
+    Client::builder()
+        .servers([address.to_string()])
+        .discover(false)
+        .exactly_once(false)
+        .deadline(AT_ONCE)
+        .connect()
+        .unwrap()
 }
 
 pub(crate) fn assert_serves(client: &Client) {

@@ -41,6 +41,8 @@ struct Call {
     /// Unlike that of any other call.
     number: u64,
     what: What,
+    /// How it is to be acknowledged, if it is a write.
+    options: WriteOptions,
     key: Vec<u8>,
     other: Vec<u8>,
     value: Vec<u8>,
@@ -61,6 +63,12 @@ enum What {
     Scan(Consistency),
 }
 
+impl What {
+    fn is_conditional(self) -> bool {
+        matches!(self, Self::CompareAndSet(_))
+    }
+}
+
 impl Call {
     fn write(&self) -> Option<Write<'_>> {
         let Self { key, other, value, .. } = self;
@@ -79,10 +87,9 @@ impl Call {
         match self.what {
             What::Get(consistency) => Operation::Get { consistency, key: &self.key },
             What::Scan(consistency) => Operation::Scan { consistency, range, items_max: 100 },
-            _ => Operation::Write {
-                options: WriteOptions::default(),
-                write: self.write().expect("the rest are writes"),
-            },
+            _ => {
+                Operation::Write { options: self.options, write: self.write().expect("the rest are writes") }
+            }
         }
     }
 
@@ -157,7 +164,8 @@ impl Cluster {
         };
         let value = value_of(number, random.below(plan.value_bytes_max + 1) as usize);
         let (floor, began) = (self.oracle.last(), self.schedule.now);
-        Call { number, what, key, other, value, node, floor, began }
+        let options = super::copies::choose(what.is_conditional(), self.plan.quorums(), &mut self.random);
+        Call { number, what, options, key, other, value, node, floor, began }
     }
 
     /// No answer: what came of it is not known.
@@ -191,10 +199,16 @@ impl Cluster {
             return;
         }
         let response: Response<'_> = parse(message).expect("what a node answers can be read");
+        if !response.outcome.is_last() {
+            return; // What it says was checked when it was said, and more follows.
+        }
         let call = self.clients[client].call.take_if(|call| call.number == response.id);
         let Some(call) = call else { return };
         match &response.outcome {
-            Outcome::Written { receipt, result } => self.written(client, &call, receipt, result),
+            Outcome::Written { receipt, result } => {
+                self.written(client, &call, receipt, result);
+                self.check_wish(call.options, call.began, from, receipt);
+            }
             Outcome::Value { token, value } => {
                 self.has_read(client, &call, *token);
                 self.oracle.check_read(&call.key, *token, *value);
@@ -210,11 +224,11 @@ impl Cluster {
                 let items = items.iter().map(|Item { key, versioned }| Item { key, versioned: *versioned });
                 self.oracle.check_store(token.index, PREFIX, items, "a page");
             }
+            Outcome::Stored { receipt } => self.stored(call.options, receipt),
             Outcome::Unknown { .. } => self.counts.add(Happened::UnknownOutcomes),
             Outcome::Refused(refusal) => self.was_refused(client, &call, refusal),
             other => panic!("{other:?} is no answer to what was asked"),
         }
-        let _ = from;
         self.go_on(client);
     }
 

@@ -74,6 +74,13 @@ impl Machine {
             || lost.any(|(_, marks)| is_of_term(marks.get(index as usize - 1)))
     }
 
+    /// The same of any disk that it had.
+    pub(super) fn has_ever_had(&self, index: Index, term: Term) -> bool {
+        let lost = self.harm.iter().flat_map(|harm| &harm.lost);
+        let mut lost = lost.filter_map(|(_, marks)| marks.get(index as usize - 1));
+        self.has_had(index, Some(term)) || lost.any(|(of, _)| *of == term)
+    }
+
     fn harmed(&mut self) -> &mut Harm {
         let harm = self.harm.get_or_insert(Harm { lost: Vec::new(), whole_at: None });
         harm.whole_at = None;

@@ -4,7 +4,7 @@
 //! a turn does to the world is noted in order, and carried out by the cluster.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ pub(super) enum Arrived {
     Disconnected(Place),
     Message { from: Member, message: Rc<[u8]> },
     Request { client: ClientId, message: Rc<[u8]> },
+    ClientClosed(ClientId),
     Log(LogEvent),
     LogRead { to: Place, read: LogRead },
     Transfer(TransferEvent),
@@ -109,6 +110,8 @@ struct World {
     disk: SimDisk,
     vote: VoteFile,
     random: Random,
+    /// Clients that do not read.
+    slow: BTreeSet<ClientId>,
     /// What has been done, and how long after the turn's beginning.
     effects: Vec<(Moment, Effect)>,
     /// Spent in this turn, waiting for the disk.
@@ -210,8 +213,8 @@ impl Outside for World {
         self.effect(Effect::Transfer);
     }
 
-    fn has_room(&self, _: ClientId) -> bool {
-        true
+    fn has_room(&self, client: ClientId) -> bool {
+        !self.slow.contains(&client)
     }
 
     fn discard(&mut self, _: Store) {
@@ -385,6 +388,7 @@ impl Machine {
             disk: self.disk.clone(),
             vote,
             random: Random::new(random.next()),
+            slow: BTreeSet::new(),
             effects: Vec::new(),
             spent: 0,
             disk_delay: plan.disk.delay,
@@ -471,6 +475,15 @@ impl Machine {
             Err(HelloRefusal::NodeTaken { .. }) => None,
             Err(refusal) => panic!("node {} refuses node {}: {refusal}", self.place + 1, peer.node),
         }
+    }
+
+    /// A client reads what it is told, or does not.
+    pub(super) fn client_reads(&mut self, client: ClientId, reads: bool) {
+        let Some(life) = &mut self.life else { return };
+        match reads {
+            true => life.world.slow.remove(&client),
+            false => life.world.slow.insert(client),
+        };
     }
 
     /// Has it stop as on a signal: a leader hands over first.
@@ -664,6 +677,7 @@ impl Life {
                 client: *client,
                 request: parse(message).expect("what a client sends can be read"),
             },
+            Arrived::ClientClosed(client) => Event::ClientClosed(*client),
             Arrived::Log(_) | Arrived::LogRead { .. } | Arrived::Checkpoint(_) | Arrived::Transfer(_) => {
                 let event = match arrived {
                     Arrived::Log(event) => Event::Log(event),

@@ -9,7 +9,7 @@
 //! - `schedule`: simulated time.
 //! - `machine`: a node, its disk, its lives.
 //! - `holdings`: what a node's disk must hold. `harm`: disks that lose it.
-//! - `network`, `clients`, `faults`: the world.
+//! - `network`, `clients` (`copies`: how their writes are acknowledged), `watchers`, `faults`: the world.
 //! - `oracle`: what the cluster has committed; the rules; why the checks show that reads are linearizable.
 //! - `trace`: the last lines, the hash, and how often what happened. `text`: messages as people read them.
 //! - `campaign`: many seeds, and the tests. `mutants`: known bugs, each of which some seed finds (T2).
@@ -29,6 +29,7 @@
 
 mod campaign;
 mod clients;
+mod copies;
 mod faults;
 mod harm;
 mod holdings;
@@ -40,6 +41,7 @@ mod plan;
 mod schedule;
 mod text;
 mod trace;
+mod watchers;
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -63,6 +65,7 @@ use oracle::Oracle;
 use plan::Plan;
 use schedule::{Doing, Happening, LifeNumber, MICROSECOND, MILLISECOND, Moment, Place, SECOND, Schedule};
 use trace::{Counts, Happened, Line, Trace};
+use watchers::{FIRST_CONNECTION, Watcher};
 
 /// Within so much simulated time a healed cluster is whole again.
 const LIVENESS_BOUND: Moment = 10 * SECOND;
@@ -85,6 +88,9 @@ struct Cluster {
     members: Vec<Machine>,
     network: Network,
     clients: Vec<Client>,
+    watchers: Vec<Watcher>,
+    /// Connections that they have had.
+    connections: usize,
     /// Calls made so far.
     calls: u64,
     oracle: Oracle,
@@ -109,6 +115,8 @@ impl Cluster {
             members: (0..members).map(|place| Machine::new(place, epoch)).collect(),
             network: Network::new(plan.network, members),
             clients: Vec::new(),
+            watchers: Vec::new(),
+            connections: 0,
             calls: 0,
             oracle: Oracle::default(),
             trace: Trace::new(prints),
@@ -128,6 +136,7 @@ impl Cluster {
             self.start(place);
         }
         self.add_clients();
+        self.add_watchers();
         self.schedule.at(self.plan.first_fault, Happening::Fault);
         if !self.plan.admits_replaced {
             self.schedule.at(0, Happening::Operator);
@@ -166,11 +175,18 @@ impl Cluster {
             }
             Happening::Break { from, to, connection } => self.break_connection(from, to, connection),
             Happening::Client(client) => self.client_acts(client),
+            Happening::Watcher(watcher) => self.watcher_acts(watcher),
+            Happening::Request { client, to, message } if client >= FIRST_CONNECTION => {
+                self.watch_arrives(client, to, message);
+            }
             Happening::Request { client, to, message } => self.request_arrives(client, to, message),
             Happening::Response { client, from, message } => {
                 let line = Line::Answered { client, from, message: message.clone() };
                 self.trace.note(self.schedule.now, line);
-                self.answered(client, from, &message);
+                match client {
+                    FIRST_CONNECTION.. => self.watcher_is_told(client, from, &message),
+                    _ => self.answered(client, from, &message),
+                }
             }
             Happening::GiveUp { client, operation } => self.give_up(client, operation),
             Happening::Operator => self.operator_looks(),
@@ -281,6 +297,7 @@ impl Cluster {
     fn carry_out(&mut self, place: Place, effects: Vec<(Moment, Effect)>) {
         let now = self.schedule.now;
         let committed = self.oracle.last();
+        let mut answers = Vec::new();
         for (delay, effect) in effects {
             let at = now + delay;
             match effect {
@@ -296,7 +313,11 @@ impl Cluster {
                         self.counts.add(Happened::Reorderings);
                     }
                 }
+                Effect::Respond { client, message } if client >= FIRST_CONNECTION as u64 => {
+                    self.answer_watcher(client as usize, place, at, message);
+                }
                 Effect::Respond { client, message } => {
+                    answers.push(message.clone());
                     let delay = self.plan.network.delay + self.random.below(MILLISECOND);
                     let response = Happening::Response { client: client as usize, from: place, message };
                     self.schedule.at(at + delay, response);
@@ -330,6 +351,8 @@ impl Cluster {
         if self.oracle.last() > committed {
             self.check_commit();
         }
+        // A node answers for an entry before it says that it has applied it.
+        answers.iter().for_each(|answer| self.check_copies(answer));
     }
 
     fn ask_log(&mut self, place: Place, at: Moment, command: LogCommand) {
@@ -801,6 +824,7 @@ impl Cluster {
             }
         }
         self.break_clients(place);
+        self.break_watchers(place);
     }
 
     /// Whether a node may be started now.
@@ -928,6 +952,7 @@ impl Cluster {
         for place in 0..self.plan.members() {
             self.check_store(place, self.oracle.last());
         }
+        self.wait("a watcher is not told everything", Self::watchers_know_everything);
     }
 
     fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {

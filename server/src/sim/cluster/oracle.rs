@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::request::{Expected, Mutation, Token, Write};
-use quorate_protocol::response::{Item, Versioned, WriteResult};
+use quorate_protocol::response::{Change, Item, NewValue, Versioned, WriteResult};
 use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term};
 
 use super::holdings::Mark;
@@ -52,6 +52,8 @@ pub(super) struct Oracle {
     versions: BTreeMap<Vec<u8>, Vec<Version>>,
     /// What every entry that a leader has ever made is, by index and term, and the term of the one before it.
     made: Vec<Vec<(Term, u32, Term)>>,
+    /// What the committed entries did to keys, in order.
+    effects: Vec<(Index, Vec<u8>, Option<Vec<u8>>)>,
     leaders: BTreeMap<Term, NodeId>,
     /// Who votes, by the disk that has the promise.
     votes: BTreeMap<(Term, Member), NodeId>,
@@ -147,11 +149,15 @@ impl Oracle {
         }
         let mut existed = 0;
         for mutation in write.mutations() {
-            existed += u32::from(self.value(mutation.key(), index).is_some());
+            let is_there = self.value(mutation.key(), index).is_some();
+            existed += u32::from(is_there);
             let value = match mutation {
                 Mutation::Set { value, .. } | Mutation::CompareAndSet { value, .. } => Some(value.to_vec()),
                 Mutation::Delete { .. } => None,
             };
+            if is_there || value.is_some() {
+                self.effects.push((index, mutation.key().to_vec(), value.clone()));
+            }
             self.versions.entry(mutation.key().to_vec()).or_default().push((index, value));
         }
         WriteResult::Applied { existed }
@@ -163,6 +169,16 @@ impl Oracle {
         let known = versions.partition_point(|(revision, _)| *revision <= index);
         let (revision, value) = versions.get(known.checked_sub(1)?)?;
         Some((*revision, value.as_deref()?))
+    }
+
+    /// What the entries behind `after` up to `through` did to keys.
+    pub(super) fn effects(&self, after: Index, through: Index) -> impl Iterator<Item = Change<'_>> {
+        let [first, end] = [after, through].map(|at| self.effects.partition_point(|effect| effect.0 <= at));
+        self.effects[first..end].iter().map(|(index, key, value)| Change {
+            index: *index,
+            key,
+            value: value.as_deref().map(NewValue),
+        })
     }
 
     /// Compares a whole store, or a range's items, with the model behind an entry.

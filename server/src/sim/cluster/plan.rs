@@ -68,6 +68,7 @@ pub(super) struct Plan {
     pub(super) network: NetworkPlan,
     pub(super) disk: DiskPlan,
     pub(super) clients: ClientPlan,
+    pub(super) watchers: usize,
     /// Those that may happen.
     pub(super) faults: Vec<Fault>,
     /// Whether leaders admit replaced disks by themselves; else the operator has them do it.
@@ -118,6 +119,7 @@ impl Plan {
                 writes_in_100: random.of(&[20, 50, 80]),
                 deadline: random.of(&[200, 1000]) * MILLISECOND,
             },
+            watchers: 1 + random.below(3) as usize,
             admits_replaced: random.below(2) == 0,
             faults: Fault::some(random),
             fault_pause: random.of(&[30, 100, 300, 800]) * MILLISECOND,
@@ -202,6 +204,7 @@ fn settings(random: &mut Random, nodes: NodeSet) -> NodeSettings {
         tail_bytes_max: random.of(&[0, 1, 8, 64]) as usize * 1024,
         checkpoint_interval_bytes: random.of(&[4, 16, 64]) << 10,
         log_retention_bytes: random.of(&[0, 8, 64, 16 << 10]) << 10,
+        watch_history_bytes: random.of(&[2, 16, 1024]) as usize * 1024,
         lease: random.of(&[None, None, None, Some(Duration::from_millis(300))]),
         disk_stall,
         disk_timeout: disk_stall * 3,

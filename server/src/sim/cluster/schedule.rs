@@ -58,6 +58,8 @@ pub(super) enum Happening {
     Break { from: Place, to: Place, connection: u64 },
     /// A client looks for something to do.
     Client(usize),
+    /// A watcher looks for something to do.
+    Watcher(usize),
     /// A client's request arrives at a node.
     Request { client: usize, to: Place, message: Rc<[u8]> },
     /// An answer arrives at a client.

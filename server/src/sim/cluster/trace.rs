@@ -188,6 +188,13 @@ happened!(
     AdmissionsByOperator,
     AdmissionsByLeader,
     WholeAgain,
+    StoredBelowN,
+    WrittenAboveN,
+    WrittenWithFewerCopies,
+    Progresses,
+    WatchedPages,
+    WatchesResumedElsewhere,
+    HistoriesLost,
 );
 
 /// How often each thing happened.
