@@ -1,8 +1,8 @@
 //! The command line `quorate`.
 //!
 //! Results go to standard output, one-line errors to standard error; the exit code says which kind of error
-//! ([`exit`]). Text output escapes what a terminal would not show, except that `get` prints the value as it
-//! is. In JSON a key or value that is no UTF-8 is null, and its bytes are in `key_hex` or `value_hex` ([`lines`]).
+//! (`exit`). Text output escapes what a terminal would not show, except that `get` prints the value as it
+//! is. In JSON a key or value that is no UTF-8 is null, and its bytes are in `key_hex` or `value_hex` (`lines`).
 
 mod arguments;
 mod exit;
