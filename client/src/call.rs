@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use quorate_protocol::request::{Operation, Request, Write, WriteOptions};
+use quorate_protocol::request::{Acks, Operation, Request, Write, WriteOptions};
 use quorate_protocol::response::Refusal;
 
 use crate::Error;
@@ -158,10 +158,13 @@ impl<'a> Call<'a> {
     /// Gives a try what its session needs, and says how long it may take.
     fn stamp(&self, request: &mut Request<'_>, placed: Option<&Placed<'_>>) -> Deadline {
         let Some(placed) = placed else { return self.deadline };
-        if let Operation::Write { options, .. } = &mut request.operation {
-            options.session = Some(placed.stamp());
+        let Operation::Write { options, .. } = &mut request.operation else { return self.deadline };
+        options.session = Some(placed.stamp());
+        match options.acks {
+            Acks::Quorum => self.deadline.of_try(),
+            // It may be done at its deadline only, with the copies that there are then.
+            Acks::Copies(_) | Acks::All => self.deadline,
         }
-        self.deadline.of_try()
     }
 
     /// A place in the session, which is opened if there is none; none if the client has no sessions.

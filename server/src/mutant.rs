@@ -62,6 +62,8 @@ pub(crate) enum Mutant {
     NewestNotLowered,
     /// A session is answered without regard to its token (T14).
     TokenIgnored,
+    /// A write of a session that is sent again is done again (T13).
+    DoneAgain,
 }
 
 #[cfg(not(test))]

@@ -4,7 +4,13 @@
 //! QUORATE_SEED=7 cargo test -p quorate-server --lib sim::cluster -- --nocapture           one run, every line of it
 //! QUORATE_SIM_SEEDS=10000 QUORATE_SIM_SECONDS=30 \
 //!   cargo test --release -p quorate-server --lib sim::cluster::campaign::many -- --nocapture      a campaign
+//! QUORATE_SIM_SEEDS=4000 \
+//!   cargo test --release -p quorate-server --lib sim::cluster::campaign::many -- --nocapture      T13 and T14
 //! ```
+//!
+//! The last has more than a million writes in sessions, of which more than half are sent again (`SessionWrites`,
+//! `SentAgain`), and more than 500,000 reads of sessions, more than half of them from another node than the one before
+//! (`SessionReads`, `SessionReadsElsewhere`). What is checked of them is in `clients` and `repeats`.
 //!
 //! `QUORATE_SIM_FIRST` is the first seed, 0 unless set; `QUORATE_SIM_SECONDS` also counts with `QUORATE_SEED`.
 
@@ -125,6 +131,8 @@ fn many_clusters_keep_the_rules_whatever_goes_wrong() {
     if let Some(failure) = sum.failures.first() {
         panic!("{failure}");
     }
+    let (writes, again) = (sum.counts.of(Happened::SessionWrites), sum.counts.of(Happened::SentAgain));
+    assert!(10 * again >= 3 * writes, "only {again} of {writes} writes of sessions are sent again");
     let never: Vec<_> = Happened::ALL.iter().filter(|what| sum.counts.of(**what) == 0).collect();
     assert!(never.is_empty(), "these never happened: {never:?}");
 }

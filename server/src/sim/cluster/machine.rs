@@ -271,6 +271,13 @@ pub(super) struct Life {
     _lock: DirectoryLock,
 }
 
+impl Life {
+    /// Where its log begins.
+    pub(super) fn log_first(&self) -> Index {
+        self.reader.first()
+    }
+}
+
 /// What a start found.
 pub(super) struct Found {
     pub(super) promise: Promise,

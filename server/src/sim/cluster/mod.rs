@@ -9,7 +9,8 @@
 //! - `schedule`: simulated time.
 //! - `machine`: a node, its disk, its lives.
 //! - `holdings`: what a node's disk must hold. `harm`: disks that lose it.
-//! - `network`, `clients` (`copies`: how their writes are acknowledged), `watchers`, `faults`: the world.
+//! - `network`, `clients` (`copies`: how their writes are acknowledged; `repeats`: those that are sent again),
+//!   `watchers`, `faults`: the world.
 //! - `oracle`: what the cluster has committed; the rules; why the checks show that reads are linearizable.
 //! - `trace`: the last lines, the hash, and how often what happened. `text`: messages as people read them.
 //! - `campaign`: many seeds, and the tests. `mutants`: known bugs, each of which some seed finds (T2).
@@ -38,15 +39,18 @@ mod mutants;
 mod network;
 mod oracle;
 mod plan;
+mod repeats;
 mod schedule;
 mod text;
 mod trace;
 mod watchers;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use quorate_protocol::entry::Entry;
+use quorate_client::retry::Failed;
+use quorate_protocol::entry::{Entry, Payload};
 use quorate_protocol::{Index, Leadership, Member, Term};
 
 use crate::checkpoint::CheckpointEvent;
@@ -56,13 +60,14 @@ use crate::node::NodeError;
 use crate::sim::Random;
 use crate::sim::node::node_id;
 
-use clients::Client;
+use clients::{Client, Deed};
 use faults::Repair;
 use holdings::Holdings;
 use machine::{Arrived, Effect, Machine, Said, place_of};
 use network::Network;
 use oracle::Oracle;
 use plan::Plan;
+use repeats::Counters;
 use schedule::{Doing, Happening, LifeNumber, MICROSECOND, MILLISECOND, Moment, Place, SECOND, Schedule};
 use trace::{Counts, Happened, Line, Trace};
 use watchers::{FIRST_CONNECTION, Watcher};
@@ -93,6 +98,11 @@ struct Cluster {
     connections: usize,
     /// Calls made so far.
     calls: u64,
+    counters: Counters,
+    /// What was sent again, by the number of its call.
+    repeated: BTreeMap<u64, Deed>,
+    /// Calls that have their results, and whose clients do not say so yet.
+    lingering: BTreeMap<u64, Deed>,
     oracle: Oracle,
     trace: Trace,
     counts: Counts,
@@ -118,7 +128,10 @@ impl Cluster {
             watchers: Vec::new(),
             connections: 0,
             calls: 0,
-            oracle: Oracle::default(),
+            counters: Counters::default(),
+            repeated: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            oracle: Oracle::new(plan.sessions.timeout),
             trace: Trace::new(prints),
             counts: Counts::default(),
             is_faulty: true,
@@ -188,7 +201,12 @@ impl Cluster {
                     _ => self.answered(client, from, &message),
                 }
             }
-            Happening::GiveUp { client, operation } => self.give_up(client, operation),
+            Happening::GiveUp { client, request } => self.give_up(client, request, Failed::Late),
+            Happening::Unsent { client, request } => {
+                self.give_up(client, request, Failed::Unsent("nobody is there".into()));
+            }
+            Happening::Again { client, number } => self.try_again(client, number),
+            Happening::EndLinger { client, number } => self.end_linger(client, number),
             Happening::Operator => self.operator_looks(),
             Happening::Fault => self.fault(),
             Happening::Repair(repair) => self.repair(repair),
@@ -374,13 +392,25 @@ impl Cluster {
         life.applied = index;
         let entry = Entry::parse(bytes).expect("an entry that is applied is whole");
         let by = life.node.replica().map_or(0, |replica| replica.term());
-        if self.oracle.applied(&entry, by) {
+        if self.oracle.applied(&entry, by, self.schedule.now) {
             self.counts.add(Happened::Commits);
+            self.count_sessions(&entry);
             if let Some(newcomer) = entry.admission() {
                 self.check_admission(index, newcomer);
             }
         }
         self.trace.note(self.schedule.now, Line::Reached(place, "applied", index));
+    }
+
+    fn count_sessions(&mut self, entry: &Entry<'_>) {
+        match entry.payload() {
+            Ok(Payload::OpenSession) => self.counts.add(Happened::SessionsOpened),
+            Ok(Payload::EndSessions(ended)) => {
+                let is_closed = ended.iter().all(|ended| ended.last_used == Index::MAX);
+                self.counts.add(if is_closed { Happened::SessionsClosed } else { Happened::SessionsExpired });
+            }
+            _ => {}
+        }
     }
 
     /// A node goes on behind a checkpoint that it was sent, or did not need it.
@@ -802,7 +832,9 @@ impl Cluster {
         let everything =
             quorate_protocol::request::Range { start: b"", end: quorate_protocol::request::RangeEnd::Open };
         let items = life.node.store().scan(&everything);
-        self.oracle.check_store(applied, b"", items, &format!("the store of node {}", place + 1));
+        let what = format!("the store of node {}", place + 1);
+        self.oracle.check_store(applied, b"", items, &what);
+        self.oracle.check_sessions(applied, life.node.store(), &what);
     }
 
     /// A node's process ends; with `kept` its machine loses power.
@@ -952,6 +984,7 @@ impl Cluster {
         for place in 0..self.plan.members() {
             self.check_store(place, self.oracle.last());
         }
+        self.check_counters();
         self.wait("a watcher is not told everything", Self::watchers_know_everything);
     }
 

@@ -23,13 +23,19 @@ const SEEDS: u64 = 1000;
 const SECONDS: u64 = 10;
 
 /// Those that take more than a few seconds to be found.
-const SLOW: [Mutant; 1] = [Mutant::StaleSyncCounted];
+const SLOW: [Mutant; 4] = [
+    Mutant::OldTermCommitted,
+    Mutant::ReadConfirmedByTooFew,
+    Mutant::AckWithoutTerm,
+    Mutant::StaleSyncCounted,
+];
 
-const MUTANTS: [Mutant; 23] = [
+const MUTANTS: [Mutant; 25] = [
     Mutant::AckBeforeSync,
     Mutant::SegmentNameNotSynced,
     Mutant::CheckpointNameNotSynced,
     Mutant::LogDroppedEarly,
+    Mutant::SessionsNotInCheckpoint,
     Mutant::ReplayFromCheckpoint,
     Mutant::VoteNotSynced,
     Mutant::VoteClearedOnLeaderChange,
@@ -49,6 +55,7 @@ const MUTANTS: [Mutant; 23] = [
     Mutant::StaleSyncCounted,
     Mutant::CommitWithoutOwnDisk,
     Mutant::TokenIgnored,
+    Mutant::DoneAgain,
 ];
 
 /// How a mutant was found.

@@ -18,18 +18,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_protocol::entry::{Entry, Payload};
-use quorate_protocol::request::{Expected, Mutation, Token, Write};
-use quorate_protocol::response::{Change, Item, NewValue, Versioned, WriteResult};
-use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term};
+use quorate_protocol::entry::{EndedSession, Entry, Payload};
+use quorate_protocol::request::{Expected, Mutation, SessionSequence, Token, Write};
+use quorate_protocol::response::{Change, Item, NewValue, SessionError, Versioned, WriteResult};
+use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, SequenceNumber, SessionId, Term};
 
 use super::holdings::Mark;
 use super::machine::{founder, place_of};
-use super::schedule::Place;
+use super::schedule::{Moment, Place};
 use super::text::{Text, shown_payload};
 use crate::replica::Promise;
 use crate::sim::history::checksum_of;
 use crate::sim::node::node_id;
+use crate::sim::sessions::{self, First, Sessions, Verdict};
+use crate::store::Store;
 
 /// An entry that some node has applied.
 pub(super) struct Committed {
@@ -37,8 +39,21 @@ pub(super) struct Committed {
     /// That of whoever applied it first: it was committed in that one or before.
     pub(super) by: Term,
     pub(super) bytes: Bytes,
-    /// What it did, by the model; nothing for a no-op.
-    pub(super) result: Option<WriteResult>,
+    /// What came of it, by the model.
+    pub(super) came: Came,
+    /// Of the sessions behind it, by the model.
+    sessions: u32,
+    /// When it was applied first.
+    at: Moment,
+}
+
+/// What comes of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Came {
+    /// This.
+    To(WriteResult),
+    /// Nothing: it is none that a client has asked for, or its session does not let it do anything.
+    ToNothing,
 }
 
 /// A key's value from an index on; none if it was deleted there.
@@ -62,15 +77,32 @@ pub(super) struct Oracle {
     /// The entries that admit a replaced disk, in order (R27).
     admissions: Vec<(Index, Member)>,
     checkpoints: BTreeMap<Index, [u8; 32]>,
-    /// Operations whose values were committed, and those that were refused.
+    /// Operations whose values were committed, those of them whose conditions held, and those that were refused.
     done: BTreeSet<u64>,
+    changed: BTreeSet<u64>,
     refused: BTreeSet<u64>,
+    sessions: Sessions,
+    /// Where each number of each session was done, whether the session is still there or not.
+    firsts: BTreeMap<(SessionId, SequenceNumber), Index>,
+    /// No session may end that was used within this time.
+    session_timeout: Moment,
 }
 
 /// What an operation writes: its number, and dots. No byte is zero, so that no sector of a log looks as if it had
 /// never been written.
 pub(super) fn value_of(operation: u64, dots: usize) -> Vec<u8> {
     format!("{operation} {:.<dots$}", "").into()
+}
+
+/// What an operation writes that counts up to so much.
+pub(super) fn value_of_count(operation: u64, count: u64) -> Vec<u8> {
+    format!("{operation} {count}").into()
+}
+
+/// The count in a value; 0 if it has none.
+pub(super) fn count_of(value: &[u8]) -> u64 {
+    let count = value.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    str::from_utf8(count).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 /// The number of the operation that wrote a value.
@@ -80,6 +112,10 @@ fn operation_of(value: &[u8]) -> u64 {
 }
 
 impl Oracle {
+    pub(super) fn new(session_timeout: Moment) -> Self {
+        Self { session_timeout, ..Self::default() }
+    }
+
     /// The last entry that any node has applied.
     pub(super) fn last(&self) -> Index {
         self.committed.len() as Index
@@ -98,7 +134,7 @@ impl Oracle {
     }
 
     /// A node has applied an entry, in a term. Returns whether it is the first to do so.
-    pub(super) fn applied(&mut self, entry: &Entry<'_>, by: Term) -> bool {
+    pub(super) fn applied(&mut self, entry: &Entry<'_>, by: Term, at: Moment) -> bool {
         let Entry { term, index, bytes } = *entry;
         if let Some(known) = self.committed(index) {
             assert!(
@@ -112,16 +148,75 @@ impl Oracle {
         }
         assert_eq!(index, self.last() + 1, "an entry is applied before the one before it");
         assert!(term >= self.term(index - 1), "entry {index} is of an older term than the one before it");
-        let result = match entry.payload().expect("an entry that is applied can be read") {
-            Payload::Write { write, .. } => Some(self.apply(index, &write)),
+        let came = match entry.payload().expect("an entry that is applied can be read") {
+            Payload::Noop => Came::ToNothing,
             Payload::Admit(member) => {
                 self.admissions.push((index, member));
-                None
+                Came::ToNothing
             }
-            Payload::Noop | Payload::OpenSession | Payload::EndSessions(_) => None,
+            Payload::Write { session: None, write } => Came::To(self.apply(index, &write)),
+            Payload::Write { session: Some(place), write } => self.apply_in_session(index, place, &write),
+            Payload::OpenSession => {
+                self.sessions.open(index);
+                Came::To(WriteResult::Applied { existed: 0 })
+            }
+            Payload::EndSessions(ended) => {
+                self.check_expiry(&ended, at);
+                Came::To(WriteResult::Applied { existed: self.sessions.end(&ended) })
+            }
         };
-        self.committed.push(Committed { term, by, bytes: Bytes::copy_from_slice(bytes), result });
+        let (bytes, sessions) = (Bytes::copy_from_slice(bytes), self.sessions.digest());
+        self.committed.push(Committed { term, by, bytes, came, sessions, at });
         true
+    }
+
+    fn apply_in_session(&mut self, index: Index, place: SessionSequence, write: &Write<'_>) -> Came {
+        let bytes = postcard::to_stdvec(write).unwrap();
+        if self.sessions.judge(index, place, &bytes) != Verdict::Do {
+            return Came::ToNothing;
+        }
+        let SessionSequence { session, sequence, .. } = place;
+        let first = self.firsts.insert((session, sequence), index);
+        assert_eq!(first, None, "number {sequence} of session {session} is done for the second time");
+        let result = self.apply(index, write);
+        self.sessions.done(place, First { index, write: bytes, result });
+        Came::To(result)
+    }
+
+    /// A leader ends only sessions that were not used for the timeout. Its clock may be a little too fast.
+    fn check_expiry(&self, ended: &[EndedSession], now: Moment) {
+        let ends = |ended: &&EndedSession| {
+            let session = self.sessions.get(ended.session);
+            ended.last_used != Index::MAX && session.is_some_and(|known| known.last_used <= ended.last_used)
+        };
+        for EndedSession { session, last_used } in ended.iter().filter(ends) {
+            let used = self.committed(*last_used).map_or(0, |entry| entry.at);
+            assert!(
+                now - used >= self.session_timeout / 10 * 9,
+                "session {session} ends {} s after entry {last_used} has used it",
+                (now - used) as f64 / 1e9
+            );
+        }
+    }
+
+    /// What a session has said to one of its writes must be so from then on.
+    pub(super) fn check_session_error(&self, id: SessionId, sequence: SequenceNumber, error: SessionError) {
+        let session = self.sessions.get(id);
+        let is_so = match error {
+            SessionError::Expired => session.is_none(),
+            SessionError::SequencePassed => session.is_none_or(|session| session.lowest > sequence),
+            SessionError::SequenceReused => self.firsts.contains_key(&(id, sequence)),
+            SessionError::SequenceBeyondWindow => false,
+        };
+        assert!(
+            is_so,
+            "number {sequence} of session {id} is refused ({error}), but the session is {session:?}"
+        );
+    }
+
+    /// Whether the value of an operation was written.
+    pub(super) fn has_changed(&self, operation: u64) -> bool {
+        self.changed.contains(&operation)
     }
 
     fn apply(&mut self, index: Index, write: &Write<'_>) -> WriteResult {
@@ -155,6 +250,7 @@ impl Oracle {
                 Mutation::Set { value, .. } | Mutation::CompareAndSet { value, .. } => Some(value.to_vec()),
                 Mutation::Delete { .. } => None,
             };
+            self.changed.extend(value.as_deref().map(operation_of));
             if is_there || value.is_some() {
                 self.effects.push((index, mutation.key().to_vec(), value.clone()));
             }
@@ -198,6 +294,17 @@ impl Oracle {
         for (wanted, found) in differs {
             assert_eq!(found, wanted, "{what} is not what the entries up to {index} make of it");
         }
+    }
+
+    /// Compares the sessions of a store with the model behind an entry.
+    pub(super) fn check_sessions(&self, index: Index, store: &Store, what: &str) {
+        let wanted = self.committed(index).map_or(0, |entry| entry.sessions);
+        assert_eq!(
+            sessions::digest_of(store),
+            wanted,
+            "{what} has other sessions than the entries up to {index} make: {:?}",
+            store.all_sessions()
+        );
     }
 
     /// Compares what a read returned with the model behind its token.

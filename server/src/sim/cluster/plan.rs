@@ -58,6 +58,21 @@ pub(super) struct ClientPlan {
     pub(super) deadline: Moment,
 }
 
+/// What clients do with their sessions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionPlan {
+    /// Calls of a client at a time.
+    pub(super) in_flight: u64,
+    /// Of 100 writes.
+    pub(super) writes_in_100: u64,
+    /// Of 100 tries of a write in a session.
+    pub(super) copied_in_100: u64,
+    /// For so long a copy may be on its way.
+    pub(super) copy_delay_max: Moment,
+    /// One that is not used ends.
+    pub(super) timeout: Moment,
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -68,6 +83,7 @@ pub(super) struct Plan {
     pub(super) network: NetworkPlan,
     pub(super) disk: DiskPlan,
     pub(super) clients: ClientPlan,
+    pub(super) sessions: SessionPlan,
     pub(super) watchers: usize,
     /// Those that may happen.
     pub(super) faults: Vec<Fault>,
@@ -130,6 +146,13 @@ impl Plan {
             tick: random.of(&[5, 10]) * MILLISECOND,
             segment_bytes: random.of(&[16, 16, 32]) << 10,
             settings: settings(random, nodes),
+            sessions: SessionPlan {
+                in_flight: random.of(&[1, 1, 4]),
+                writes_in_100: random.of(&[50, 80, 100]),
+                copied_in_100: random.of(&[35, 60]),
+                copy_delay_max: random.of(&[5, 300, 5000]) * MILLISECOND,
+                timeout: random.of(&[900, 3000, 600_000]) * MILLISECOND,
+            },
         }
     }
 
@@ -173,6 +196,7 @@ impl Plan {
             advertise: format!("{}", place + 1),
             election_seed: random.next(),
             admits_replaced: self.admits_replaced,
+            session_timeout: Duration::from_nanos(self.sessions.timeout),
             ..self.settings.clone()
         }
     }

@@ -64,8 +64,14 @@ pub(super) enum Happening {
     Request { client: usize, to: Place, message: Rc<[u8]> },
     /// An answer arrives at a client.
     Response { client: usize, from: Place, message: Rc<[u8]> },
-    /// A client waits no longer for an answer.
-    GiveUp { client: usize, operation: u64 },
+    /// A client waits no longer for an answer to a request.
+    GiveUp { client: usize, request: u64 },
+    /// A client could not send a request.
+    Unsent { client: usize, request: u64 },
+    /// A client tries a call again.
+    Again { client: usize, number: u64 },
+    /// A client says that it has had the result of a call.
+    EndLinger { client: usize, number: u64 },
     /// The operator looks after replaced disks.
     Operator,
     /// The next fault.

@@ -5,7 +5,7 @@ use std::fmt::{self, Debug, Write as _};
 use quorate_protocol::entry::{self, Entry, Payload};
 use quorate_protocol::parse;
 use quorate_protocol::peer::{Append, CheckpointChunk, PeerMessage};
-use quorate_protocol::request::{Mutation, Operation, Range, RangeEnd, Request, Write};
+use quorate_protocol::request::{Mutation, Operation, Range, RangeEnd, Request, SessionSequence, Write};
 use quorate_protocol::response::{Item, Outcome, Response, Versioned};
 
 /// Bytes of a key or a value that are shown.
@@ -36,7 +36,7 @@ pub(super) fn shown_request(message: &[u8]) -> String {
         Operation::Scan { consistency, range, items_max } => {
             format!("scan {}, at most {items_max}, {consistency:?}", shown_range(range))
         }
-        Operation::Write { write, .. } => shown_write(write),
+        Operation::Write { options, write } => shown_in_session(options.session, write),
         other => format!("{other:?}"),
     };
     shortened(&format!("request {id}, {deadline_ms} ms: {operation}"))
@@ -62,7 +62,7 @@ pub(super) fn shown_response(message: &[u8]) -> String {
 
 pub(super) fn shown_payload(entry: &Entry<'_>) -> String {
     match entry.payload() {
-        Ok(Payload::Write { write, .. }) => shown_write(&write),
+        Ok(Payload::Write { session, write }) => shown_in_session(session, &write),
         other => format!("{other:?}"),
     }
 }
@@ -96,6 +96,16 @@ fn shown_range(range: &Range<'_>) -> String {
         RangeEnd::Open => format!("from {start:?}"),
         RangeEnd::Before(end) => format!("from {start:?} to {:?}", Text(end)),
         RangeEnd::Prefix(prefix) => format!("{:?}", Text(prefix)),
+    }
+}
+
+fn shown_in_session(session: Option<SessionSequence>, write: &Write<'_>) -> String {
+    let write = shown_write(write);
+    match session {
+        None => write,
+        Some(SessionSequence { session, sequence, lowest_open }) => {
+            format!("session {session} no. {sequence} (from {lowest_open}): {write}")
+        }
     }
 }
 
