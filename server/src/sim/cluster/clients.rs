@@ -1,6 +1,6 @@
 //! The clients, and every answer to them, which is checked.
 //!
-//! A client has several calls under way. Most of its writes are in its session, numbered and tried again by what
+//! A client has several calls under way, and does not wait for one that is tried again. Most of its writes are in its session, numbered and tried again by what
 //! applications run (`quorate_client::retry`); the others are tried again only when that is known to be harmless. What a
 //! client is not told stays open: it may have happened, and may yet. What was refused, and tried nowhere else, must
 //! never happen. What is sent again is in `repeats`.
@@ -35,6 +35,9 @@ pub(super) const TRIES: u64 = 1000;
 
 /// Tries have numbers below this; from here on they are copies, whose answers the client does not wait for.
 pub(super) const COPY: u64 = 998;
+
+/// With so many calls that are tried again a client waits for one to end.
+const CALLS_MAX: usize = 12;
 
 /// A client.
 #[derive(Default)]
@@ -83,6 +86,8 @@ struct Call {
     tried_at: Moment,
     /// It is not tried after that.
     ends: Moment,
+    /// The client makes no other call before it is over.
+    is_awaited: bool,
     /// It has left a session that has ended, and there is no other yet.
     waits_for_session: bool,
     is_sent_again: bool,
@@ -146,11 +151,6 @@ impl Deed {
     /// Whether it counts one up.
     pub(super) fn counts(&self) -> bool {
         matches!(self.what, What::Count(_))
-    }
-
-    /// Whether it is made beside others, and nobody waits for it.
-    fn is_beside(&self) -> bool {
-        matches!(self.what, What::OpenSession | What::CloseSession(_))
     }
 
     fn is_read(&self) -> bool {
@@ -220,6 +220,7 @@ impl Cluster {
             began: now,
             tried_at: now,
             ends: now + tries * plan.deadline,
+            is_awaited: !matches!(deed.what, What::OpenSession | What::CloseSession(_)),
             waits_for_session: false,
             is_sent_again: false,
             deed,
@@ -369,9 +370,15 @@ impl Cluster {
         stand.is_some()
     }
 
+    /// Has a call tried again, while the client goes on with another.
     fn again_later(&mut self, client: usize, number: u64) {
-        let pause = MILLISECOND + self.random.below(40 * MILLISECOND);
+        let pause = MILLISECOND + self.random.below(80 * MILLISECOND);
         self.schedule.after(pause, Happening::Again { client, number });
+        let calls = &mut self.clients[client].calls;
+        let may_go_on = calls.len() < CALLS_MAX;
+        let Some(call) = calls.get_mut(&number).filter(|call| call.is_awaited && may_go_on) else { return };
+        call.is_awaited = false;
+        self.go_on(client);
     }
 
     /// No answer to a try.
@@ -419,7 +426,7 @@ impl Cluster {
     /// A call is over without a result.
     fn ended(&mut self, client: usize, number: u64, error: Option<&Error>) {
         let Client { calls, sequences, .. } = &mut self.clients[client];
-        let Some(Call { deed, .. }) = calls.remove(&number) else { return };
+        let Some(Call { deed, is_awaited, .. }) = calls.remove(&number) else { return };
         if let Some(stand) = deed.stand {
             sequences.end(stand);
         }
@@ -434,11 +441,7 @@ impl Cluster {
             Some(_) if deed.is_marked() => self.oracle.refused(deed.number),
             _ => {}
         }
-        self.next_call(client, &deed);
-    }
-
-    fn next_call(&mut self, client: usize, deed: &Deed) {
-        if !deed.is_beside() {
+        if is_awaited {
             self.go_on(client);
         }
     }
@@ -546,7 +549,7 @@ impl Cluster {
     fn written(&mut self, client: usize, number: u64, receipt: &Receipt, result: &WriteResult) {
         let (Receipt { term, index, .. }, lingers) = (*receipt, self.random.below(4) == 0);
         let Client { calls, sequences, .. } = &mut self.clients[client];
-        let Some(Call { deed, began, .. }) = calls.remove(&number) else { return };
+        let Some(Call { deed, began, is_awaited, .. }) = calls.remove(&number) else { return };
         match (deed.what, result) {
             (What::OpenSession, _) => sequences.opened(index),
             (What::Count(_), WriteResult::Applied { .. }) => {
@@ -570,7 +573,9 @@ impl Cluster {
             Some(stand) => drop(self.clients[client].sequences.end(stand)),
             None => {}
         }
-        self.next_call(client, &deed);
+        if is_awaited {
+            self.go_on(client);
+        }
     }
 
     fn has_read(&mut self, client: usize, deed: &Deed, floor: Index, from: Place, token: Token) {
