@@ -46,7 +46,9 @@ impl Node {
             log.split_once("clients at ")?.1.split_once(',')?.0.parse().ok()
         });
         let servers = [address.to_string()];
-        let client = Client::builder().servers(servers).deadline(DEADLINE).connect().unwrap();
+        // What is not answered is not sent again.
+        let builder = Client::builder().servers(servers).deadline(DEADLINE).exactly_once(false);
+        let client = builder.connect().unwrap();
         block_on(client.set("first", "value")).unwrap();
         client
     }

@@ -1,4 +1,11 @@
-//! Counts without losing a step, however many run at once: compare-and-set, and again if another was first.
+//! Counts without losing or doubling a step, however many do it at once, and whoever leads meanwhile:
+//! `cargo run -p quorate-client --example counter -- 127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403 10`
+//!
+//! Compare-and-set, and again if somebody else was first. A step whose answer is lost with its leader is sent again by the
+//! client, and gets its first result: it is not mistaken for somebody else's.
+
+use std::env;
+use std::time::Duration;
 
 use quorate_client::{Client, Error, Expected};
 
@@ -20,10 +27,12 @@ async fn increment(client: &Client, key: &str) -> Result<u64, Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let server = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7401".into());
+    let mut arguments = env::args().skip(1);
+    let servers = arguments.next().unwrap_or_else(|| "127.0.0.1:7401".into());
+    let steps: u32 = arguments.next().and_then(|steps| steps.parse().ok()).unwrap_or(10);
     smol::block_on(async {
-        let client = Client::connect([server])?;
-        for _ in 0..10 {
+        let client = Client::connect(servers.split(','))?.with_deadline(Duration::from_secs(10));
+        for _ in 0..steps {
             println!("{}", increment(&client, "counter").await?);
         }
         client.close().await;

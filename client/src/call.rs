@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use quorate_protocol::request::{Operation, Request, Write, WriteOptions};
+use quorate_protocol::request::{Acks, Operation, Request, Write, WriteOptions};
 use quorate_protocol::response::Refusal;
 
 use crate::Error;
@@ -75,7 +75,7 @@ impl<'a> Call<'a> {
                     }
                     return Ok(reply);
                 }
-                other => self.after(&link, other).await.map(drop)?,
+                other => Box::pin(self.after(&link, other)).await.map(drop)?,
             }
         }
     }
@@ -90,20 +90,18 @@ impl<'a> Call<'a> {
                 Tried::Failed(Failed::Refused(refusal @ Refusal::NotReady(_))) if tries == Tries::One => {
                     return Err(Error::Refused(refusal));
                 }
-                other => self.after(&link, other).await.map(drop)?,
+                other => Box::pin(self.after(&link, other)).await.map(drop)?,
             }
         }
     }
 
     /// A write, in a session if the client has them.
-    pub(crate) async fn write(mut self, write: Write<'_>, options: WriteOptions) -> Result<Reply, Error> {
+    pub(crate) async fn write(&mut self, request: &mut Request<'_>) -> Result<Reply, Error> {
         let mut placed = self.place().await?;
-        let operation = Operation::Write { options, write };
-        let mut request = Request { id: 0, deadline_ms: 0, operation };
         loop {
             let link = self.choose();
-            let deadline = self.stamp(&mut request, placed.as_ref());
-            let tried = match link.exchange(&mut request, deadline).await {
+            let deadline = self.stamp(request, placed.as_ref());
+            let tried = match link.exchange(request, deadline).await {
                 Ok(answer) => judge(answer),
                 Err(error) => return Err(self.attempts.or_unknown(error)),
             };
@@ -114,7 +112,8 @@ impl<'a> Call<'a> {
                     }
                     return Ok(reply);
                 }
-                other => self.after_write(&link, other, &mut placed).await?,
+                // In a box of its own, so that a write that goes well is small.
+                other => Box::pin(self.after_write(&link, other, &mut placed)).await?,
             }
         }
     }
@@ -159,10 +158,13 @@ impl<'a> Call<'a> {
     /// Gives a try what its session needs, and says how long it may take.
     fn stamp(&self, request: &mut Request<'_>, placed: Option<&Placed<'_>>) -> Deadline {
         let Some(placed) = placed else { return self.deadline };
-        if let Operation::Write { options, .. } = &mut request.operation {
-            options.session = Some(self.shared.stamp(placed.place()));
+        let Operation::Write { options, .. } = &mut request.operation else { return self.deadline };
+        options.session = Some(placed.stamp());
+        match options.acks {
+            Acks::Quorum => self.deadline.of_try(),
+            // It may be done at its deadline only, with the copies that there are then.
+            Acks::Copies(_) | Acks::All => self.deadline,
         }
-        self.deadline.of_try()
     }
 
     /// A place in the session, which is opened if there is none; none if the client has no sessions.
@@ -177,9 +179,9 @@ impl<'a> Call<'a> {
                     self.attempts = Attempts::new(Repeat::InSession(placed.place()));
                     return Ok(Some(placed));
                 }
-                Begun::ToOpen(opening) => self.open_session(opening).await?,
+                Begun::ToOpen(opening) => Box::pin(self.open_session(opening)).await?,
                 Begun::Wait => match changed.take() {
-                    Some(changed) => self.wait_for(changed).await?,
+                    Some(changed) => Box::pin(self.wait_for(changed)).await?,
                     // What changes from here on is not missed.
                     None => changed = Some(self.shared.session_changed()),
                 },

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::request::{Expected, Mutation, Operation, Range};
+use quorate_protocol::request::{Expected, Mutation, Operation, Range, RangeEnd};
 use quorate_protocol::{NodeId, Term};
 
 use crate::call::{Call, To, Tries};
@@ -111,6 +111,12 @@ impl Client {
     /// The changes of a range, as they are committed.
     pub fn watch(&self, range: Range<'_>) -> Watch {
         Watch::new(self, range)
+    }
+
+    /// The changes of one key, as they are committed.
+    pub fn watch_key(&self, key: &[u8]) -> Watch {
+        let end = [key, &[0]].concat();
+        Watch::new(self, Range { start: key, end: RangeEnd::Before(&end) })
     }
 
     /// How the leader is, or whichever node is asked while none is known; with `histograms`, how its disk was and

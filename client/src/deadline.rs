@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 /// The server is told this much less than the caller's deadline (or an eighth of it): its answer, which
-/// knows more than the client, shall still arrive in time.
-const MARGIN_MAX: Duration = Duration::from_millis(20);
+/// knows more than the client, shall still arrive in time, also from a machine that is busy or far away.
+const MARGIN_MAX: Duration = Duration::from_millis(100);
 
 /// The longest deadline; a longer one is cut to it. Keeps clock arithmetic far from its limits.
 pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -60,6 +60,6 @@ mod tests {
     #[test]
     fn the_server_is_told_less_than_the_caller_waits() {
         let told = |ms| Deadline::after(Duration::from_millis(ms)).told_ms();
-        assert_eq!([2000, 80, 8, 0].map(told), [1980, 70, 7, 1]);
+        assert_eq!([2000, 80, 8, 0].map(told), [1900, 70, 7, 1]);
     }
 }

@@ -24,7 +24,7 @@
 //! |---|---|
 //! | [`get`](Client::get), [`set`](Client::set), [`delete`](Client::delete), [`compare_and_set`](Client::compare_and_set), [`batch`](Client::batch) | calls, set up like builders and then awaited |
 //! | [`scan`](Client::scan) | the keys of a range, page by page |
-//! | [`watch`](Client::watch) | the changes of a range, in order, without gap or repetition |
+//! | [`watch`](Client::watch), [`watch_key`](Client::watch_key) | the changes of a range, in order, without gap or repetition |
 //! | [`acks`](WriteCall::acks), [`progress`](WriteCall::progress) | at how many durable copies a write is done; a receipt at each |
 //! | [`Consistency`], [`SessionToken`] | how fresh reads are; what a client has seen, for another process |
 //! | [`typed`](Client::typed) | keys and values of any serde type |

@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::{Stream, StreamExt, stream};
-use quorate_protocol::request::{self, Acks, Expected, Mutation, Operation, Write, WriteOptions, check_key};
+use quorate_protocol::request::{
+    self, Acks, Expected, Mutation, Operation, Request, Write, WriteOptions, check_key,
+};
 use quorate_protocol::response::{Receipt, WriteResult};
 
 use crate::call::{Call, Progressing, To};
@@ -181,7 +183,7 @@ impl Future for WriteCall<'_> {
     type Output = Result<Written, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.running(|parameters| Box::pin(parameters.run())).as_mut().poll(cx)
+        self.0.running(|parameters| Box::pin(async move { parameters.run().await })).as_mut().poll(cx)
     }
 }
 
@@ -190,12 +192,15 @@ impl<'a> WriteParameters<'a> {
         Call::new(&self.client.handle.shared, self.deadline, To::Leader, Repeat::Never)
     }
 
-    async fn run(self) -> Result<Written, Error> {
+    /// By reference: what an async function is given by value it holds twice.
+    async fn run(&self) -> Result<Written, Error> {
         let _entered = self.client.handle.shared.enter()?;
         let write = self.what.write();
         write.check()?;
         let options = WriteOptions { acks: self.acks, progress: false, session: None };
-        match self.call().write(write, options).await? {
+        let operation = Operation::Write { options, write };
+        let mut request = Request { id: 0, deadline_ms: 0, operation };
+        match self.call().write(&mut request).await? {
             Reply::Written(written) => Ok(written),
             _ => Err(Error::BadAnswer),
         }
@@ -356,12 +361,12 @@ impl Future for GetCall<'_> {
     type Output = Result<Lookup, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.running(|parameters| Box::pin(parameters.run())).as_mut().poll(cx)
+        self.0.running(|parameters| Box::pin(async move { parameters.run().await })).as_mut().poll(cx)
     }
 }
 
 impl GetParameters<'_> {
-    async fn run(self) -> Result<Lookup, Error> {
+    async fn run(&self) -> Result<Lookup, Error> {
         let shared = &self.client.handle.shared;
         let _entered = shared.enter()?;
         let key = self.key.bytes();
@@ -375,5 +380,19 @@ impl GetParameters<'_> {
             }
             _ => Err(Error::BadAnswer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_small() {
+        let (client, _driver) = Client::builder().servers(["127.0.0.1:1"]).build().unwrap();
+        let what = What::Set { key: "key".into(), value: "value".into() };
+        let write = WriteParameters { client: &client, what, acks: Acks::Quorum, deadline: Duration::ZERO };
+        let bytes = size_of_val(&write.run());
+        assert!(bytes <= 1000, "a write takes {bytes} bytes while it is under way");
     }
 }

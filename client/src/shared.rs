@@ -191,7 +191,10 @@ impl Shared {
     pub(crate) fn begin_write(&self) -> Begun<'_> {
         let mut session = self.session();
         match session.sequences.begin() {
-            Ok(place) => Begun::Placed(Placed { shared: self, place: Some(place) }),
+            Ok(place) => {
+                let stamp = session.sequences.stamp(place);
+                Begun::Placed(Placed { shared: self, place, stamp, has_ended: false })
+            }
             Err(NoPlace::NoSession) if !session.is_opening => {
                 session.is_opening = true;
                 Begun::ToOpen(Opening { shared: self, opened: None })
@@ -203,11 +206,6 @@ impl Shared {
     /// Waits until it may be worth to look again.
     pub(crate) fn session_changed(&self) -> event_listener::EventListener {
         self.session_changed.listen()
-    }
-
-    /// What a write in this place sends along.
-    pub(crate) fn stamp(&self, place: Place) -> SessionSequence {
-        self.session().sequences.stamp(place)
     }
 
     /// The servers have said that a session has ended.
@@ -232,10 +230,12 @@ impl Shared {
 
     /// A write has ended, and has seen this.
     pub(crate) fn end_write(&self, placed: Option<Placed<'_>>, token: Token) {
-        let place = placed.and_then(|mut placed| placed.place.take());
         let mut session = self.session();
         session.saw(token);
-        let others_may_begin = place.is_some_and(|place| session.sequences.end(place));
+        let others_may_begin = placed.is_some_and(|mut placed| {
+            placed.has_ended = true;
+            session.sequences.end(placed.place)
+        });
         drop(session);
         if others_may_begin {
             self.session_changed.notify(usize::MAX);
@@ -270,20 +270,28 @@ impl Drop for Entered<'_> {
 /// A place in the session, until the write has ended.
 pub(crate) struct Placed<'a> {
     shared: &'a Shared,
-    /// None when it has ended.
-    place: Option<Place>,
+    place: Place,
+    stamp: SessionSequence,
+    has_ended: bool,
 }
 
 impl Placed<'_> {
     pub(crate) fn place(&self) -> Place {
-        self.place.expect("it ends with what holds it")
+        self.place
+    }
+
+    /// What each try sends along.
+    pub(crate) fn stamp(&self) -> SessionSequence {
+        self.stamp
     }
 }
 
 impl Drop for Placed<'_> {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        let others_may_begin = self.shared.session().sequences.end(place);
+        if self.has_ended {
+            return;
+        }
+        let others_may_begin = self.shared.session().sequences.end(self.place);
         if others_may_begin {
             self.shared.session_changed.notify(usize::MAX);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,8 +45,7 @@ pub struct Watch {
     /// None while a change is waited for, which has it then.
     following: Option<Following>,
     waiting: Option<Pin<Box<dyn Future<Output = Followed> + Send>>>,
-    /// What was last known of its position.
-    seen: Option<Token>,
+    position: Position,
 }
 
 /// The state of a watch, and the change that was waited for.
@@ -55,13 +55,27 @@ type Followed = (Following, Option<Result<Change, Error>>);
 struct Following {
     client: Client,
     range: OwnedRange,
-    /// The last entry of which all changes were handed out; none before it has begun.
-    position: Option<Token>,
+    position: Position,
     /// Where the position is when the changes are handed out.
     through: Token,
     changes: VecDeque<Change>,
     parts: Option<Parts>,
     is_over: bool,
+}
+
+/// The last entry of which all changes were handed out; none before the watch has begun. It moves while a change is
+/// waited for, too: the watch and what it waits for share it.
+#[derive(Clone, Default)]
+struct Position(Arc<Mutex<Option<Token>>>);
+
+impl Position {
+    fn get(&self) -> Option<Token> {
+        *self.0.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn set(&self, token: Token) {
+        *self.0.lock().expect("nothing panics while it holds this lock") = Some(token);
+    }
 }
 
 struct OwnedRange {
@@ -97,25 +111,23 @@ impl OwnedRange {
 
 impl Watch {
     pub(crate) fn new(client: &Client, range: Range<'_>) -> Self {
+        let position = Position::default();
         let following = Following {
             client: client.clone(),
             range: OwnedRange::of(range),
-            position: None,
+            position: position.clone(),
             through: Token::default(),
             changes: VecDeque::new(),
             parts: None,
             is_over: false,
         };
-        Self { following: Some(following), waiting: None, seen: None }
+        Self { following: Some(following), waiting: None, position }
     }
 
     /// Begins behind what a token has seen: of a read, a write, or another watch. Unless set, it begins behind what
     /// the replica that it meets has applied.
-    pub fn after(mut self, token: SessionToken) -> Self {
-        self.seen = Some(token.0);
-        if let Some(following) = &mut self.following {
-            following.position = Some(token.0);
-        }
+    pub fn after(self, token: SessionToken) -> Self {
+        self.position.set(token.0);
         self
     }
 
@@ -125,9 +137,9 @@ impl Watch {
     }
 
     /// Behind what another watch goes on without gap or repetition: the last entry of which all changes were handed
-    /// out. None before the first change was asked for.
+    /// out, also while the next one is waited for. None before it has begun.
     pub fn token(&self) -> Option<SessionToken> {
-        self.seen.map(SessionToken)
+        self.position.get().map(SessionToken)
     }
 }
 
@@ -141,7 +153,6 @@ impl Stream for Watch {
         let waiting = self.waiting.as_mut().expect("one of both is there");
         let (following, next) = std::task::ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
-        self.seen = following.position;
         self.following = Some(following);
         Poll::Ready(next)
     }
@@ -170,7 +181,7 @@ impl Following {
             Some(next) if next.index > change.index => Token { term: self.through.term, index: change.index },
             Some(_) => return,
         };
-        self.position = Some(position);
+        self.position.set(position);
     }
 
     /// Waits for the next page of changes, which may be empty.
@@ -193,7 +204,7 @@ impl Following {
 
     fn take(&mut self, through: Token, changes: Vec<Change>) {
         if changes.is_empty() {
-            self.position = Some(through);
+            self.position.set(through);
         }
         self.through = through;
         self.changes = changes.into();
@@ -203,7 +214,7 @@ impl Following {
         let shared = &self.client.handle.shared;
         let entered = shared.enter()?;
         let call = Call::new(shared, self.client.deadline, To::Any, Repeat::Harmless);
-        let operation = Operation::Watch { range: self.range.borrowed(), after: self.position };
+        let operation = Operation::Watch { range: self.range.borrowed(), after: self.position.get() };
         let begun = call.open(operation).await;
         drop(entered);
         let (parts, first) = begun?;

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use fake::{Fake, Peer, node};
-use futures_lite::future::block_on;
+use futures_lite::future::{block_on, poll_once};
 use quorate_client::blocking::iter;
 use quorate_client::{
     Acks, Appended, Client, Consistency, Error, Receipt, Refusal, SessionToken, Unknown, WriteResult, prefix,
@@ -92,6 +92,33 @@ fn the_position_of_a_watch_is_behind_whole_entries() {
     drop(watch);
     let mut peer = script.join().unwrap();
     assert!(matches!(peer.request(|operation| operation == &Operation::Cancel { request: 0 }), (_, false)));
+}
+
+#[test]
+fn the_position_of_a_watch_moves_while_it_waits() {
+    let server = Fake::start();
+    let client = client(&server);
+    let mut watch = client.watch_key(b"a");
+    assert_eq!(watch.token(), None);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let (id, range) = peer.request(|operation| match operation {
+            Operation::Watch { range, .. } => {
+                (range.start.to_vec(), range.end.includes(b"a"), range.end.includes(b"a\0"))
+            }
+            other => panic!("{other:?} is no watch"),
+        });
+        assert_eq!(range, (b"a".to_vec(), true, false));
+        peer.answer(id, changes(10, &[]));
+        assert!(peer.frame().is_some(), "it is cancelled");
+    });
+    while watch.token().is_none() {
+        assert_eq!(block_on(poll_once(watch.next())), None, "nothing has changed");
+        thread::yield_now();
+    }
+    assert_eq!(watch.token().unwrap().index(), 10);
+    drop(watch);
+    script.join().unwrap();
 }
 
 #[test]

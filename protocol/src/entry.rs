@@ -94,14 +94,14 @@ impl<'a> Entry<'a> {
         parse(&self.bytes[HEADER_BYTES..])
     }
 
-    /// The bytes of its write, wherever that stands in a session: alike for every repetition of it. None if it is no
-    /// write.
-    pub fn write_bytes(&self) -> Option<&'a [u8]> {
+    /// If it writes: where in a session, and the bytes of the [`Write`], which are alike for every repetition of it.
+    pub fn write(&self) -> Option<(Option<SessionSequence>, &'a [u8])> {
         type Before = (u8, Option<SessionSequence>);
-        let (&kind, _) = self.bytes.get(HEADER_BYTES..)?.split_first()?;
-        let parsed =
-            (kind == WRITE).then(|| postcard::take_from_bytes::<Before>(&self.bytes[HEADER_BYTES..]));
-        parsed?.ok().map(|(_, write)| write)
+        if self.bytes.get(HEADER_BYTES) != Some(&WRITE) {
+            return None;
+        }
+        let ((_, session), write) = postcard::take_from_bytes::<Before>(&self.bytes[HEADER_BYTES..]).ok()?;
+        Some((session, write))
     }
 
     /// The member that it admits, if it does that. Costs a look at one byte for all other entries.

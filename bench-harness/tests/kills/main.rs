@@ -183,7 +183,9 @@ impl Run {
     }
 
     fn start_clients(&self, record: Option<Record>, chains: Vec<Chain>) -> Clients {
-        let client = Client::builder().servers(addresses(&self.cluster)).deadline(CALL).connect().unwrap();
+        // Each entry is accounted for: none is a repetition.
+        let builder = Client::builder().servers(addresses(&self.cluster)).deadline(CALL).exactly_once(false);
+        let client = builder.connect().unwrap();
         Clients { load: Load::start(&self.cluster, record), writers: Writers::start(client, chains) }
     }
 

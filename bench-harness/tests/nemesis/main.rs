@@ -18,6 +18,7 @@ mod checker;
 #[cfg(test)]
 mod checker_tests;
 mod clients;
+mod counters;
 mod failovers;
 mod faults;
 mod gray;

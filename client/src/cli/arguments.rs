@@ -3,20 +3,15 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::exit;
 use super::reference::Reference;
-use crate::{Expected, SessionToken};
+use crate::{Acks, Expected, SessionToken};
 
 /// Talks to a Quorate cluster.
 #[derive(Parser, Debug)]
-#[command(
-    name = "quorate",
-    version,
-    after_help = "Exit codes: 0 done, 1 refused, 2 wrong use, 3 key absent, 4 not reachable or no quorum, \
-                  5 outcome unknown.\nIn JSON, a key or value that is no UTF-8 is null, and its bytes are in \
-                  key_hex or value_hex."
-)]
+#[command(name = "quorate", version, after_help = exit::HELP)]
 pub(super) struct Arguments {
     /// The nodes, tried in turn; the leader is followed. `status` asks each of them
     #[arg(
@@ -30,7 +25,8 @@ pub(super) struct Arguments {
     )]
     pub(super) servers: Vec<String>,
 
-    /// How long the command may take, for example 500ms, 2s, 1m
+    /// How long the command may take, for example 500ms, 2s, 1m; `scan` and `export`: each page; `import`: each batch;
+    /// `watch`: until it has begun, and to find another replica when it has lost one
     #[arg(long, default_value = "2s", value_parser = duration, global = true)]
     pub(super) timeout: Duration,
 
@@ -44,7 +40,7 @@ pub(super) struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(super) enum Format {
-    /// For people and line tools
+    /// For people and line tools: key, tab, value
     Text,
     /// For programs: one object a line; `status` of several servers is one array
     Json,
@@ -59,22 +55,25 @@ pub(super) enum Command {
         /// Up to 1 MiB; `-` reads it from standard input
         #[arg(allow_hyphen_values = true)]
         value: OsString,
+        #[command(flatten)]
+        acknowledged: Acknowledged,
+        /// Print a line whenever one more replica holds it, with the time since it was sent, until all do
+        #[arg(long, conflicts_with = "acks")]
+        progress: bool,
     },
     /// Print the value of a key and a newline; exit code 3 if the key is absent
     Get {
         /// 1 to 4096 bytes
         key: OsString,
-        /// How fresh the value must be
-        #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
-        read: ReadConsistency,
-        /// For `--read session`: what must be seen, as `token` in the JSON of a command before
-        #[arg(long, required_if_eq("read", "session"))]
-        token: Option<SessionToken>,
+        #[command(flatten)]
+        freshness: Freshness,
     },
     /// Remove a key; no error if it is absent
     Delete {
         /// 1 to 4096 bytes
         key: OsString,
+        #[command(flatten)]
+        acknowledged: Acknowledged,
     },
     /// Give a key a value if it is as expected; exit code 1 if it is not
     Cas {
@@ -86,8 +85,10 @@ pub(super) enum Command {
         /// The revision that the key must have, or `absent`
         #[arg(long, value_name = "R|absent", value_parser = expected)]
         revision: Expected,
+        #[command(flatten)]
+        acknowledged: Acknowledged,
     },
-    /// Print the keys that begin with PREFIX, in order: key, tab, value
+    /// Print the keys that begin with PREFIX, in order: key, tab, value. No snapshot: each page of keys is read for itself
     Scan {
         /// Nothing for all keys
         #[arg(default_value = "")]
@@ -95,12 +96,37 @@ pub(super) enum Command {
         /// Print at most so many
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
-        /// How fresh the values must be
-        #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
-        read: ReadConsistency,
-        /// For `--read session`: what must be seen, as `token` in the JSON of a command before
-        #[arg(long, required_if_eq("read", "session"))]
-        token: Option<SessionToken>,
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Print every change of the keys that begin with PREFIX, in order, as it is committed, until Ctrl-C
+    ///
+    /// As text: `set` or `delete`, tab, the log's index, tab, key, and for `set` tab, value. As JSON, `token` says from
+    /// where another watch goes on behind the line. A write that changes nothing is no change. When it ends, it says
+    /// on standard error how to go on; of several changes of one batch some may come again then. A lost replica is
+    /// replaced by another without a gap. Replicas keep a bounded history: where that does not reach back, exit code 1.
+    Watch(WatchArguments),
+    /// Print the keys that begin with PREFIX as lines that `import` takes, in order
+    ///
+    /// No snapshot: each page of 1000 keys is read for itself, so of two changes made meanwhile the lines may have the
+    /// later one alone.
+    Export {
+        /// Nothing for all keys
+        #[arg(default_value = "")]
+        prefix: OsString,
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Write the lines of standard input, as `export` and `scan` print them, and print how many were written
+    ///
+    /// Lines are key, tab, value; with `--format json` objects with `key` or `key_hex` and `value` or `value_hex`. They
+    /// are written in batches, several at a time; of two lines with the same key the later one wins. Batches that may
+    /// have been written are sent again within `--timeout`, and written once. It stops at the first line that it cannot
+    /// read or write, when all lines before that are written.
+    Import {
+        /// Skip lines that cannot be read, and say which on standard error
+        #[arg(long)]
+        skip_bad: bool,
     },
     /// Print how each of the nodes named is, what it has seen of elections, and how far the leader's followers are
     ///
@@ -123,6 +149,42 @@ pub(super) enum Command {
     },
     #[command(flatten)]
     Reference(Reference),
+}
+
+/// At how many copies a write is done.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Acknowledged {
+    /// At how many durable copies it is done. Below the cluster's quorum a failover may drop it; above, exit code 6 if
+    /// it is committed but not on so many within --timeout
+    #[arg(long, value_name = "quorum|all|N", default_value = "quorum", value_parser = acks)]
+    pub(super) acks: Acks,
+}
+
+/// How fresh a read is.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Freshness {
+    /// How fresh what is read must be
+    #[arg(long, value_enum, default_value_t = ReadConsistency::Linearizable)]
+    pub(super) read: ReadConsistency,
+    /// For `--read session`: what must be seen, as `token` in the JSON of a command before
+    #[arg(long, required_if_eq("read", "session"))]
+    pub(super) token: Option<SessionToken>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct WatchArguments {
+    /// Nothing for all keys
+    #[arg(default_value = "")]
+    pub(super) prefix: OsString,
+    /// One key instead of a prefix
+    #[arg(long, conflicts_with = "prefix")]
+    pub(super) key: Option<OsString>,
+    /// Begin behind what this token has seen, as `token` in the JSON of a command before; otherwise with what comes
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) after: Option<SessionToken>,
+    /// End after so many changes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -160,6 +222,17 @@ fn duration(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("it must be more than 0".into()),
         duration if duration > Duration::from_secs(24 * 3600) => Err("it must be at most 24h".into()),
         duration => Ok(duration),
+    }
+}
+
+fn acks(text: &str) -> Result<Acks, String> {
+    match text {
+        "quorum" => Ok(Acks::Quorum),
+        "all" => Ok(Acks::All),
+        copies => match copies.parse() {
+            Ok(copies @ 1..=quorate_protocol::limits::REPLICAS_MAX) => Ok(Acks::Copies(copies)),
+            _ => Err("expected `quorum`, `all`, or how many replicas, 1 to 15".into()),
+        },
     }
 }
 

@@ -1,35 +1,63 @@
 //! How results are printed.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
 use super::arguments::Format;
-use crate::{KeyValue, NodeId, Value, WriteResult, Written};
+use super::lines::{escaped, insert_bytes};
+use crate::{Change, KeyValue, NodeId, Receipt, SessionToken, Value, WriteResult, Written};
 
 /// A committed write. As text, nothing if its condition failed: the error message says all about that.
 pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -> io::Result<()> {
     match format {
         Format::Text => {
             let receipt = &written.receipt;
-            let holders: Vec<_> = receipt.holders.iter().map(|node| node.to_string()).collect();
             let what = match written.result {
                 Some(WriteResult::Applied { existed: 0 }) => "done, the key was absent",
                 Some(WriteResult::Applied { .. }) => "done, the key was present",
                 Some(WriteResult::ConditionFailed { .. }) => return Ok(()),
                 None => "stored, not committed yet",
             };
-            let failover = if receipt.survives_failover { "survives" } else { "may not survive" };
-            writeln!(
-                out,
-                "{what}: index {}, {} on nodes {}, {failover} a failover, {} may be lost",
-                receipt.index,
-                receipt.durability,
-                holders.join(" "),
-                receipt.survivable_losses,
-            )
+            writeln!(out, "{what}: index {}, {}", receipt.index, safety(receipt))
         }
         Format::Json => writeln!(out, "{}", written_json(written)),
+    }
+}
+
+/// How safe a write is, in words.
+fn safety(receipt: &Receipt) -> String {
+    let holders: Vec<_> = receipt.holders.iter().map(|node| node.to_string()).collect();
+    let failover = if receipt.survives_failover { "survives" } else { "may not survive" };
+    format!(
+        "{} on nodes {}, {failover} a failover, {} may be lost",
+        receipt.durability,
+        holders.join(" "),
+        receipt.survivable_losses,
+    )
+}
+
+/// One more copy of a write, so long after it was sent.
+pub(super) fn progress(
+    out: &mut impl Write,
+    format: Format,
+    receipt: &Receipt,
+    elapsed: Duration,
+) -> io::Result<()> {
+    let copies = receipt.holders.len();
+    match format {
+        Format::Text => {
+            let noun = if copies == 1 { "copy" } else { "copies" };
+            let ms = elapsed.as_secs_f64() * 1e3;
+            writeln!(out, "{copies} {noun} after {ms:.3} ms: {}", safety(receipt))
+        }
+        Format::Json => {
+            let mut json = receipt_json(receipt);
+            json["copies"] = copies.into();
+            json["elapsed_us"] = (elapsed.as_micros() as u64).into();
+            writeln!(out, "{json}")
+        }
     }
 }
 
@@ -58,16 +86,9 @@ pub(super) fn handed_over(out: &mut impl Write, format: Format, term: u64) -> io
 
 fn written_json(written: &Written) -> Json {
     let receipt = &written.receipt;
-    let mut json = json!({
-        "applied": written.applied(),
-        "term": receipt.term,
-        "index": receipt.index,
-        "token": written.token().to_string(),
-        "holders": receipt.holders.iter().map(NodeId::get).collect::<Vec<_>>(),
-        "durability": receipt.durability.to_string(),
-        "survives_failover": receipt.survives_failover,
-        "survivable_losses": receipt.survivable_losses,
-    });
+    let mut json = receipt_json(receipt);
+    json["applied"] = written.applied().into();
+    json["token"] = written.token().to_string().into();
     match written.result {
         Some(WriteResult::Applied { existed }) => {
             json["revision"] = receipt.index.into();
@@ -77,6 +98,17 @@ fn written_json(written: &Written) -> Json {
         None => json["revision"] = receipt.index.into(),
     }
     json
+}
+
+fn receipt_json(receipt: &Receipt) -> Json {
+    json!({
+        "term": receipt.term,
+        "index": receipt.index,
+        "holders": receipt.holders.iter().map(NodeId::get).collect::<Vec<_>>(),
+        "durability": receipt.durability.to_string(),
+        "survives_failover": receipt.survives_failover,
+        "survivable_losses": receipt.survivable_losses,
+    })
 }
 
 /// What a get found.
@@ -102,46 +134,67 @@ pub(super) fn value(
     }
 }
 
-/// One item of a scan.
-pub(super) fn item(out: &mut impl Write, format: Format, item: &KeyValue) -> io::Result<()> {
+/// One item of a scan; with its revision, if that is wanted.
+pub(super) fn item(
+    out: &mut impl Write,
+    format: Format,
+    item: &KeyValue,
+    with_revision: bool,
+) -> io::Result<()> {
     match format {
         Format::Text => writeln!(out, "{}\t{}", escaped(&item.key), escaped(&item.value)),
         Format::Json => {
             let mut json = Map::new();
             insert_bytes(&mut json, "key", Some(&item.key));
             insert_bytes(&mut json, "value", Some(&item.value));
-            json.insert("revision".into(), item.revision.into());
+            if with_revision {
+                json.insert("revision".into(), item.revision.into());
+            }
             writeln!(out, "{}", Json::Object(json))
         }
     }
 }
 
-fn insert_bytes(json: &mut Map<String, Json>, name: &str, bytes: Option<&[u8]>) {
-    let text = bytes.map(str::from_utf8);
-    json.insert(name.into(), text.and_then(Result::ok).into());
-    if let (Some(Err(_)), Some(bytes)) = (text, bytes) {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        json.insert(format!("{name}_hex"), hex.into());
+/// A change; another watch goes on behind it with the token.
+pub(super) fn change(
+    out: &mut impl Write,
+    format: Format,
+    change: &Change,
+    token: Option<SessionToken>,
+) -> io::Result<()> {
+    let Change { index, key, value } = change;
+    match (format, value) {
+        (Format::Text, Some(value)) => {
+            writeln!(out, "set\t{index}\t{}\t{}", escaped(key), escaped(value))
+        }
+        (Format::Text, None) => writeln!(out, "delete\t{index}\t{}", escaped(key)),
+        (Format::Json, value) => {
+            let mut json = Map::new();
+            json.insert("change".into(), if value.is_some() { "set" } else { "delete" }.into());
+            json.insert("index".into(), (*index).into());
+            insert_bytes(&mut json, "key", Some(key));
+            insert_bytes(&mut json, "value", value.as_deref());
+            json.insert("token".into(), token.map(|token| token.to_string()).into());
+            writeln!(out, "{}", Json::Object(json))
+        }
     }
 }
 
-/// Printable text as it is; control characters, backslashes and what is no UTF-8 as `\t`, `\n`, `\\`, `\xNN`.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\t' | '\n' | '\r' | '\\' => text.extend(c.escape_default()),
-                c if c.is_control() => {
-                    let mut buffer = [0; 4];
-                    c.encode_utf8(&mut buffer).bytes().for_each(|byte| text += &format!("\\x{byte:02x}"));
-                }
-                c => text.push(c),
-            }
+/// How many lines were written.
+pub(super) fn imported(
+    out: &mut impl Write,
+    format: Format,
+    written: u64,
+    skipped: u64,
+    token: SessionToken,
+) -> io::Result<()> {
+    match format {
+        Format::Text => writeln!(out, "{written} lines written, {skipped} skipped"),
+        Format::Json => {
+            let json = json!({ "written": written, "skipped": skipped, "token": token.to_string() });
+            writeln!(out, "{json}")
         }
-        chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
     }
-    text
 }
 
 #[cfg(test)]
@@ -149,16 +202,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_shows_what_a_terminal_would_not() {
-        assert_eq!(escaped("grün".as_bytes()), "grün");
-        assert_eq!(escaped(b"a\tb\n\\\xff\x00"), r"a\tb\n\\\xff\x00");
-    }
-
-    #[test]
     fn json_keeps_bytes_that_are_no_text() {
         let mut out = Vec::new();
         let value = KeyValue { key: b"k".into(), revision: 3, value: b"\xff\x01".into() };
-        item(&mut out, Format::Json, &value).unwrap();
+        item(&mut out, Format::Json, &value, true).unwrap();
         let json: Json = serde_json::from_slice(&out).unwrap();
         assert_eq!(json, json!({"key": "k", "value": null, "value_hex": "ff01", "revision": 3}));
     }

@@ -12,7 +12,7 @@ use smol::net::TcpStream;
 use smol::{Timer, future};
 
 use super::arguments::{Arguments, Format};
-use super::{Exit, Failure};
+use super::exit::{Exit, Failure};
 use crate::{Client, Error, NodeStatus, Obstacle, Role};
 
 /// How long a node has to answer before it is found out whether anybody listens there at all.
@@ -39,8 +39,8 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(
     match nodes.into_iter().find_map(|(_, answer)| answer.is_ok().then_some(())) {
         Some(()) => Ok(()),
         None => {
-            let message = "none of the nodes could be asked; check --servers, and that they run".into();
-            Err(Failure { exit: Exit::Unreachable, message })
+            let message = "none of the nodes could be asked; check --servers, and that they run";
+            Err(Failure::new(Exit::Later, message))
         }
     }
 }
@@ -91,6 +91,7 @@ fn text(nodes: &[Asked]) -> String {
         nodes.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.view())).collect();
     if !statuses.is_empty() {
         text += &format!("elections since each node started\n{}\n", elections_table(&statuses));
+        text += &format!("what clients have of each node\n{}\n", clients_table(&statuses));
         text += &format!("messages sent/received since each node started\n{}\n", messages_table(&statuses));
     }
     for (server, answer) in nodes {
@@ -167,6 +168,18 @@ fn elections_table(statuses: &[Status<'_>]) -> Table {
         table.add_row(
             [status.node.to_string(), vote].into_iter().chain(counts.map(|count| count.to_string())),
         );
+    }
+    table
+}
+
+/// Sessions with the results kept for them, watches with the changes kept for them.
+fn clients_table(statuses: &[Status<'_>]) -> Table {
+    let mut table =
+        new_table(["node", "sessions", "results", "watches", "changes kept behind", "their bytes"]);
+    for status in statuses {
+        let &Status { sessions, session_results, watches, history_first, history_bytes, .. } = status;
+        let counts = [sessions, session_results, watches, history_first, history_bytes];
+        table.add_row(std::iter::once(status.node.to_string()).chain(counts.map(|count| count.to_string())));
     }
     table
 }
@@ -269,6 +282,7 @@ fn status_json(server: &str, status: &Status<'_>) -> Json {
         "obstacle": status.obstacle,
         "voting": status.voting,
         "repairing": status.repairing,
+        "clients": clients_json(status),
         "disk": {
             "syncs": status.disk.syncs,
             "entries": status.disk.entries,
@@ -276,6 +290,16 @@ fn status_json(server: &str, status: &Status<'_>) -> Json {
             "busy_us": status.disk.busy_us,
         },
         "followers": status.followers.iter().map(follower_json).collect::<Vec<_>>(),
+    })
+}
+
+fn clients_json(status: &Status<'_>) -> Json {
+    json!({
+        "sessions": status.sessions,
+        "session_results": status.session_results,
+        "watches": status.watches,
+        "history_first": status.history_first,
+        "history_bytes": status.history_bytes,
     })
 }
 

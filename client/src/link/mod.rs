@@ -237,7 +237,8 @@ impl Link {
                 Err(NotBegun::AtBound) if self.settings.when_full == WhenFull::Refuse => {
                     return Err(Error::InFlight);
                 }
-                Err(NotBegun::AtBound) => self.place(deadline.at).await?,
+                // Boxed, so that a call that finds a place is small.
+                Err(NotBegun::AtBound) => Box::pin(self.place(deadline.at)).await?,
             }
         }
     }

@@ -33,7 +33,7 @@ use std::ops::Bound;
 use quorate_protocol::entry::{EndedSession, Entry, Payload};
 use quorate_protocol::request::{Expected, Mutation, Range, RangeEnd, SessionSequence, Write};
 use quorate_protocol::response::{Item, SessionError, Versioned, WriteResult};
-use quorate_protocol::{Index, Member, MessageError, SessionId};
+use quorate_protocol::{Index, Member, MessageError, SessionId, parse};
 use smallvec::SmallVec;
 
 use memory::{key_bytes, value_bytes};
@@ -102,14 +102,18 @@ impl Store {
     /// If it was applied before: a compare-and-set would be answered for the second time.
     pub fn apply_entry(&mut self, entry: &Entry<'_>) -> Result<Applied, MessageError> {
         let index = entry.index;
+        // Apart, as a session compares its bytes.
+        if let Some((session, bytes)) = entry.write() {
+            let write = parse(bytes)?;
+            return Ok(match session {
+                None => Applied::Written(self.apply(index, &write)),
+                Some(at) => self.apply_in_session(index, &at, crc32c::crc32c(bytes), &write),
+            });
+        }
         Ok(match entry.payload()? {
             Payload::Noop => Applied::Nothing,
             Payload::Admit(member) => Applied::Admitted(member),
-            Payload::Write { session: None, write } => Applied::Written(self.apply(index, &write)),
-            Payload::Write { session: Some(at), write } => {
-                let checksum = crc32c::crc32c(entry.write_bytes().unwrap_or_default());
-                self.apply_in_session(index, &at, checksum, &write)
-            }
+            Payload::Write { .. } => unreachable!("it was taken above"),
             Payload::OpenSession => {
                 self.advance(index);
                 self.sessions.open(index);

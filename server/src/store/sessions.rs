@@ -27,6 +27,7 @@
 //! has not read it is copied first. A queue of results grows by doubling, and is cut when a quarter of it is used.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::size_of;
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ pub struct Done {
     pub sequence: SequenceNumber,
     /// The entry that did it.
     pub index: Index,
-    /// CRC-32C of [the write's bytes](quorate_protocol::entry::Entry::write_bytes): another write has another one.
+    /// CRC-32C of [the write's bytes](quorate_protocol::entry::Entry::write): another write has another one.
     pub checksum: u32,
     /// What came of it.
     pub result: WriteResult,
@@ -88,6 +89,9 @@ impl Session {
     }
 
     fn result(&self, sequence: SequenceNumber) -> Option<&Done> {
+        if self.results.back().is_none_or(|last| last.sequence < sequence) {
+            return None; // As a rule it is new.
+        }
         let at = self.results.binary_search_by_key(&sequence, |done| done.sequence).ok()?;
         self.results.get(at)
     }
@@ -126,10 +130,30 @@ impl Session {
     }
 }
 
+/// Spreads ids, which are indexes of the log: nobody chooses them, so that nothing has to be feared of them.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // Fibonacci hashing (Knuth, TAOCP 3, 6.4), folded, as the table takes both ends.
+        let spread = (self.0 ^ id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = spread ^ spread >> 32;
+    }
+}
+
 /// All sessions.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    table: HashMap<SessionId, Session>,
+    table: HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>,
     results: u64,
     /// What sessions have allocated, by estimate.
     allocated: u64,
@@ -215,25 +239,31 @@ impl Sessions {
         };
         session.last_used = index;
         session.lowest = session.lowest.max(at.lowest_open);
-        let lowest = session.lowest;
-        let passed = session.results.partition_point(|done| done.sequence < lowest);
-        let answer = session.judge(at.sequence, lowest, checksum);
+        let answer = session.judge(at.sequence, session.lowest, checksum);
         let answer = answer.filter(|answer| answer.is_err() || !is_on(Mutant::DoneAgain));
-        if passed > 0 {
-            self.results -= passed as u64;
-            self.allocated -= session.bytes();
-            let (bytes, aside) = session.change(|results| forget(results, passed));
-            self.changed(bytes, aside);
+        if answer.is_some() {
+            self.forget_and(at.session, |_| ());
         }
         answer
     }
 
     /// A write of a session was done, which [`begin`](Self::begin) has said.
     pub(super) fn done(&mut self, session: SessionId, done: Done) {
-        let session = self.table.get_mut(&session).expect("it was there before the write was done");
         self.results += 1;
+        self.forget_and(session, |results| insert(results, done));
+    }
+
+    /// Forgets what a session's client does not wait for, and changes its results.
+    fn forget_and(&mut self, session: SessionId, change: impl FnOnce(&mut VecDeque<Done>)) {
+        let session = self.table.get_mut(&session).expect("it was there a moment before");
+        let lowest = session.lowest;
         self.allocated -= session.bytes();
-        let (bytes, aside) = session.change(|results| insert(results, done));
+        let mut forgotten = 0;
+        let (bytes, aside) = session.change(|results| {
+            forgotten = forget(results, lowest);
+            change(results);
+        });
+        self.results -= forgotten;
         self.changed(bytes, aside);
     }
 
@@ -312,12 +342,16 @@ impl Snapshot {
     }
 }
 
-/// Forgets the first results.
-fn forget(results: &mut VecDeque<Done>, count: usize) {
-    results.drain(..count);
+/// Forgets the results below a number, and returns how many they were.
+fn forget(results: &mut VecDeque<Done>, lowest: SequenceNumber) -> u64 {
+    let mut count = 0;
+    while results.pop_front_if(|done| done.sequence < lowest).is_some() {
+        count += 1;
+    }
     if results.len() < results.capacity() / 4 && results.capacity() > RESULTS_MIN {
         results.shrink_to((2 * results.len()).max(RESULTS_MIN));
     }
+    count
 }
 
 /// Puts a result where it belongs: behind all others, if writes come in order.
