@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use quorate_protocol::request::{Mutation, Write as Change};
+use quorate_protocol::entry::Payload;
+use quorate_protocol::request::{Mutation, SessionSequence, Write as Change};
 use quorate_protocol::{Durability, Incarnation, Index, Leadership, NodeId, Quorums, Term};
 use tempfile::TempDir;
 
@@ -141,9 +142,12 @@ fn settings() -> DirectorySettings {
 fn append(log: &mut Log, term: Term, index: Index, value: &str) {
     let key = format!("key-{index}");
     let write = Change::One(Mutation::Set { key: key.as_bytes(), value: value.as_bytes() });
-    let payload = quorate_protocol::entry::Payload::Write { session: None, write };
+    append_entry(log, term, index, &Payload::Write { session: None, write });
+}
+
+fn append_entry(log: &mut Log, term: Term, index: Index, payload: &Payload<'_>) {
     let mut bytes = Vec::new();
-    quorate_protocol::entry::encode(term, index, &payload, &mut bytes);
+    quorate_protocol::entry::encode(term, index, payload, &mut bytes);
     log.append([bytes], index, index, index.saturating_sub(1)).unwrap();
 }
 
@@ -276,4 +280,57 @@ fn what_a_truncation_took_back_is_neither_printed_nor_restored() {
         records.push((String::from_utf8_lossy(record.value).into_owned(), record.revision));
     });
     assert_eq!(records[4..], [("other".to_owned(), 5), ("last".to_owned(), 6)]);
+}
+
+#[test]
+fn sessions_are_printed_in_a_checkpoint_and_end_with_their_cluster() {
+    let session = SessionSequence { session: 1, sequence: 7, lowest_open: 7 };
+    let write = Change::One(Mutation::Set { key: b"key", value: b"value" });
+    let write = Payload::Write { session: Some(session), write };
+    let entries = [Payload::OpenSession, write.clone(), write];
+    let directory = node(|log| {
+        for (index, payload) in (1..).zip(&entries) {
+            append_entry(log, 1, index, payload);
+        }
+    });
+    back_up(&RacingDisk::default(), &directory).unwrap();
+    let real: Arc<dyn Disk> = Arc::new(RealDisk);
+    let to = directory.path().join("restored");
+    let from = directory.path().join("backup");
+    let restored = restore(&real, &from, &to, &settings(), Incarnation(12), 16 << 10).unwrap();
+    let crate::checkpoint::CheckpointInfo { index, sessions, keys, .. } = restored.checkpoint;
+    assert_eq!((index, sessions, keys), (3, 0, 1));
+
+    let mut store = crate::store::Store::default();
+    for (index, payload) in (1..).zip(&entries) {
+        let mut bytes = Vec::new();
+        quorate_protocol::entry::encode(1, index, payload, &mut bytes);
+        store.apply_entry(&quorate_protocol::entry::Entry::parse(&bytes).unwrap()).unwrap();
+    }
+    let header = crate::checkpoint::CheckpointHeader {
+        index: 3,
+        term: 1,
+        cluster: quorate_protocol::ClusterId([1; 16]),
+        terms: vec![(1, 1)],
+        members: Vec::new(),
+    };
+    let checkpoints = checkpoints_of(&directory.path().join("data"));
+    let mut writer = crate::checkpoint::CheckpointWriter::create(real, &checkpoints, &header).unwrap();
+    store.begin_snapshot();
+    for _ in 0..2 {
+        writer.block(&crate::checkpoint::next_block(&mut store).0).unwrap();
+    }
+    writer.finish().unwrap();
+    let mut out = Vec::new();
+    let settings = DumpSettings { entries: 1..=3, batches: false, full: true, checkpoint: Some(None) };
+    assert_eq!(dump(&RealDisk, &directory.path().join("data"), &settings, &mut out).unwrap(), 0);
+    let text = String::from_utf8(out).unwrap();
+    let lines: Vec<_> = text.lines().skip(1).map(str::trim).collect();
+    let wanted = [
+        "session 1: last used by entry 3, lowest open no. 7, 1 results",
+        "no. 7, entry 2: done, 0 of its keys existed",
+        "2  \"key\" = \"value\"",
+    ];
+    assert_eq!(lines, wanted, "{text}");
+    assert!(text.contains("1 sessions, 1 keys"), "{text}");
 }
