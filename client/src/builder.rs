@@ -2,11 +2,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-
-use smol::Executor;
 
 use crate::client::{Client, Handle};
 use crate::route::ReadFrom;
@@ -160,10 +158,11 @@ impl Builder {
         if self.settings.servers.is_empty() {
             return Err(Error::NoServers);
         }
-        let executor = Arc::new(Executor::new());
-        let shared = Arc::new(Shared::new(self.settings, Arc::downgrade(&executor)));
+        let tasks = Arc::new(Tasks::default());
+        let shared = Arc::new(Shared::new(self.settings, Arc::downgrade(&tasks)));
         shared.saw(self.seen.0);
-        let driver = Driver { drive: Box::pin(drive(shared.clone(), executor)), shared: shared.clone() };
+        let over = Box::pin(over(shared.clone()));
+        let driver = Driver { tasks, running: Vec::new(), over, shared: shared.clone() };
         let client = Client {
             handle: Arc::new(Handle { shared }),
             deadline: self.deadline,
@@ -180,19 +179,44 @@ impl Builder {
     }
 }
 
-/// Runs the links until the client is closed and no call is open.
-async fn drive(shared: Arc<Shared>, executor: Arc<Executor<'static>>) {
-    executor.run(shared.down_to(0)).await;
+/// Ends when the client is closed and no call is open.
+async fn over(shared: Arc<Shared>) {
+    shared.down_to(0).await;
     shared.finish();
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where the client puts what its driver is to run: a task for each link.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    new: Mutex<Vec<Task>>,
+    driver: Mutex<Option<Waker>>,
+}
+
+impl Tasks {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.new).push(Box::pin(task));
+        let driver = lock(&self.driver).take();
+        driver.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
 }
 
 /// Does the work of a [`Client`]'s connections: connects, sends, receives.
 ///
 /// Ends when the client was closed or every handle dropped, and nothing is in flight. If it is dropped
 /// before, open calls end with an error.
+///
+/// It polls its few links whenever one of them has something to do: that is cheaper than to find out which.
 #[must_use = "a client without its driver does nothing"]
 pub struct Driver {
-    drive: Pin<Box<dyn Future<Output = ()> + Send>>,
+    tasks: Arc<Tasks>,
+    running: Vec<Task>,
+    over: Task,
     shared: Arc<Shared>,
 }
 
@@ -200,7 +224,12 @@ impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.drive.as_mut().poll(cx)
+        let this = &mut *self;
+        // First, so that what is spawned from here on wakes it.
+        *lock(&this.tasks.driver) = Some(cx.waker().clone());
+        this.running.append(&mut lock(&this.tasks.new));
+        this.running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
+        this.over.as_mut().poll(cx)
     }
 }
 

@@ -9,10 +9,9 @@ use quorate_protocol::SessionId;
 use quorate_protocol::handshake::{HelloRefusal, Welcome};
 use quorate_protocol::request::{SessionSequence, Token};
 use quorate_protocol::response::Refusal;
-use smol::Executor;
 
 use crate::Error;
-use crate::builder::Settings;
+use crate::builder::{Settings, Tasks};
 use crate::link::{self, Link};
 use crate::retry::{NoPlace, Place, Sequences};
 use crate::route::Route;
@@ -30,8 +29,8 @@ pub(crate) struct Shared {
     calls: AtomicUsize,
     /// A call has ended while the client is closed.
     ended: Event,
-    /// Runs the links; the driver owns it.
-    executor: Weak<Executor<'static>>,
+    /// What the driver runs; it owns them.
+    tasks: Weak<Tasks>,
 }
 
 struct Servers {
@@ -59,7 +58,7 @@ pub(crate) enum Begun<'a> {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Settings, executor: Weak<Executor<'static>>) -> Self {
+    pub(crate) fn new(settings: Settings, tasks: Weak<Tasks>) -> Self {
         let route = Route::new(&settings.servers, settings.discovers);
         Self {
             settings: Arc::new(settings),
@@ -68,7 +67,7 @@ impl Shared {
             session_changed: Event::new(),
             calls: AtomicUsize::new(0),
             ended: Event::new(),
-            executor,
+            tasks,
         }
     }
 
@@ -88,8 +87,8 @@ impl Shared {
         for address in route.addresses().skip(links.len()).cloned().collect::<Vec<_>>() {
             let link = Arc::new(Link::new(address, links.len(), self.settings.clone()));
             links.push(link.clone());
-            match self.executor.upgrade() {
-                Some(executor) => executor.spawn(link::drive(link, Listener(self.clone()))).detach(),
+            match self.tasks.upgrade() {
+                Some(tasks) => tasks.spawn(link::drive(link, Listener(self.clone()))),
                 None => link.abandon(),
             }
         }
