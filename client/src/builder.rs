@@ -132,8 +132,8 @@ impl Builder {
         self
     }
 
-    /// Calls that may be open at once on one connection, at least 1; 4096 unless set, and never more than the server
-    /// allows.
+    /// Calls that may be open at once on one connection, watches included, at least 1; 4096 unless set, and never more
+    /// than the server allows.
     pub fn in_flight_max(mut self, calls: usize) -> Self {
         self.settings.in_flight_max = calls.max(1);
         self
@@ -210,6 +210,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// Ends when the client was closed or every handle dropped, and nothing is in flight. If it is dropped
 /// before, open calls end with an error.
+///
+/// Deadlines are kept by the driver: without it calls do not end.
 ///
 /// It polls its few links whenever one of them has something to do: that is cheaper than to find out which.
 #[must_use = "a client without its driver does nothing"]

@@ -17,7 +17,7 @@ use crate::error::Appended;
 use crate::link::{Answer, Link, Part, Parts};
 use crate::reply::Reply;
 use crate::retry::{Attempts, Failed, Next, Repeat};
-use crate::shared::{Begun, Opening, Placed, Shared};
+use crate::shared::{Begun, Opening, Placed, Shared, WaitsFor};
 
 /// Who may answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +40,10 @@ pub(crate) enum Tries {
 enum Tried<T> {
     Done(T),
     Failed(Failed),
+    /// No answer came in its time, although other calls may have had theirs.
+    Late {
+        silent: bool,
+    },
     /// It has not begun: it may now.
     Proceed,
     Closed,
@@ -58,6 +62,7 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Duration, to: To, repeat: Repeat) -> Self {
         let (deadline, attempts) = (Deadline::after(deadline), Attempts::new(repeat));
+        shared.ends_by(deadline.at);
         Self { shared, deadline, attempts, pauses: None, to }
     }
 
@@ -97,7 +102,7 @@ impl<'a> Call<'a> {
 
     /// A write, in a session if the client has them.
     pub(crate) async fn write(&mut self, request: &mut Request<'_>) -> Result<Reply, Error> {
-        let mut placed = self.place().await?;
+        let mut placed = self.place(waits_for(&request.operation)).await?;
         loop {
             let link = self.choose();
             let deadline = self.stamp(request, placed.as_ref());
@@ -129,7 +134,7 @@ impl<'a> Call<'a> {
                 Ok(mut parts) => match self.first(&mut parts).await {
                     Some(Part::Reply(reply)) => return Ok((parts, reply)),
                     Some(Part::Last(answer)) => judge(answer),
-                    None => Tried::Failed(Failed::Late),
+                    None => Tried::Late { silent: true },
                 },
             };
             self.after(&link, tried).await?;
@@ -162,19 +167,19 @@ impl<'a> Call<'a> {
         options.session = Some(placed.stamp());
         match options.acks {
             Acks::Quorum => self.deadline.of_try(),
-            // It may be done at its deadline only, with the copies that there are then.
-            Acks::Copies(_) | Acks::All => self.deadline,
+            // It may be done at its deadline only, with the copies that there are then: the server is told of that one.
+            Acks::Copies(_) | Acks::All => self.deadline.of_try_told_all(),
         }
     }
 
     /// A place in the session, which is opened if there is none; none if the client has no sessions.
-    async fn place(&mut self) -> Result<Option<Placed<'a>>, Error> {
+    async fn place(&mut self, waits_for: WaitsFor) -> Result<Option<Placed<'a>>, Error> {
         if !self.shared.settings.exactly_once {
             return Ok(None);
         }
         let mut changed = None;
         loop {
-            match self.shared.begin_write() {
+            match self.shared.begin_write(waits_for) {
                 Begun::Placed(placed) => {
                     self.attempts = Attempts::new(Repeat::InSession(placed.place()));
                     return Ok(Some(placed));
@@ -209,7 +214,7 @@ impl<'a> Call<'a> {
         let at = self.deadline.at;
         let late = async {
             async_io::Timer::at(at).await;
-            Err(Error::Deadline)
+            Err(Error::InFlight)
         };
         future::or(changed, late).await?;
         self.deadline.refresh();
@@ -224,9 +229,9 @@ impl<'a> Call<'a> {
         placed: &mut Option<Placed<'a>>,
     ) -> Result<(), Error> {
         if self.after(link, tried).await? {
-            let place = placed.take().expect("only a session can have ended").place();
-            self.shared.expired(place.session);
-            *placed = self.place().await?;
+            let left = placed.take().expect("only a session can have ended");
+            self.shared.expired(left.place().session);
+            *placed = self.place(left.waits_for()).await?;
         }
         Ok(())
     }
@@ -235,6 +240,12 @@ impl<'a> Call<'a> {
     async fn after<T>(&mut self, link: &Link, tried: Tried<T>) -> Result<bool, Error> {
         let failed = match tried {
             Tried::Failed(failed) => failed,
+            Tried::Late { silent } => {
+                if silent {
+                    self.shared.lost(link.at);
+                }
+                Failed::Late
+            }
             Tried::Closed => return Err(self.attempts.or_unknown(Error::Closed)),
             Tried::Proceed | Tried::Done(_) => {
                 self.deadline.refresh();
@@ -249,11 +260,7 @@ impl<'a> Call<'a> {
                 }
                 true
             }
-            Failed::Late => {
-                self.shared.lost(link.at);
-                true
-            }
-            Failed::Uncommitted(_) => true,
+            Failed::Late | Failed::Uncommitted(_) => true,
         };
         let next = self.attempts.failed(failed);
         // Whoever is behind, or hangs, is not the only one that may answer.
@@ -282,6 +289,13 @@ impl<'a> Call<'a> {
     }
 }
 
+fn waits_for(operation: &Operation<'_>) -> WaitsFor {
+    match operation {
+        Operation::Write { options: WriteOptions { acks: Acks::Quorum, .. }, .. } => WaitsFor::Commit,
+        _ => WaitsFor::Copies,
+    }
+}
+
 fn judge(answer: Answer) -> Tried<Reply> {
     Tried::Failed(match answer {
         Answer::Reply(Reply::Refused(refusal)) => Failed::Refused(refusal),
@@ -292,7 +306,7 @@ fn judge(answer: Answer) -> Tried<Reply> {
         Answer::Unsent(how) | Answer::LateUnsent(how) => Failed::Unsent(how),
         Answer::Lost(how) => Failed::Lost(how),
         Answer::Overrun => Failed::Lost("more was told than was taken".into()),
-        Answer::LateSent => Failed::Late,
+        Answer::LateSent { silent } => return Tried::Late { silent },
     })
 }
 
@@ -324,7 +338,7 @@ impl<'a> Progressing<'a> {
 
     async fn step(&mut self, write: &Write<'_>) -> Result<Reply, Error> {
         if !self.is_placed {
-            self.placed = self.call.place().await?;
+            self.placed = self.call.place(WaitsFor::Copies).await?;
             self.is_placed = true;
         }
         loop {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::future;
 use quorate_protocol::request::{Expected, Mutation, Operation, Range, RangeEnd};
 use quorate_protocol::{NodeId, Term};
 
@@ -156,18 +157,24 @@ impl Client {
         }
     }
 
-    /// Refuses further calls of all clones, waits until those in flight have ended, which their deadlines bound, and
-    /// ends the session, if that can be done within the deadline; otherwise it expires.
+    /// Refuses further calls of all clones, waits until those in flight have ended, and ends the session, if that can be
+    /// done within the deadline; otherwise it expires. Calls that have begun and that nobody polls are waited for until
+    /// their deadlines have passed, and end as [`Error::Closed`] or of unknown outcome when they are polled.
     pub async fn close(&self) {
         let shared = &self.handle.shared;
         if let Ok(_entered) = shared.enter()
             && shared.close()
         {
-            shared.down_to(1).await;
-            if let Some(session) = shared.leave_session() {
+            let latest = shared.latest_deadline();
+            let late = async {
+                async_io::Timer::at(latest).await;
+            };
+            future::or(shared.down_to(1), late).await;
+            for session in shared.leave_sessions() {
                 // Nothing depends on it.
                 let _ = self.begin(Repeat::Harmless).run(Operation::CloseSession { session }).await;
             }
+            shared.give_up_calls();
         }
         shared.down_to(0).await;
     }

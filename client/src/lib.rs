@@ -16,6 +16,9 @@
 //! }
 //! ```
 //!
+//! It is added with `cargo add quorate-client`, or in a checkout of the project with
+//! `cargo add --path client quorate-client`.
+//!
 //! In async code, on any executor, the same calls are awaited: `client.set("greeting", "hello").await?`.
 //!
 //! # What there is
@@ -56,6 +59,8 @@
 //! - A [`batch`](Client::batch) is atomic; several calls together are not, nor are the pages of a scan a snapshot.
 //! - Exactly once ends with the process: what a client that died has in flight is unknown to its successor. Use
 //!   [`compare_and_set`](Client::compare_and_set) where that matters.
+//! - A client belongs to the cluster that it met first: after a cluster was made anew, or restored from a backup, under
+//!   the same addresses it refuses the new one, as its session and what it has seen mean nothing there. Make another.
 //! - A watch tells what a replica has applied: one that is cut off from its leader tells nothing new until it is back.
 //! - No encryption and no authentication yet: only for networks that are trusted.
 //!

@@ -72,7 +72,9 @@ impl What<'_> {
 
 /// A write that happens when it is awaited.
 ///
-/// Dropped before it is done, it may happen all the same: its outcome is unknown.
+/// Dropped before it is done, it may happen all the same: its outcome is unknown. One that was polled, and then neither
+/// polled nor dropped, keeps its number: when 16,384 later writes of the client have begun, further ones wait for it.
+/// (Writes with [`acks`](Self::acks) or [`progress`](Self::progress), which may take long, hold up only each other.)
 ///
 /// ```no_run
 /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -299,7 +301,7 @@ impl Receipts<'_> {
                 Reply::Progress(receipt) => (receipt, None),
                 Reply::Written(written) => {
                     self.is_over = true;
-                    client.handle.shared.saw(written.seen());
+                    written.seen().into_iter().for_each(|token| client.handle.shared.saw(token));
                     (written.receipt, written.result)
                 }
                 _ => return Err(Error::BadAnswer),

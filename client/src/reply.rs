@@ -25,9 +25,11 @@ impl Written {
         self.receipt.index
     }
 
-    /// What another client must have seen so that its session reads see this write.
+    /// What another client must have seen so that its session reads see this write. Of one that is not committed yet:
+    /// reads with it end as [`TokenLost`](crate::Refusal::TokenLost) if a failover has dropped the write. The client
+    /// itself carries only tokens of what is committed.
     pub fn token(&self) -> SessionToken {
-        SessionToken(self.seen())
+        SessionToken(self.place())
     }
 
     /// Whether its conditions held; one that is not committed yet has none.
@@ -35,7 +37,12 @@ impl Written {
         !matches!(self.result, Some(WriteResult::ConditionFailed { .. }))
     }
 
-    pub(crate) fn seen(&self) -> Token {
+    /// What the client has seen with it: nothing while it is not committed, as it may yet be dropped.
+    pub(crate) fn seen(&self) -> Option<Token> {
+        self.result.map(|_| self.place())
+    }
+
+    fn place(&self) -> Token {
         Token { term: self.receipt.term, index: self.receipt.index }
     }
 }

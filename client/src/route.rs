@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_protocol::NodeId;
 use quorate_protocol::handshake::{HelloRefusal, NodeAddress, Welcome};
+use quorate_protocol::{ClusterId, NodeId};
 
 use crate::Error;
 
@@ -52,6 +52,8 @@ struct Server {
 #[derive(Debug)]
 pub(crate) struct Route {
     servers: Vec<Server>,
+    /// The cluster that the first server was of: its sessions and tokens mean nothing in another.
+    cluster: Option<ClusterId>,
     /// Whether reads may go to servers that the caller has not named.
     discovers: bool,
     leader: Option<usize>,
@@ -79,7 +81,8 @@ impl Server {
 impl Route {
     /// At least one address.
     pub(crate) fn new(addresses: &[String], discovers: bool) -> Self {
-        let mut route = Self { servers: Vec::new(), discovers, leader: None, cursor: 0, next: 0 };
+        let mut route =
+            Self { servers: Vec::new(), cluster: None, discovers, leader: None, cursor: 0, next: 0 };
         for address in addresses {
             if !route.servers.iter().any(|server| *server.address == **address) {
                 route.servers.push(Server::new(address.as_str().into(), None));
@@ -155,8 +158,13 @@ impl Route {
         server.latency = Some((latency, now));
     }
 
-    /// A server has let the client in.
-    pub(crate) fn welcomed(&mut self, at: usize, welcome: &Welcome) {
+    /// A server has let the client in. An error: it is of another cluster than those before.
+    pub(crate) fn welcomed(&mut self, at: usize, welcome: &Welcome) -> Result<(), HelloRefusal> {
+        if let Some(id) = welcome.cluster_id
+            && *self.cluster.get_or_insert(id) != id
+        {
+            return Err(HelloRefusal::OtherFormation(id));
+        }
         let server = &mut self.servers[at];
         (server.node, server.lost, server.refusal) = (Some(welcome.node), None, None);
         for other in self.servers.iter_mut().skip(at + 1) {
@@ -172,6 +180,7 @@ impl Route {
         {
             self.leader = self.find(hint);
         }
+        Ok(())
     }
 
     /// A server says that it does not lead, and perhaps who does. Says whether calls now go elsewhere.
@@ -246,6 +255,7 @@ mod tests {
             version: 0,
             node: node(id).node,
             cluster: "test".into(),
+            cluster_id: None,
             leader: leader.map(node),
             nodes: nodes.iter().map(|id| node(*id)).collect(),
             limits: Limits { key_bytes_max: 1, value_bytes_max: 1, request_bytes_max: 1, in_flight_max: 1 },
@@ -264,7 +274,7 @@ mod tests {
     #[test]
     fn the_nodes_that_a_server_names_are_found_and_its_leader_is_asked() {
         let mut route = route(&["host1:7401"]);
-        route.welcomed(0, &welcome(1, Some(3), &[1, 2, 3]));
+        route.welcomed(0, &welcome(1, Some(3), &[1, 2, 3])).unwrap();
         assert_eq!(route.addresses().count(), 3);
         assert_eq!(address_of(&route, route.for_leader()), "host3:7401");
     }
@@ -272,8 +282,8 @@ mod tests {
     #[test]
     fn a_server_that_was_named_otherwise_is_kept_as_it_was_named() {
         let mut route = route(&["proxy1:1", "proxy2:1"]);
-        route.welcomed(1, &welcome(2, None, &[]));
-        route.welcomed(0, &welcome(1, Some(2), &[1, 2, 3]));
+        route.welcomed(1, &welcome(2, None, &[])).unwrap();
+        route.welcomed(0, &welcome(1, Some(2), &[1, 2, 3])).unwrap();
         assert_eq!(address_of(&route, route.for_leader()), "proxy2:1");
         assert_eq!(route.addresses().count(), 3, "only node 3 is new");
     }
@@ -321,13 +331,22 @@ mod tests {
     #[test]
     fn without_discovery_only_the_leader_is_found() {
         let mut route = Route::new(&["host1:7401".to_owned()], false);
-        route.welcomed(0, &welcome(1, Some(3), &[1, 2, 3]));
+        route.welcomed(0, &welcome(1, Some(3), &[1, 2, 3])).unwrap();
         assert_eq!(address_of(&route, route.for_leader()), "host3:7401");
         let now = Instant::now();
         assert_eq!(route.for_read(ReadFrom::Nearest, now), 0);
         route.lost(0, None, now);
         assert_eq!(route.for_read(ReadFrom::Nearest, now), 0, "there is no other");
         assert_eq!(route.for_read(ReadFrom::Spread, now), 0);
+    }
+
+    #[test]
+    fn a_server_of_another_cluster_of_the_same_name_is_refused() {
+        let mut route = route(&["a:1", "b:1"]);
+        let of = |id| Welcome { cluster_id: Some(ClusterId([id; 16])), ..welcome(id, None, &[]) };
+        route.welcomed(0, &welcome(1, None, &[])).unwrap(); // It had not formed yet.
+        route.welcomed(0, &of(1)).unwrap();
+        assert_eq!(route.welcomed(1, &of(2)), Err(HelloRefusal::OtherFormation(ClusterId([2; 16]))));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What all clones of a client share: the links to the servers, the session, and how many calls are open.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,11 @@ pub(crate) struct Shared {
     calls: AtomicUsize,
     /// A call has ended while the client is closed.
     ended: Event,
+    /// When the last call that has begun will have passed its deadline, in milliseconds since `began`.
+    latest_ms: AtomicU64,
+    began: Instant,
+    /// The client is closed, and nobody waits any more for calls that nobody polls.
+    is_over: AtomicBool,
     /// What the driver runs; it owns them.
     tasks: Weak<Tasks>,
 }
@@ -41,11 +46,26 @@ struct Servers {
 
 #[derive(Default)]
 struct Session {
-    sequences: Sequences,
-    /// Somebody is opening one.
-    is_opening: bool,
+    /// Of writes that end when they are committed, and of those that wait for copies: these may take long, and a
+    /// session's window ends at its lowest open number.
+    numberings: [Numbering; 2],
     /// The last entry that any call has seen.
     seen: Token,
+}
+
+/// A session of the client.
+#[derive(Default)]
+struct Numbering {
+    sequences: Sequences,
+    /// Somebody is opening it.
+    is_opening: bool,
+}
+
+/// What a write waits for, and so in which of the client's sessions it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WaitsFor {
+    Commit,
+    Copies,
 }
 
 /// What a write begins with.
@@ -67,6 +87,9 @@ impl Shared {
             session_changed: Event::new(),
             calls: AtomicUsize::new(0),
             ended: Event::new(),
+            latest_ms: AtomicU64::new(0),
+            began: Instant::now(),
+            is_over: AtomicBool::new(false),
             tasks,
         }
     }
@@ -161,15 +184,32 @@ impl Shared {
         before & CLOSED == 0
     }
 
-    /// Waits until only so many calls are open; after [`close`](Self::close).
+    /// Waits until only so many calls are open, or everything is over; after [`close`](Self::close).
     pub(crate) async fn down_to(&self, calls: usize) {
         loop {
             let listener = self.ended.listen();
-            if self.calls.load(Ordering::Acquire) == CLOSED | calls {
+            if self.calls.load(Ordering::Acquire) == CLOSED | calls || self.is_over.load(Ordering::Acquire) {
                 return;
             }
             listener.await;
         }
+    }
+
+    /// A call begins that ends by then.
+    pub(crate) fn ends_by(&self, deadline: Instant) {
+        let ms = deadline.saturating_duration_since(self.began).as_millis() as u64;
+        self.latest_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// When every call that was made has passed its deadline.
+    pub(crate) fn latest_deadline(&self) -> Instant {
+        self.began + Duration::from_millis(self.latest_ms.load(Ordering::Relaxed) + 1)
+    }
+
+    /// Nobody waits any more for the calls that are open.
+    pub(crate) fn give_up_calls(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.ended.notify(usize::MAX);
     }
 
     /// There is no driver any more, so nobody else would answer.
@@ -181,22 +221,24 @@ impl Shared {
 
     /// Everything is over: the links end.
     pub(crate) fn finish(&self) {
+        self.abandon();
         self.servers().links.iter().for_each(|link| link.finish());
     }
 
     // --- the session ---------------------------------------------------------------------------------------
 
     /// A place for a write in the session.
-    pub(crate) fn begin_write(&self) -> Begun<'_> {
+    pub(crate) fn begin_write(&self, waits_for: WaitsFor) -> Begun<'_> {
         let mut session = self.session();
-        match session.sequences.begin() {
+        let numbering = &mut session.numberings[waits_for as usize];
+        match numbering.sequences.begin() {
             Ok(place) => {
-                let stamp = session.sequences.stamp(place);
-                Begun::Placed(Placed { shared: self, place, stamp, has_ended: false })
+                let stamp = numbering.sequences.stamp(place);
+                Begun::Placed(Placed { shared: self, place, stamp, waits_for, has_ended: false })
             }
-            Err(NoPlace::NoSession) if !session.is_opening => {
-                session.is_opening = true;
-                Begun::ToOpen(Opening { shared: self, opened: None })
+            Err(NoPlace::NoSession) if !numbering.is_opening => {
+                numbering.is_opening = true;
+                Begun::ToOpen(Opening { shared: self, opened: None, waits_for })
             }
             Err(_) => Begun::Wait,
         }
@@ -209,17 +251,19 @@ impl Shared {
 
     /// The servers have said that a session has ended.
     pub(crate) fn expired(&self, session: SessionId) {
-        self.session().sequences.expired(session);
+        let mut state = self.session();
+        state.numberings.iter_mut().for_each(|numbering| numbering.sequences.expired(session));
     }
 
-    /// The session, if there is one: nothing more is written in it.
-    pub(crate) fn leave_session(&self) -> Option<SessionId> {
+    /// The client's sessions: nothing more is written in them.
+    pub(crate) fn leave_sessions(&self) -> Vec<SessionId> {
         let mut session = self.session();
-        let left = session.sequences.session();
-        if let Some(left) = left {
-            session.sequences.expired(left);
-        }
-        left
+        let left = session.numberings.iter_mut().filter_map(|numbering| {
+            let left = numbering.sequences.session()?;
+            numbering.sequences.expired(left);
+            Some(left)
+        });
+        left.collect()
     }
 
     /// The last entry that any call has seen.
@@ -228,12 +272,12 @@ impl Shared {
     }
 
     /// A write has ended, and has seen this.
-    pub(crate) fn end_write(&self, placed: Option<Placed<'_>>, token: Token) {
+    pub(crate) fn end_write(&self, placed: Option<Placed<'_>>, token: Option<Token>) {
         let mut session = self.session();
-        session.saw(token);
+        token.into_iter().for_each(|token| session.saw(token));
         let others_may_begin = placed.is_some_and(|mut placed| {
             placed.has_ended = true;
-            session.sequences.end(placed.place)
+            session.numberings[placed.waits_for as usize].sequences.end(placed.place)
         });
         drop(session);
         if others_may_begin {
@@ -271,12 +315,17 @@ pub(crate) struct Placed<'a> {
     shared: &'a Shared,
     place: Place,
     stamp: SessionSequence,
+    waits_for: WaitsFor,
     has_ended: bool,
 }
 
 impl Placed<'_> {
     pub(crate) fn place(&self) -> Place {
         self.place
+    }
+
+    pub(crate) fn waits_for(&self) -> WaitsFor {
+        self.waits_for
     }
 
     /// What each try sends along.
@@ -290,7 +339,9 @@ impl Drop for Placed<'_> {
         if self.has_ended {
             return;
         }
-        let others_may_begin = self.shared.session().sequences.end(self.place);
+        let mut session = self.shared.session();
+        let others_may_begin = session.numberings[self.waits_for as usize].sequences.end(self.place);
+        drop(session);
         if others_may_begin {
             self.shared.session_changed.notify(usize::MAX);
         }
@@ -301,6 +352,7 @@ impl Drop for Placed<'_> {
 pub(crate) struct Opening<'a> {
     shared: &'a Shared,
     opened: Option<SessionId>,
+    waits_for: WaitsFor,
 }
 
 impl Opening<'_> {
@@ -312,9 +364,10 @@ impl Opening<'_> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         let mut session = self.shared.session();
-        session.is_opening = false;
+        let numbering = &mut session.numberings[self.waits_for as usize];
+        numbering.is_opening = false;
         if let Some(opened) = self.opened {
-            session.sequences.opened(opened);
+            numbering.sequences.opened(opened);
         }
         drop(session);
         self.shared.session_changed.notify(usize::MAX);
@@ -325,8 +378,8 @@ impl Drop for Opening<'_> {
 struct Listener(Arc<Shared>);
 
 impl link::Listener for Listener {
-    fn welcomed(&self, at: usize, welcome: &Welcome) {
-        self.0.route(|route| route.welcomed(at, welcome));
+    fn welcomed(&self, at: usize, welcome: &Welcome) -> Result<(), HelloRefusal> {
+        self.0.route(|route| route.welcomed(at, welcome))
     }
 
     fn lost(&self, at: usize, refusal: Option<&HelloRefusal>) {

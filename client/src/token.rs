@@ -10,7 +10,7 @@ use thiserror::Error;
 /// How far a client has seen the cluster's state: with it another client, in another process too, reads no less.
 ///
 /// Its text is opaque: it comes from [`Display`](fmt::Display) and goes into [`FromStr`], and nothing is to be read
-/// from it. It is of one cluster: elsewhere it is refused as lost, or waits in vain.
+/// from it. It is of one cluster, and means nothing in another, which cannot tell.
 ///
 /// ```
 /// use quorate_client::SessionToken;

@@ -112,6 +112,8 @@ pub struct Welcome {
     pub node: NodeId,
     /// The cluster's name.
     pub cluster: String,
+    /// Which one it is of those with that name; none before it has formed.
+    pub cluster_id: Option<ClusterId>,
     /// Where writes go, if known.
     pub leader: Option<NodeAddress>,
     /// Where clients reach the replicas, this one included, as far as this node has met them.

@@ -86,6 +86,7 @@ every!(replies: Reply {
         version: 1,
         node: node(2),
         cluster: "quorate".into(),
+        cluster_id: Some(CLUSTER),
         leader: Some(hint()),
         nodes: vec![hint()],
         limits: Limits {
@@ -516,6 +517,7 @@ fn goldens() -> Vec<Golden> {
         version: 1,
         node: node(2),
         cluster: "quorate".into(),
+        cluster_id: None,
         leader: None,
         nodes: Vec::new(),
         limits: Limits { key_bytes_max: 1, value_bytes_max: 2, request_bytes_max: 3, in_flight_max: 4 },

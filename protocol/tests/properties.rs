@@ -162,16 +162,19 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         });
     let nodes = vec(any_hint(), 0..=limits::REPLICAS_MAX as usize);
     let places = (option::of(any_hint()), nodes);
-    let welcome = (any::<u16>(), any_node(), any_text(), places, limits, option::of(any_identity()))
-        .prop_map(|(version, node, cluster, (leader, nodes), limits, replica)| Welcome {
+    let cluster = (any_text(), option::of(any_cluster_id()));
+    let welcome = (any::<u16>(), any_node(), cluster, places, limits, option::of(any_identity())).prop_map(
+        |(version, node, (cluster, cluster_id), (leader, nodes), limits, replica)| Welcome {
             version,
             node,
             cluster,
+            cluster_id,
             leader,
             nodes,
             limits,
             replica,
-        });
+        },
+    );
     prop_oneof![welcome.prop_map(Reply::Welcome), any_hello_refusal().prop_map(Reply::Refused)]
 }
 

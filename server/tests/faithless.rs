@@ -73,8 +73,16 @@ fn hear(socket: TcpStream, own: ReplicaIdentity, heard: &Sender<Heard>) -> Optio
         in_flight_max: 0,
     };
     let (version, node, cluster) = (VERSION, own.node, NAME.to_owned());
-    let welcome =
-        Welcome { version, node, cluster, leader: None, nodes: Vec::new(), limits, replica: Some(own) };
+    let welcome = Welcome {
+        version,
+        node,
+        cluster,
+        cluster_id: None,
+        leader: None,
+        nodes: Vec::new(),
+        limits,
+        replica: Some(own),
+    };
     let mut bytes = Vec::new();
     frame::encode(&Reply::Welcome(welcome), &mut bytes);
     raw.try_send(&bytes);

@@ -20,8 +20,8 @@ use crate::backoff::Backoff;
 
 /// What the rest of the client learns from a link's attempts to connect.
 pub(crate) trait Listener {
-    /// A server has let the client in.
-    fn welcomed(&self, at: usize, welcome: &Welcome);
+    /// A server has let the client in. An error: the client does not want it.
+    fn welcomed(&self, at: usize, welcome: &Welcome) -> Result<(), HelloRefusal>;
 
     /// There is no connection to be had, or no more; with the server's reason if it will not change by itself.
     fn lost(&self, at: usize, refusal: Option<&HelloRefusal>);
@@ -32,12 +32,15 @@ pub(crate) async fn drive(link: Arc<Link>, listener: impl Listener) {
     let mut deadlines = Deadlines::new(link.clone());
     let mut backoff = Backoff::default();
     while deadlines.demand().await {
-        let attempt = async { Some(connect(&link.address, &link.settings).await) };
-        match future::or(attempt, deadlines.over()).await {
+        let attempt = async {
+            let connected = connect(&link.address, &link.settings).await?;
+            listener.welcomed(link.at, &connected.welcome).map_err(ConnectError::Refused)?;
+            Ok(connected)
+        };
+        match future::or(async { Some(attempt.await) }, deadlines.over()).await {
             None => return,
             Some(Ok(connected)) => {
                 backoff.reset();
-                listener.welcomed(link.at, &connected.welcome);
                 let mut connection = Connection::new(&link, connected);
                 let (ended, reason) = connection.run(&mut deadlines).await;
                 // First, so that calls that are tried again go elsewhere.

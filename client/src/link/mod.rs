@@ -120,8 +120,9 @@ impl State {
             _ if now < deadline => None,
             Phase::Waiting => Some(Answer::LateUnsent(reason.clone())),
             Phase::Queued { heard: then, .. } => {
-                silent |= is_last && *then == heard;
-                Some(Answer::LateSent)
+                let is_silent = *then == heard;
+                silent |= is_last && is_silent;
+                Some(Answer::LateSent { silent: is_silent })
             }
             Phase::Free | Phase::Done(_) => None,
         });

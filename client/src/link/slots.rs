@@ -30,8 +30,8 @@ pub(crate) enum Answer {
     Lost(Arc<str>),
     /// The deadline passed while it was waiting. Says why there was no connection.
     LateUnsent(Arc<str>),
-    /// The deadline passed after it was queued.
-    LateSent,
+    /// The deadline passed after it was queued; with whether nothing at all was heard of the server meanwhile.
+    LateSent { silent: bool },
     /// More parts came than it may leave untaken; no more will.
     Overrun,
     /// There is no driver any more; nothing was sent.

@@ -42,6 +42,7 @@ impl Peer {
                 version: VERSION,
                 node,
                 cluster: "test".into(),
+                cluster_id: None,
                 leader: None,
                 nodes: Vec::new(),
                 limits: Limits {

@@ -459,6 +459,7 @@ impl Node {
             version: VERSION,
             node: self.formation.identity().node,
             cluster: self.cluster().to_owned(),
+            cluster_id: self.formation.identity().cluster_id().filter(|_| self.formation.is_formed()),
             leader: self.leader_hint(),
             nodes: self.formation.node_addresses(),
             limits: Limits {

@@ -95,7 +95,11 @@ impl Node {
         match condition {
             Condition::Nothing => ReadState::Ready,
             Condition::Confirmed(ticket) => replica.read_state(ticket),
-            Condition::Applied(token) if token.index > replica.applied() => ReadState::Waiting,
+            Condition::Applied(token) if token.index > replica.applied() => {
+                let is_lost = replica.terms().rule_out(token.term, token.index, replica.applied());
+                // A token that is lost is found out by its term.
+                if is_lost { ReadState::Ready } else { ReadState::Waiting }
+            }
             Condition::Applied(_) => ReadState::Ready,
         }
     }
@@ -105,7 +109,7 @@ impl Node {
         let Some(replica) = &self.replica else { return Outcome::Refused(self.not_formed()) };
         let term = |index| replica.terms().term(index);
         if let Condition::Applied(token) = condition
-            && term(token.index) != Some(token.term)
+            && (token.index > replica.applied() || term(token.index) != Some(token.term))
         {
             return Outcome::Refused(Refusal::TokenLost); // R23
         }

@@ -234,7 +234,8 @@ impl Turn<'_> {
     fn begin(&self, after: Token) -> Result<Option<Place>, Refusal> {
         let Token { term, index } = after;
         if index > self.replica.applied() {
-            return Ok(None);
+            let is_lost = self.replica.terms().rule_out(term, index, self.replica.applied());
+            return if is_lost { Err(Refusal::TokenLost) } else { Ok(None) };
         }
         if self.replica.terms().term(index) != Some(term) {
             return Err(Refusal::TokenLost); // R23

@@ -55,6 +55,12 @@ impl Terms {
         after.checked_sub(1).map_or(0, |at| self.starts[at].0)
     }
 
+    /// Whether an entry of `term` at `index` can never come, as one up to `settled`, which stays, is of a later term and
+    /// comes before it.
+    pub fn rule_out(&self, term: Term, index: Index, settled: Index) -> bool {
+        self.starts(settled.min(index)).last().is_some_and(|(_, last)| *last > term)
+    }
+
     /// The last index of the term that an index belongs to.
     pub fn last_of_same_term(&self, index: Index) -> Index {
         let after = self.starts.partition_point(|(first, _)| *first <= index);
@@ -105,5 +111,12 @@ mod tests {
         assert_eq!(terms().starts(4), [(1, 1), (3, 4)]);
         assert_eq!(terms().first_of_same_term(4), 3);
         assert_eq!([1, 3, 5].map(|index| terms().last_of_same_term(index)), [2, 4, 5]);
+    }
+
+    #[test]
+    fn an_entry_behind_one_of_a_later_term_can_never_come() {
+        assert!(terms().rule_out(1, 9, 3), "entry 3 is of term 4");
+        assert!(!terms().rule_out(1, 9, 2), "entry 3 may be removed");
+        assert!(!terms().rule_out(4, 9, 3) && !terms().rule_out(1, 2, 5));
     }
 }
