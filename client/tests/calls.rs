@@ -333,6 +333,17 @@ fn a_dropped_driver_ends_its_calls() {
 }
 
 #[test]
+fn closing_waits_for_calls_that_nobody_polls_until_their_deadlines_and_no_longer() {
+    let server = Fake::start();
+    let client = brief(&client([&server.address]));
+    let mut forgotten = Box::pin(client.set("a", "1"));
+    assert!(block_on(poll_once(forgotten.as_mut())).is_none());
+    block_on(client.close());
+    let error = block_on(forgotten).unwrap_err();
+    assert!(matches!(error, Error::Closed | Error::OutcomeUnknown(_)), "{error}");
+}
+
+#[test]
 fn a_value_longer_than_the_buffers_comes_whole() {
     let client = client([store()]);
     let long: Vec<u8> = (0..1 << 20).map(|i: u32| i as u8).collect();

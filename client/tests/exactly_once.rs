@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fake::{Fake, not_leader, written};
 use futures_lite::future::{block_on, zip};
-use quorate_client::{Client, Error, Refusal, SessionError, Unknown, Why};
+use quorate_client::{Acks, Client, Error, Refusal, SessionError, Unknown, Why};
 use quorate_protocol::request::{Operation, SessionSequence};
 use quorate_protocol::response::Outcome;
 
@@ -158,6 +158,25 @@ fn a_session_that_cannot_be_opened_is_the_writes_error() {
     });
     assert_eq!(block_on(client.set("a", "1")), Err(Error::Refused(Refusal::NoQuorum { have: 1, need: 2 })));
     block_on(client.set("a", "1")).unwrap();
+    script.join().unwrap();
+}
+
+#[test]
+fn a_write_that_waits_for_copies_is_in_a_session_of_its_own() {
+    let server = Fake::start();
+    let client = client(&[&server]);
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        peer.open_session(9);
+        let (id, _) = peer.write();
+        peer.answer(id, written(20));
+        peer.open_session(21);
+        let (id, slow) = peer.write();
+        assert_eq!(slow, place(21, 1, 1), "however long it takes, it holds up none of the other session");
+        peer.answer(id, written(22));
+    });
+    block_on(client.set("a", "1")).unwrap();
+    block_on(client.set("b", "2").acks(Acks::All)).unwrap();
     script.join().unwrap();
 }
 

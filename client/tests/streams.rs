@@ -247,6 +247,7 @@ fn a_write_that_is_stored_but_not_committed_says_so() {
     });
     let written = block_on(client.set("a", "1").acks(Acks::Copies(1))).unwrap();
     assert_eq!((written.result, written.receipt.survives_failover), (None, false));
+    assert_eq!(client.session_token(), SessionToken::default(), "a failover may drop it: it was not seen");
     script.join().unwrap();
 }
 
