@@ -65,6 +65,7 @@ impl Load {
             deadline: CALL,
             cluster: None,
             reads: Reads::Leader,
+            exactly_once: true,
         };
         let workload = Workload {
             clients: 8,

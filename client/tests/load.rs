@@ -24,7 +24,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn quorate(server: String) -> QuorateTarget {
     let deadline = Duration::from_secs(5);
-    QuorateTarget { servers: vec![server], deadline, cluster: None, reads: Reads::Leader }
+    QuorateTarget { servers: vec![server], deadline, cluster: None, reads: Reads::Leader, exactly_once: true }
 }
 
 fn closed() -> Workload {

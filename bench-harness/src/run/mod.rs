@@ -261,6 +261,7 @@ fn target(case: &Case, members: &Members, leader: u8) -> QuorateTarget {
         deadline: case.load.deadline,
         cluster: Some(members.cluster().to_owned()),
         reads,
+        exactly_once: true,
     }
 }
 

@@ -86,6 +86,7 @@ impl Load {
             deadline: CALL,
             cluster: None,
             reads: Reads::Leader,
+            exactly_once: false,
         };
         let workload = Workload {
             clients: 8,

@@ -26,6 +26,7 @@
 //!         deadline: Duration::from_secs(2),
 //!         cluster: None,
 //!         reads: Reads::Leader,
+//!         exactly_once: true,
 //!     };
 //!     let arrivals = Arrivals::Open { per_second: 2000.0, spacing: Spacing::Poisson };
 //!     let workload = Workload { clients: 16, in_flight: 4, arrivals, ..Workload::default() };

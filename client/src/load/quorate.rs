@@ -20,6 +20,8 @@ pub struct QuorateTarget {
     pub cluster: Option<String>,
     /// Who answers reads.
     pub reads: Reads,
+    /// Whether a write that may have happened is sent again, and happens once all the same.
+    pub exactly_once: bool,
 }
 
 /// Who answers reads, and so what they promise.
@@ -51,6 +53,7 @@ impl QuorateTarget {
             .servers(servers)
             .cluster(self.cluster.as_deref().unwrap_or_default())
             .deadline(self.deadline)
+            .exactly_once(self.exactly_once)
             // The workload bounds it, and the server.
             .in_flight_max(OPEN_CALLS_MAX as usize);
         let (client, driver) = builder.build().map_err(|error| failed(&error, false))?;
