@@ -181,7 +181,7 @@ impl<'a> Call<'a> {
         loop {
             match self.shared.begin_write(waits_for) {
                 Begun::Placed(placed) => {
-                    self.attempts = Attempts::new(Repeat::InSession(placed.place()));
+                    self.attempts.moved(placed.place());
                     return Ok(Some(placed));
                 }
                 Begun::ToOpen(opening) => Box::pin(self.open_session(opening)).await?,

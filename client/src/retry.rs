@@ -163,7 +163,7 @@ impl Attempts {
         Self { repeat, unknown: None, appended: None, last: None }
     }
 
-    /// It goes on in another place, as it was not done in the one before.
+    /// It has a place in a session now; if it had one before, it was not done there.
     pub fn moved(&mut self, place: Place) {
         debug_assert!(self.unknown.is_none(), "it may have been done in the place before");
         self.repeat = Repeat::InSession(place);

@@ -140,7 +140,8 @@ fn a_watch_whose_history_is_lost_ends_and_says_so() {
 
 #[test]
 fn a_watch_that_is_not_taken_holds_a_bound_and_goes_on_from_there() {
-    const CHANGES: u64 = 9000;
+    // More than the bound of 4 MiB, and what is left of them behind it is less: it is met once, however slow the test is.
+    const CHANGES: u64 = 6000;
     let server = Fake::start();
     let client = client(&server);
     let (overrun, is_overrun) = channel();
