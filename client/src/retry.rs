@@ -203,14 +203,6 @@ impl Attempts {
         }
     }
 
-    /// The error of a call that is not tried again, whatever it could be.
-    pub fn ended(&mut self, failed: Failed) -> Error {
-        match self.failed(failed) {
-            Next::End(error) => error,
-            Next::Again | Next::Anew => self.out_of_time(),
-        }
-    }
-
     fn refused(&mut self, refusal: Refusal) -> Next {
         if let Refusal::Session(error) = refusal {
             return self.refused_by_session(error);
