@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! - Nothing is awaited while the node or the world is borrowed.
-//! - Bytes leave at the end of a turn, one send for each connection that has some.
+//! - Bytes leave at the end of a turn, one send for each connection that has some; what another replica waits for
+//!   leaves at once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use event_listener::Event as Signal;
 use quorate_protocol::handshake::{HelloRefusal, ReplicaIdentity, Welcome};
-use quorate_protocol::peer::PeerMessage;
+use quorate_protocol::peer::{Append, PeerMessage};
 use quorate_protocol::response::Response;
 use quorate_protocol::{Durability, Index, Member, NodeId, Term, frame};
 
@@ -169,6 +170,8 @@ impl Places {
 
 /// The world, as far as a node acts on it.
 struct World {
+    /// When the turn began.
+    now: Time,
     places: Places,
     inbox: Arc<Inbox>,
     clients: HashMap<ClientId, Rc<ClientLink>>,
@@ -202,6 +205,7 @@ impl Shell {
     ) -> Rc<Self> {
         let transfers = TransferWorker::new(places.disk.clone(), places.directory.join("checkpoint"));
         let world = World {
+            now: Time::ZERO,
             places,
             transfers: Arc::new(transfers),
             inbox: inbox.clone(),
@@ -236,8 +240,9 @@ impl Shell {
             }
             let now = self.now();
             let mut world = self.world.borrow_mut();
+            world.now = now;
             let result = self.node.borrow_mut().finish_turn(now, &mut *world);
-            world.flush(now);
+            world.flush();
             if let Err(error) = result {
                 if matches!(error, NodeError::DiskTimeout(_)) {
                     world.places.abandon();
@@ -436,13 +441,15 @@ impl World {
         }
     }
 
-    fn flush(&mut self, now: Time) {
-        for stream in self.peers.values() {
-            stream.flush(now);
-        }
+    /// Sends what is left. Clients come first: whoever is sent something may take this core at once, and an idle
+    /// follower has a batch to apply then, for which nobody waits.
+    fn flush(&mut self) {
         for link in self.touched.drain(..) {
             link.is_touched.set(false);
-            link.stream.flush(now);
+            link.stream.flush(self.now);
+        }
+        for stream in self.peers.values() {
+            stream.flush(self.now);
         }
     }
 }
@@ -453,6 +460,10 @@ impl Outside for World {
         stream.push(|out| frame::encode(message, out));
         if stream.waiting() > LINK_BYTES_MAX {
             stream.close();
+        }
+        // What somebody waits for goes before the node applies what is committed; a mere commit index can wait.
+        if !matches!(message, PeerMessage::Append(Append { entries: [], round: 0, .. })) {
+            stream.flush(self.now);
         }
     }
 

@@ -599,7 +599,7 @@ impl Replica {
         debug_assert!(outputs.is_empty());
         self.take_up_loaded(now);
         self.cut_batch();
-        self.advance(now);
+        let committed = self.advance(now);
         match self.role {
             Role::Leader(_) => {
                 self.advance_hand_over(now);
@@ -609,6 +609,8 @@ impl Replica {
             Role::Follower(_) => self.acknowledge(now),
             Role::Candidate(_) | Role::Inquirer(_) => {}
         }
+        // Behind what others wait for, as it takes a while.
+        self.outputs.extend(committed.into_iter().map(Output::Apply));
         self.notice_repair();
         self.ask_leader_where_its_log_ends(now);
         self.go_on_receiving();
@@ -823,8 +825,8 @@ impl Replica {
         });
     }
 
-    /// Raises the commit index if it may, and hands over what is committed.
-    fn advance(&mut self, now: Time) {
+    /// Raises the commit index, and returns the entries that are to be applied.
+    fn advance(&mut self, now: Time) -> Vec<Bytes> {
         let committed = match &self.role {
             Role::Leader(leader) => self.committed_by_counting(leader),
             Role::Follower(_) if is_on(Mutant::FollowerAppliesAboveCommit) => self.last,
@@ -836,12 +838,12 @@ impl Replica {
             self.count_members();
             self.note_members();
         }
-        if self.applied < self.commit {
-            for entries in self.tail.range(self.applied, self.commit) {
-                self.outputs.push(Output::Apply(entries));
-            }
-            (self.applied, self.applied_at) = (self.commit, now);
+        if self.applied >= self.commit {
+            return Vec::new();
         }
+        let entries = self.tail.range(self.applied, self.commit).collect();
+        (self.applied, self.applied_at) = (self.commit, now);
+        entries
     }
 
     fn forget_tail(&mut self) {
