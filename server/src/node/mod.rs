@@ -33,15 +33,17 @@ mod transfers;
 mod watches;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::entry;
+use quorate_protocol::entry::{self, Entry, EntryError};
 use quorate_protocol::handshake::{HelloRefusal, Limits, NodeAddress, ReplicaIdentity, Welcome};
 use quorate_protocol::peer::{Ack, PeerMessage};
 use quorate_protocol::request::Request;
 use quorate_protocol::response::{MessageCounts, Obstacle, Outcome, Refusal, Response};
 use quorate_protocol::{Incarnation, Index, Member, NodeId, NodeSet, Term, VERSION, limits};
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::checkpoint::{self, Block, CheckpointError, CheckpointEvent, CheckpointHeader};
@@ -49,7 +51,7 @@ use crate::directory::DirectoryError;
 use crate::log::{LogCommand, LogCounters, LogError, LogEvent, LogReader};
 use crate::mutant::{Mutant, is_on};
 use crate::replica::{self, Input, LogRead, Membership, Output, Recovered, Replica, Time};
-use crate::store::Store;
+use crate::store::{AHEAD, Decoded, Store};
 
 use acknowledge::Acknowledgements;
 use batches::Batches;
@@ -707,23 +709,27 @@ impl Node {
     }
 
     fn apply(&mut self, entries: &[u8], outside: &mut impl Outside) -> Result<(), NodeError> {
-        for entry in entry::iterate(entries) {
-            let damaged = |error: &dyn std::fmt::Display| {
-                NodeError::Rule(format!("a committed entry is damaged: {error}"))
-            };
-            let entry = entry.map_err(|error| damaged(&error))?;
-            let applied = self.store.apply_entry(&entry).map_err(|error| damaged(&error))?;
-            self.answer(&entry, applied, outside);
-            self.memory.applied(entry.index);
-            outside.applied(&entry);
-            if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
-                self.begin_checkpoint(&entry, outside);
+        let mut entries = entry::iterate(entries);
+        loop {
+            let batch = entries.by_ref().take(AHEAD).map(decode);
+            let batch = batch.collect::<Result<SmallVec<[_; AHEAD]>, _>>()?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.store.look_ahead(batch.iter().map(|(_, decoded)| decoded));
+            for (entry, decoded) in &batch {
+                let applied = self.store.apply_decoded(decoded);
+                self.answer(entry, applied, outside);
+                self.memory.applied(entry.index);
+                outside.applied(entry);
+                if self.checkpoints.applied(entry.index, entry.bytes.len(), self.store.bytes()) {
+                    self.begin_checkpoint(entry, outside);
+                }
             }
         }
-        Ok(())
     }
 
-    fn begin_checkpoint(&mut self, entry: &entry::Entry<'_>, outside: &mut impl Outside) {
+    fn begin_checkpoint(&mut self, entry: &Entry<'_>, outside: &mut impl Outside) {
         let replica = self.replica.as_ref().expect("only a replica applies entries");
         let cluster = self.formation.identity().cluster_id().expect("only a formed cluster has entries");
         let terms = replica.terms().starts(entry.index).to_vec();
@@ -778,4 +784,13 @@ impl Node {
         }
         (block, is_last)
     }
+}
+
+fn decode<'a>(entry: Result<Entry<'a>, EntryError>) -> Result<(Entry<'a>, Decoded<'a>), NodeError> {
+    let entry = entry.map_err(damaged)?;
+    Ok((entry, Decoded::new(&entry).map_err(damaged)?))
+}
+
+fn damaged(error: impl Display) -> NodeError {
+    NodeError::Rule(format!("a committed entry is damaged: {error}"))
 }

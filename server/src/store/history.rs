@@ -26,6 +26,8 @@ use quorate_protocol::Index;
 use quorate_protocol::request::{Mutation, Write};
 use quorate_protocol::response::{Change, NewValue};
 
+use super::table::touch;
+
 /// Bytes of a chunk; a quarter of the bound if that is less.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -48,7 +50,10 @@ pub struct History {
 
 #[derive(Debug)]
 struct Chunk {
-    records: Vec<u8>,
+    /// The records, and room for more.
+    bytes: Box<[u8]>,
+    /// Bytes of the records.
+    used: usize,
     /// The last entry that it, or a chunk before it, has changes of.
     last: Index,
 }
@@ -86,14 +91,19 @@ impl History {
         self.bytes as u64
     }
 
+    /// Bytes of all changes that a write may bring.
+    pub(super) fn bytes_of(write: &Write<'_>) -> usize {
+        write.mutations().iter().map(record_bytes).sum()
+    }
+
     /// Makes room for all changes that an entry may bring.
     pub(super) fn make_room(&mut self, index: Index, write: &Write<'_>) {
         if !self.is_kept() {
             return;
         }
-        let needed = write.mutations().iter().map(record_bytes).sum();
+        let needed = Self::bytes_of(write);
         match self.chunks.back() {
-            Some(Chunk { records, .. }) if records.capacity() - records.len() >= needed => {}
+            Some(chunk) if chunk.bytes.len() - chunk.used >= needed => {}
             _ => self.add_chunk(index, needed),
         }
     }
@@ -107,20 +117,19 @@ impl History {
             && let Some(chunk) = self.chunks.pop_front()
         {
             self.first_number += 1;
-            self.bytes -= chunk.records.capacity();
+            self.bytes -= chunk.bytes.len();
             self.oldest = chunk.last;
-            freed = Some(chunk.records);
+            freed = Some(chunk.bytes);
         }
         if self.bytes + capacity > self.bytes_max {
             self.oldest = index;
             return;
         }
-        let mut records = freed.filter(|freed| freed.capacity() == capacity).unwrap_or_default();
-        records.clear();
-        records.reserve_exact(capacity);
-        self.bytes += records.capacity();
+        let freed = freed.filter(|freed| freed.len() == capacity);
+        let bytes = freed.unwrap_or_else(|| vec![0; capacity].into_boxed_slice());
+        self.bytes += capacity;
         let last = self.chunks.back().map_or(self.oldest, |chunk| chunk.last);
-        self.chunks.push_back(Chunk { records, last });
+        self.chunks.push_back(Chunk { bytes, used: 0, last });
     }
 
     /// An entry for which room was made gave a key a value, or removed it.
@@ -128,17 +137,24 @@ impl History {
         if index <= self.oldest || !self.is_kept() {
             return; // It was too large to be kept.
         }
-        let Some(Chunk { records, last }) = self.chunks.back_mut() else { return };
+        let Some(chunk) = self.chunks.back_mut() else { return };
         let value_bytes = value.map_or(GONE, |value| value.len() as u32);
         let mut header = [0; HEADER_BYTES];
         header[..8].copy_from_slice(&index.to_le_bytes());
         header[8..12].copy_from_slice(&(key.len() as u32).to_le_bytes());
         header[12..].copy_from_slice(&value_bytes.to_le_bytes());
-        debug_assert!(records.capacity() - records.len() >= HEADER_BYTES + key.len());
-        records.extend_from_slice(&header);
-        records.extend_from_slice(key);
-        records.extend_from_slice(value.unwrap_or_default());
-        *last = index;
+        for part in [&header, key, value.unwrap_or_default()] {
+            chunk.bytes[chunk.used..][..part.len()].copy_from_slice(part);
+            chunk.used += part.len();
+        }
+        chunk.last = index;
+    }
+
+    /// Brings the room for so many bytes of changes near.
+    pub(super) fn look_ahead(&self, bytes: usize) {
+        if let Some(chunk) = self.chunks.back() {
+            touch(&chunk.bytes[chunk.used..], bytes);
+        }
     }
 
     /// Where the changes behind an entry begin; none if they are not all there.
@@ -167,8 +183,8 @@ impl History {
     pub fn read(&self, mut cursor: Cursor) -> Option<(Change<'_>, Cursor)> {
         loop {
             let at = cursor.chunk.checked_sub(self.first_number)? as usize;
-            let Chunk { records, .. } = self.chunks.get(at)?;
-            if let Some((change, bytes)) = decode(&records[cursor.offset..]) {
+            let Chunk { bytes, used, .. } = self.chunks.get(at)?;
+            if let Some((change, bytes)) = decode(&bytes[cursor.offset..*used]) {
                 return Some((change, Cursor { offset: cursor.offset + bytes, ..cursor }));
             }
             if at + 1 == self.chunks.len() {
