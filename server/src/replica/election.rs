@@ -128,7 +128,7 @@ impl Replica {
 
     pub(super) fn restart_election_timer(&mut self, now: Time) {
         let timeout = self.timeouts.next(self.settings.election_timeout);
-        self.election_due = Some(now + timeout);
+        self.election_due = Some(now + timeout * self.patience());
     }
 
     fn ask_for_votes(&mut self, now: Time, pre_vote: bool, because: Because) {
@@ -353,6 +353,9 @@ impl Replica {
         }
         self.role = Role::Follower(Follower::default());
         self.leader = leader;
+        if leader.is_some() {
+            self.asked_in_vain = 0;
+        }
     }
 
     /// Gives up an office that this node may no longer hold (R10). The term stays.

@@ -461,6 +461,8 @@ pub struct Replica {
     terms: Terms,
     members: Membership,
     held: Option<(Term, Index)>,
+    /// How often others have said where their logs end since a leader was heard, and that changed nothing.
+    asked_in_vain: u32,
     tail: Tail,
     last: Index,
     durable: Index,
@@ -505,6 +507,7 @@ impl Replica {
             connected: BTreeMap::new(),
             members: recovered.members,
             held: recovered.held,
+            asked_in_vain: 0,
             elections: ElectionStatus::default(),
             terms: recovered.terms,
             tail: recovered.tail,

@@ -23,6 +23,9 @@ use crate::mutant::{Mutant, is_on};
 
 use super::{Follower, Output, Replica, Role, Time};
 
+/// The logarithm of the longest [`Replica::patience`].
+const PATIENCE_MAX: u32 = 3;
+
 /// What a follower with a damaged log has asked its leader.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
@@ -124,6 +127,12 @@ impl Replica {
         usize::from(self.settings.quorums.replicas() - self.settings.quorums.quorum() + 1)
     }
 
+    /// By how much a node with a damaged log waits longer before it asks again: each time the others promise a new
+    /// term, and whoever of them could lead must begin anew.
+    pub(super) fn patience(&self) -> u32 {
+        1 << self.asked_in_vain.min(PATIENCE_MAX)
+    }
+
     /// Asks the others how far they are, first whether they would say it.
     pub(super) fn inquire(&mut self, now: Time, pre_vote: bool) {
         self.leader = None;
@@ -179,11 +188,11 @@ impl Replica {
             return self.inquire(now, false);
         }
         let highest = inquiry.positions.values().max().copied().unwrap_or_default();
-        self.lower_held(highest);
+        self.lower_held(now, highest);
     }
 
     /// Nothing beyond this was committed.
-    fn lower_held(&mut self, highest: (Term, Index)) {
+    fn lower_held(&mut self, now: Time, highest: (Term, Index)) {
         let Some(held) = self.held else { return };
         if highest < held {
             self.note(format!(
@@ -193,8 +202,12 @@ impl Replica {
             self.held = Some(highest);
             self.forget_lost_members(self.last.max(highest.1));
             self.outputs.push(Output::Held(Some(highest)));
+            self.asked_in_vain = 0;
+        } else {
+            self.asked_in_vain += 1;
         }
         self.follow(None);
+        self.restart_election_timer(now);
     }
 }
 

@@ -1,5 +1,5 @@
 //! Tests of the replication core: statements about one replica or a few ([`commit`], [`feeding`],
-//! [`follower`], [`obstacles`], [`office`], [`transfer`]), behaviours as commands and what comes of them ([`scripts`]), a
+//! [`follower`], [`obstacles`], [`office`], [`repair`], [`transfer`]), behaviours as commands and what comes of them ([`scripts`]), a
 //! search for what no statement thought of ([`random`]), and all that can happen in a small cluster ([`model`]).
 
 mod cluster;
@@ -10,6 +10,7 @@ mod model;
 mod obstacles;
 mod office;
 mod random;
+mod repair;
 mod scripts;
 mod transfer;
 

@@ -64,18 +64,19 @@ struct Sum {
     runs: u64,
     counts: Counts,
     simulated: Moment,
-    healed_after_max: Moment,
+    /// The longest time until all was well again, and in which run.
+    slowest_to_heal: (Moment, u64),
     failures: Vec<String>,
 }
 
 impl Sum {
-    fn add(&mut self, ran: Result<Ran, String>) {
+    fn add(&mut self, seed: u64, ran: Result<Ran, String>) {
         self.runs += 1;
         match ran {
             Ok(ran) => {
                 self.counts.merge(&ran.counts);
                 self.simulated += ran.simulated;
-                self.healed_after_max = self.healed_after_max.max(ran.healed_after);
+                self.slowest_to_heal = self.slowest_to_heal.max((ran.healed_after, seed));
             }
             Err(failure) => self.failures.push(failure),
         }
@@ -97,7 +98,7 @@ fn campaign(first: u64, seeds: u64, seconds: u64) -> Sum {
                     }
                     let ran = run(seed, seconds, false);
                     let is_failed = ran.is_err();
-                    sum.lock().unwrap().add(ran);
+                    sum.lock().unwrap().add(seed, ran);
                     if is_failed {
                         return next.store(u64::MAX / 2, Ordering::Relaxed);
                     }
@@ -121,11 +122,12 @@ fn many_clusters_keep_the_rules_whatever_goes_wrong() {
     let took = began.elapsed().as_secs_f64();
     let simulated = sum.simulated as f64 / SECOND as f64;
     println!(
-        "{} seeds from {first}, {:.2} simulated hours, {took:.1} s, {:.0} simulated seconds a second; healed within {:.3} s\n{}",
+        "{} seeds from {first}, {:.2} simulated hours, {took:.1} s, {:.0} simulated seconds a second; healed within {:.3} s (seed {})\n{}",
         sum.runs,
         simulated / 3600.0,
         simulated / took,
-        sum.healed_after_max as f64 / SECOND as f64,
+        sum.slowest_to_heal.0 as f64 / SECOND as f64,
+        sum.slowest_to_heal.1,
         sum.counts
     );
     if let Some(failure) = sum.failures.first() {
