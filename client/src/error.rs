@@ -14,6 +14,12 @@ pub enum Error {
     /// A client without servers.
     #[error("no server is named: give at least one HOST:PORT")]
     NoServers,
+    /// By this address no server can ever be reached. A name that only cannot be resolved is
+    /// [`Unreachable`](Self::Unreachable) instead.
+    #[error(
+        "{0:?} is no server's address: write HOST:PORT, for example 127.0.0.1:7401, db1.example:7401 or [::1]:7401"
+    )]
+    InvalidServer(Arc<str>),
     /// The request breaks a limit; it was not sent.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
@@ -115,6 +121,7 @@ impl Error {
             Self::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
             Self::HelloRefused { refusal, .. } if !is_permanent(refusal) => ErrorKind::Retryable,
             Self::NoServers
+            | Self::InvalidServer(_)
             | Self::Invalid(_)
             | Self::RequestTooLong(_)
             | Self::Refused(_)

@@ -585,7 +585,28 @@ fn exit_codes_tell_errors_apart() {
     brief(&gone, &["get", ""]).code(2);
     let no_token = brief(&gone, &["get", "a", "--read", "session"]).code(2);
     assert!(String::from_utf8_lossy(&no_token.get_output().stderr).contains("--token"));
-    brief("no-port", &["get", "a"]).code(2);
+}
+
+#[test]
+fn servers_that_can_never_be_reached_are_wrong_use_and_named() {
+    let from_flag = |servers: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["--servers", servers, "get", "a"]).assert()
+    };
+    for wrong in ["no-port", "127.0.0.1:70000", ":7401", "a b:7401", "::1:7401", "a:0"] {
+        for assert in [quorate(wrong, &["get", "a"]), from_flag(&format!("127.0.0.1:7401,{wrong}"))] {
+            let text = String::from_utf8(assert.code(2).get_output().stderr.clone()).unwrap();
+            assert!(text.contains(&format!("{wrong:?}")) && text.contains("HOST:PORT"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn spaces_in_the_list_of_servers_do_not_count() {
+    let server = store();
+    for list in [format!("{}, {server}", nobody()), format!(" {server} ,{}", nobody())] {
+        quorate(&list, &["set", "a", "1"]).success();
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit;
 use super::reference::Reference;
-use crate::{Acks, Expected, SessionToken};
+use crate::{Acks, Error, Expected, SessionToken, address};
 
 /// Talks to a Quorate cluster.
 #[derive(Parser, Debug)]
@@ -197,11 +197,8 @@ pub(super) enum ReadConsistency {
     Local,
 }
 
-fn server(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
-        _ => Err("expected HOST:PORT, for example 127.0.0.1:7401".into()),
-    }
+fn server(text: &str) -> Result<String, Error> {
+    address::checked(text).map(str::to_owned)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

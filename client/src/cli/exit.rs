@@ -76,7 +76,9 @@ impl From<io::Error> for Failure {
 /// As the client tells errors apart, and besides who has to put it right: whoever called this program, or somebody else.
 pub(super) fn exit_of(error: &Error) -> Exit {
     match (error, error.kind()) {
-        (Error::NoServers | Error::Invalid(_) | Error::RequestTooLong(_), _) => Exit::WrongUse,
+        (Error::NoServers | Error::InvalidServer(_) | Error::Invalid(_) | Error::RequestTooLong(_), _) => {
+            Exit::WrongUse
+        }
         (_, ErrorKind::Retryable) => Exit::Later,
         (_, ErrorKind::Refused) => Exit::Refused,
         (_, ErrorKind::OutcomeUnknown) => Exit::Unknown,
