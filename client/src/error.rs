@@ -44,6 +44,13 @@ pub enum Error {
     /// As many requests as allowed are in flight, or were until the deadline; nothing was sent.
     #[error("the bound on requests in flight is reached: send less, wait longer, or raise it")]
     InFlight,
+    /// A watch for which no replica that may serve it has a place: each takes [`limits::WATCHES_MAX`] of one client.
+    /// Nothing was sent.
+    #[error(
+        "this client has {max} watches already at each replica that may serve one: drop a watch, or make another client",
+        max = limits::WATCHES_MAX
+    )]
+    TooManyWatches,
     /// Nothing was done before the deadline.
     #[error("no answer within the deadline")]
     Deadline,
@@ -126,6 +133,7 @@ impl Error {
             | Self::RequestTooLong(_)
             | Self::Refused(_)
             | Self::HelloRefused { .. }
+            | Self::TooManyWatches
             | Self::Typed(_)
             | Self::BadAnswer
             | Self::Closed => ErrorKind::Refused,
