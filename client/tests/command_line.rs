@@ -67,6 +67,8 @@ fn set_get_delete_and_get_again() {
     );
     assert_eq!(stdout(quorate(&server, &["get", "a"]).success()), "1\n");
     quorate(&server, &["delete", "a"]).success();
+    let absent = quorate(&server, &["get", "a", "--format", "json"]).code(3);
+    assert_eq!(stdout(absent), "{\"key\":\"a\",\"revision\":null,\"token\":\"q1-1-2\",\"value\":null}\n");
     let absent = quorate(&server, &["get", "a"]).code(3).stdout("");
     assert_eq!(error(&absent), "quorate: the key is absent\n");
     quorate(&server, &["delete", "a"]).success();
@@ -79,7 +81,8 @@ fn values_are_any_bytes() {
     command.args(["--servers", &server, "set", "a", "-"]).write_stdin(&b"\xff\x00\n"[..]).assert().success();
     quorate(&server, &["get", "a"]).success().stdout(&b"\xff\x00\n\n"[..]);
     let json = stdout(quorate(&server, &["get", "a", "--format", "json"]).success());
-    assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":null,\"value_hex\":\"ff000a\"}\n");
+    let expected = r#"{"key":"a","revision":1,"token":"q1-1-1","value":null,"value_hex":"ff000a"}"#;
+    assert_eq!(json.trim_end(), expected);
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn a_scan_prints_a_prefix_up_to_a_limit() {
     }
     assert_eq!(stdout(quorate(&server, &["scan", "b", "--limit", "2"])), "b1\tx\nb2\ttab\\there\n");
     let json = stdout(quorate(&server, &["scan", "a", "--format", "json"]));
-    assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":\"0\"}\n");
+    assert_eq!(json.trim_end(), r#"{"key":"a","revision":1,"token":"q1-1-4","value":"0"}"#);
     assert_eq!(stdout(quorate(&server, &["scan"])).lines().count(), 4);
 }
 

@@ -23,6 +23,10 @@ Bytes in text; `get` alone prints a value as it is:
 Bytes in JSON:
   key, value          null if they are no UTF-8
   key_hex, value_hex  the bytes then
+
+Token in JSON, of every command on keys but export:
+  token               what the command has seen: a later get, scan or export with --read session --token TOKEN sees no
+                      less, and a watch with --after TOKEN begins behind it
 ";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

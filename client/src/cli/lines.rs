@@ -39,7 +39,7 @@ fn parse_text(line: &[u8]) -> Result<Pair, String> {
     Ok(Pair { key: unescaped(&line[..tab])?, value: unescaped(&line[tab + 1..])? })
 }
 
-/// What a line may have; the revision, which `scan` prints too, says nothing here.
+/// What a line may have; revision and token, which `scan` prints too, say nothing here.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonLine {
@@ -49,6 +49,8 @@ struct JsonLine {
     value_hex: Option<String>,
     #[serde(rename = "revision")]
     _revision: Option<u64>,
+    #[serde(rename = "token")]
+    _token: Option<String>,
 }
 
 fn parse_json(line: &[u8]) -> Result<Pair, String> {

@@ -23,7 +23,7 @@ use clap::Parser;
 use self::arguments::{Arguments, Command, Format, Freshness, ReadConsistency};
 use self::exit::{Exit, Failure, exit_of, say};
 use self::reference::Reference;
-use crate::{Client, Consistency, Error, KeyValue, NodeId, prefix};
+use crate::{Client, Consistency, Error, KeyValue, NodeId, SessionToken, prefix};
 
 /// Items of one page of a scan.
 const SCAN_PAGE_ITEMS: usize = 1000;
@@ -76,12 +76,12 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             get(&reader(&client, *freshness), key.as_bytes(), format, out).await
         }
         Command::Scan { prefix, limit, freshness } => {
-            let show = |out: &mut _, item: &_| output::item(out, format, item, true);
+            let show = |out: &mut _, item: &_, token| output::item(out, format, item, Some(token));
             scan(&reader(&client, *freshness), prefix.as_bytes(), *limit, out, show).await.map(drop)
         }
         Command::Watch(arguments) => watch::run(&client, arguments, format, out).await,
         Command::Export { prefix, freshness } => {
-            let show = |out: &mut _, item: &_| output::item(out, format, item, false);
+            let show = |out: &mut _, item: &_, _| output::item(out, format, item, None);
             let keys = scan(&reader(&client, *freshness), prefix.as_bytes(), None, out, show).await?;
             out.flush()?;
             say(&format!("{keys} keys; no snapshot: each page of {SCAN_PAGE_ITEMS} was read for itself"));
@@ -134,21 +134,21 @@ fn reader(client: &Client, freshness: Freshness) -> Client {
 }
 
 async fn get(client: &Client, key: &[u8], format: Format, out: &mut impl Write) -> Result<(), Failure> {
-    let value = client.get(key).await?.value;
-    output::value(out, format, key, value.as_ref())?;
-    match value {
+    let lookup = client.get(key).await?;
+    output::lookup(out, format, key, &lookup)?;
+    match lookup.value {
         Some(_) => Ok(()),
         None => Err(Failure::new(Exit::Absent, "the key is absent")),
     }
 }
 
-/// Shows the keys that begin with `start`, and says how many there were.
+/// Shows the keys that begin with `start`, each with what its page has seen, and says how many there were.
 async fn scan<W: Write>(
     client: &Client,
     start: &[u8],
     limit: Option<u64>,
     out: &mut W,
-    show: impl Fn(&mut W, &KeyValue) -> io::Result<()>,
+    show: impl Fn(&mut W, &KeyValue, SessionToken) -> io::Result<()>,
 ) -> Result<u64, Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
     let page_items = usize::try_from(left).unwrap_or(usize::MAX).min(SCAN_PAGE_ITEMS);
@@ -157,8 +157,9 @@ async fn scan<W: Write>(
     while left > 0
         && let Some(page) = scan.next_page().await
     {
-        for item in page?.items.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            show(out, &item)?;
+        let page = page?;
+        for item in page.items.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            show(out, item, page.token)?;
             left -= 1;
             shown += 1;
         }
