@@ -5,8 +5,8 @@ mod fake;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
@@ -52,7 +52,10 @@ fn start(server: &str, arguments: &[&str]) -> Child {
 /// The exit code, what else it printed, and what it said.
 fn end(mut child: Child) -> (Option<i32>, String, String) {
     drop(child.stdin.take());
-    let output = child.wait_with_output().unwrap();
+    ended(child.wait_with_output().unwrap())
+}
+
+fn ended(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -452,6 +455,94 @@ fn an_import_that_is_refused_says_which_lines_are_written() {
     );
 }
 
+/// Under way, with one line that the server has been sent and has not answered: the write's id.
+fn start_import(server: &Fake) -> (Child, Peer, u64) {
+    let mut import = start(&server.address, &["import"]);
+    import.stdin.as_mut().unwrap().write_all(b"a\t1\n").unwrap();
+    let mut peer = server.peer();
+    peer.open_session(1);
+    let (id, _) = peer.write();
+    (import, peer, id)
+}
+
+/// What it has said when it has ended, although its input has not.
+fn end_by_itself(import: &mut Child) -> (Option<i32>, String, String) {
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    import.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    import.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (import.wait().unwrap().code(), stdout, stderr)
+}
+
+#[test]
+fn an_import_that_is_told_to_stop_says_what_is_written_and_where_to_go_on() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let server = Fake::start();
+        let (mut import, mut peer, id) = start_import(&server);
+        kill_process(Pid::from_child(&import), signal).unwrap();
+        peer.answer(id, written(2));
+        let (id, ends_session) =
+            peer.request(|operation| matches!(operation, Operation::CloseSession { session: 1 }));
+        assert!(ends_session);
+        peer.answer(id, written(3));
+        let (code, stdout, stderr) = end_by_itself(&mut import);
+        assert_eq!((code, stdout.as_str()), (Some(130), "1 lines written, 0 skipped\n"), "{stderr}");
+        let said = "quorate: told to stop; the lines before line 2 are written: go on with that line\n";
+        assert_eq!(stderr, said);
+    }
+}
+
+#[test]
+fn an_import_that_is_told_to_stop_twice_does_not_wait_for_what_is_in_flight() {
+    let server = Fake::start();
+    let (mut import, _peer, _unanswered) = start_import(&server);
+    let began = Instant::now();
+    // Two signals that come together may be one.
+    while import.try_wait().unwrap().is_none() {
+        kill_process(Pid::from_child(&import), Signal::INT).unwrap();
+        assert!(began.elapsed() < DEADLINE, "it does not end");
+        std::thread::yield_now();
+    }
+    let (code, stdout, stderr) = end_by_itself(&mut import);
+    assert_eq!((code, stdout.as_str()), (Some(130), "0 lines written, 0 skipped\n"), "{stderr}");
+    assert!(
+        stderr.contains("the lines before line 1 are written, later ones may be: go on with"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn an_import_whose_lines_are_refused_says_so_although_no_other_line_comes() {
+    let server = Fake::start();
+    let (mut import, mut peer, id) = start_import(&server);
+    peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+    let id = peer.id();
+    peer.answer(id, written(3));
+    let (code, stdout, stderr) = end_by_itself(&mut import);
+    assert_eq!((code, stdout.as_str()), (Some(4), "0 lines written, 0 skipped\n"), "{stderr}");
+    assert!(stderr.contains("the lines before line 1 are written"), "{stderr}");
+}
+
+#[test]
+fn an_import_whose_input_cannot_be_read_says_where_to_go_on() {
+    let server = store();
+    let directory = std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let mut import = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let import = import.args(["--servers", &server, "import"]).stdin(directory).output().unwrap();
+    let (code, stdout, stderr) = ended(import);
+    assert_eq!((code, stdout.as_str()), (Some(1), "0 lines written, 0 skipped\n"), "{stderr}");
+    assert!(stderr.contains("directory") && stderr.contains("before line 1 are written"), "{stderr}");
+}
+
+#[test]
+fn a_carriage_return_before_the_newline_is_of_the_line_and_escaped_of_the_value() {
+    let server = store();
+    quorate_fed(&server, &["import"], "a\t1\r\nb\t2\\r\r\nc\tx\ry\nd\t\r\n").success();
+    quorate(&server, &["export"]).success().stdout("a\t1\nb\t2\\r\nc\tx\\ry\nd\t\n");
+    let json = "{\"key\":\"j\",\"value\":\"1\"}\r\n";
+    quorate_fed(&server, &["import", "--format", "json"], json).success();
+    quorate(&server, &["get", "j"]).success().stdout("1\n");
+}
+
 // --- acks and progress -----------------------------------------------------------------------------------------
 
 /// The next request, which must be a write: its id, and whether it wants to be told so and at so many copies.
@@ -624,7 +715,10 @@ fn it_tells_shells_and_man_about_itself_without_any_server() {
     }
     let page = stdout(quorate(&server, &["man"]).success());
     assert!(page.contains(".TH quorate 1") && page.contains("QUORATE_SERVERS"), "{page}");
-    assert!((0..=6).all(|code| page.contains(&format!("\n  {code}  "))), "the exit codes: {page}");
+    assert!(
+        (0..=6).chain([130]).all(|code| page.contains(&format!("\n  {code}  "))),
+        "the exit codes: {page}"
+    );
     let page = stdout(quorate(&server, &["man", "cas"]).success());
     assert!(page.contains(".TH quorate-cas 1") && page.contains("\\-\\-revision"), "{page}");
     for command in ["watch", "export", "import"] {

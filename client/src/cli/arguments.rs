@@ -121,8 +121,12 @@ pub(super) enum Command {
     ///
     /// Lines are key, tab, value; with `--format json` objects with `key` or `key_hex` and `value` or `value_hex`. They
     /// are written in batches, several at a time; of two lines with the same key the later one wins. Batches that may
-    /// have been written are sent again within `--timeout`, and written once. It stops at the first line that it cannot
-    /// read or write, when all lines before that are written.
+    /// have been written are sent again within `--timeout`, and written once. A line ends with a newline or with carriage
+    /// return and newline; a carriage return that a value ends with is written as `\r`, as `export` does.
+    ///
+    /// It stops at the first line that it cannot read or write, when all lines before that are written; and at Ctrl-C or
+    /// SIGTERM, when what it has sent is written, or at once if there is another (exit code 130). It prints how many lines
+    /// are written, and says with which line to go on.
     Import {
         /// Skip lines that cannot be read, and say which on standard error
         #[arg(long)]

@@ -15,6 +15,7 @@ Exit codes:
   4  nothing was done, try later: not reachable, no quorum, overloaded
   5  the outcome is unknown: it may have been done, or may be yet
   6  committed, but on fewer copies than --acks asked for
+  130  an import was told to stop by Ctrl-C or SIGTERM: it says with which line to go on
 
 Bytes in text; `get` alone prints a value as it is:
   \\t \\n \\r \\\\  tab, newline, carriage return, backslash
@@ -40,6 +41,8 @@ pub(super) enum Exit {
     Later = 4,
     Unknown = 5,
     FewerCopies = 6,
+    /// As shells have it for a program that Ctrl-C has ended.
+    Stopped = 130,
 }
 
 /// Why a command did not do what was asked; the message is one line.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! text   key, tab, value; each with \t \n \r \\, and \xNN for other control characters and bytes that are no UTF-8
+//!        (so a carriage return at the end of a line that is read belongs to the line's end, not to the value)
 //! JSON   {"key":…,"value":…}; null, and the bytes in key_hex or value_hex, for what is no UTF-8
 //! ```
 

@@ -10,6 +10,7 @@ mod import;
 mod lines;
 mod output;
 mod reference;
+mod signals;
 mod status;
 mod watch;
 mod write;

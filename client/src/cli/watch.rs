@@ -11,12 +11,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 
 use async_io::Async;
-use async_signal::{Signal, Signals};
-use futures_lite::{FutureExt, StreamExt, future};
+use futures_lite::{FutureExt, future};
 
 use super::arguments::{Format, WatchArguments};
 use super::exit::{Exit, Failure, say};
 use super::output;
+use super::signals::Stop;
 use crate::{Client, Error, Refusal, SessionToken, Watch, prefix};
 
 /// Prints changes until there were enough, somebody asks to stop, or nobody reads them any more.
@@ -95,10 +95,8 @@ fn said(token: Option<SessionToken>, ended: Result<(), Failure>) -> Result<(), F
     ended
 }
 
-/// Ends at Ctrl-C or SIGTERM, which from its first poll on do not end the process by themselves.
 async fn told_to_stop() -> Result<(), Failure> {
-    let mut signals = Signals::new([Signal::Int, Signal::Term])?;
-    signals.next().await;
+    Stop::new()?.asked().await;
     Ok(())
 }
 
