@@ -140,6 +140,47 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
+/// With standard output on a full disk.
+#[cfg(target_os = "linux")]
+fn quorate_unheard(server: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let command = command.args(["--servers", server]).args(arguments).stdin(Stdio::null());
+    ended(command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_write_whose_result_cannot_be_printed_is_not_said_to_be_undone() {
+    let server = store();
+    for write in
+        [["set", "a", "1"].as_slice(), &["delete", "b"], &["hand-over"], &["admit", "2"], &["import"]]
+    {
+        let (code, _, stderr) = quorate_unheard(&server, write);
+        assert_eq!(code, Some(5), "{write:?}: {stderr}");
+        assert!(stderr.contains("is done all the same"), "{stderr}");
+    }
+    quorate(&server, &["get", "a"]).success().stdout("1\n");
+    let cas = ["cas", "a", "2", "--revision", "absent"];
+    assert_eq!(quorate_unheard(&server, &cas).0, Some(1), "that it was not done comes first");
+    assert_eq!(quorate_unheard(&server, &["get", "a"]).0, Some(1), "a read has done nothing");
+}
+
+#[test]
+fn the_result_of_a_write_counts_although_nobody_reads_it() {
+    let server = Fake::start();
+    let mut set = start(&server.address, &["set", "a", "1", "--progress"]);
+    drop(set.stdout.take());
+    let mut peer = server.peer();
+    let id = peer.id();
+    peer.answer(id, value(1, b"0"));
+    let id = take_write(&mut peer, Acks::Quorum, true);
+    peer.answer(id, Outcome::Progress { receipt: receipt_on(1) });
+    peer.answer(id, Outcome::Unknown { index: 7, copies: 1 });
+    let (code, _, stderr) = end(set);
+    assert_eq!(code, Some(5), "{stderr}");
+}
+
 #[test]
 fn status_of_a_server_that_does_not_run_is_known_at_once() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
@@ -668,7 +709,8 @@ fn exit_codes_tell_errors_apart() {
     let (overloaded, _refused) = always(Refusal::Overloaded("too much".into()));
     brief(&overloaded, &["set", "a", "1"]).code(4);
     let (behind, _refused) = always(Refusal::Behind { applied: 3 });
-    brief(&behind, &["get", "a", "--read", "session", "--token", "q1-1-4"]).code(4);
+    let behind = brief(&behind, &["get", "a", "--read", "session", "--token", "q1-1-4"]).code(4);
+    assert!(error(&behind).contains("up to 3") && error(&behind).contains("--timeout"));
     let (lost, _refused) = always(Refusal::TokenLost);
     brief(&lost, &["get", "a", "--read", "session", "--token", "q1-1-4"]).code(1);
     let (full, _refused) = always(Refusal::Blocked(Obstacle::DiskFull));
@@ -679,6 +721,10 @@ fn exit_codes_tell_errors_apart() {
     brief(&gone, &["get", ""]).code(2);
     let no_token = brief(&gone, &["get", "a", "--read", "session"]).code(2);
     assert!(String::from_utf8_lossy(&no_token.get_output().stderr).contains("--token"));
+    for read in [["--read", "local"].as_slice(), &["--read", "linearizable"], &[]] {
+        let unused = brief(&gone, &[&["get", "a", "--token", "q1-1-4"], read].concat()).code(2);
+        assert!(error(&unused).contains("add --read session"), "a token is not passed over in silence");
+    }
 }
 
 #[test]

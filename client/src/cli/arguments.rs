@@ -9,6 +9,9 @@ use super::exit;
 use super::reference::Reference;
 use crate::{Acks, Error, Expected, SessionToken, address};
 
+/// The heading of what every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Talks to a Quorate cluster.
 #[derive(Parser, Debug)]
 #[command(name = "quorate", version, after_help = exit::HELP)]
@@ -21,17 +24,18 @@ pub(super) struct Arguments {
         value_delimiter = ',',
         value_name = "HOST:PORT,…",
         value_parser = server,
-        global = true
+        global = true,
+        help_heading = EVERYWHERE
     )]
     pub(super) servers: Vec<String>,
 
     /// How long the command may take, for example 500ms, 2s, 1m; `scan` and `export`: each page; `import`: each batch;
     /// `watch`: until it has begun, and to find another replica when it has lost one
-    #[arg(long, default_value = "2s", value_parser = duration, global = true)]
+    #[arg(long, default_value = "2s", value_parser = duration, global = true, help_heading = EVERYWHERE)]
     pub(super) timeout: Duration,
 
     /// How results are printed
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true, help_heading = EVERYWHERE)]
     pub(super) format: Format,
 
     #[command(subcommand)]
@@ -127,6 +131,7 @@ pub(super) enum Command {
     /// It stops at the first line that it cannot read or write, when all lines before that are written; and at Ctrl-C or
     /// SIGTERM, when what it has sent is written, or at once if there is another (exit code 130). It prints how many lines
     /// are written, and says with which line to go on.
+    #[command(override_usage = "quorate import [OPTIONS] < FILE")]
     Import {
         /// Skip lines that cannot be read, and say which on standard error
         #[arg(long)]

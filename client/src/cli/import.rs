@@ -22,7 +22,7 @@ use quorate_protocol::request;
 use smol::{Task, Unblock};
 
 use super::arguments::Format;
-use super::exit::{Exit, Failure, exit_of, say};
+use super::exit::{Exit, Failure, exit_of, printed, say};
 use super::lines::{self, Pair};
 use super::output;
 use super::signals::Stop;
@@ -66,10 +66,11 @@ pub(super) async fn run(
             Err(import.stopped())
         }
     };
-    output::imported(out, format, import.written, import.skipped, client.session_token())?;
+    let counts = output::imported(out, format, import.written, import.skipped, client.session_token());
+    let printed = printed(counts, out);
     match import.failed {
         Some((first, error)) => Err(not_written(first, error)),
-        None => ended,
+        None => ended.and(printed),
     }
 }
 

@@ -55,7 +55,18 @@ struct JsonLine {
 }
 
 fn parse_json(line: &[u8]) -> Result<Pair, String> {
-    let line: JsonLine = serde_json::from_slice(line).map_err(|error| format!("not as expected: {error}"))?;
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err(
+            "it is no object, as {\"key\":\"a\",\"value\":\"b\"}: give one a line, and no list of them"
+                .into(),
+        );
+    }
+    let line: JsonLine = serde_json::from_slice(line).map_err(|error| {
+        let reason = error.to_string();
+        // It counts lines, too, in what is always one.
+        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+        format!("not as expected at column {}: {reason}", error.column())
+    })?;
     Ok(Pair {
         key: either("key", line.key, line.key_hex)?,
         value: either("value", line.value, line.value_hex)?,
@@ -183,7 +194,13 @@ mod tests {
         for escape in ["\\", "\\q", "\\x", "\\xf", "\\xg0", "\\x+1"] {
             wrong(Format::Text, &format!("k\t{escape}"), "backslash");
         }
-        wrong(Format::Json, "k\tv", "not as expected");
+        wrong(Format::Json, "k\tv", "no object");
+        wrong(Format::Json, r#"["a",null,"b",null,null,null]"#, "no object");
+        wrong(
+            Format::Json,
+            r#"{"key":"a","value":1}"#,
+            "not as expected at column 20: invalid type: integer `1`",
+        );
         wrong(Format::Json, r#"{"key":"a"}"#, "neither value nor value_hex");
         wrong(Format::Json, r#"{"key":"a","value":null}"#, "neither value nor value_hex");
         wrong(Format::Json, r#"{"key":"a","key_hex":"61","value":"b"}"#, "give one");
