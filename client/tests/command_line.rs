@@ -364,6 +364,7 @@ fn a_watch_that_cannot_go_on_says_what_to_do() {
     quorate(&lost, &["watch", "--after", "7"]).code(2);
     quorate(&lost, &["watch", "a", "--key", "b"]).code(2);
     quorate(&lost, &["watch", "--count", "0"]).code(2);
+    quorate(&lost, &["watch", "--key", ""]).code(2);
 }
 
 // --- export and import -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileTypeExt;
 
 use async_io::Async;
 use futures_lite::{FutureExt, future};
+use quorate_protocol::request::InvalidRequest;
 
 use super::arguments::{Format, WatchArguments};
 use super::exit::{Exit, Failure, say};
@@ -26,6 +27,9 @@ pub(super) async fn run(
     format: Format,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
+    if arguments.key.as_ref().is_some_and(|key| key.is_empty()) {
+        return Err(Error::Invalid(InvalidRequest::EmptyKey).into());
+    }
     let mut watch = begin(client, arguments);
     let mut printed = arguments.after;
     let show = show(&mut watch, arguments.count, format, out, &mut printed);
