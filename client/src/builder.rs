@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::address;
 use crate::client::{Client, Handle};
 use crate::route::ReadFrom;
 use crate::shared::Shared;
@@ -81,7 +82,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Adds servers, `HOST:PORT` each: any replicas of the cluster.
+    /// Adds servers, `HOST:PORT` each, an IPv6 address in brackets: any replicas of the cluster. Spaces around them, as
+    /// in the parts of a list, do not count.
     pub fn servers(mut self, servers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.settings.servers.extend(servers.into_iter().map(Into::into));
         self
@@ -153,10 +155,18 @@ impl Builder {
 
     /// A client, and the driver that the caller has to run for it: on any executor, any thread.
     ///
-    /// No connection is made before the first call. [`Error::NoServers`] if no server was named.
-    pub fn build(self) -> Result<(Client, Driver), Error> {
+    /// No connection is made before the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoServers`] if no server was named, and [`Error::InvalidServer`] if one can never be reached by what was
+    /// named. Names are not resolved yet.
+    pub fn build(mut self) -> Result<(Client, Driver), Error> {
         if self.settings.servers.is_empty() {
             return Err(Error::NoServers);
+        }
+        for server in &mut self.settings.servers {
+            *server = address::checked(server)?.into();
         }
         let tasks = Arc::new(Tasks::default());
         let shared = Arc::new(Shared::new(self.settings, Arc::downgrade(&tasks)));
@@ -171,7 +181,7 @@ impl Builder {
         Ok((client, driver))
     }
 
-    /// A client whose driver runs on smol's global executor. [`Error::NoServers`] if no server was named.
+    /// A client whose driver runs on smol's global executor. Its errors are those of [`build`](Self::build).
     pub fn connect(self) -> Result<Client, Error> {
         let (client, driver) = self.build()?;
         smol::spawn(driver).detach();

@@ -123,15 +123,18 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Begins what has no end of its own: from the first part on.
-    pub(crate) async fn open(mut self, operation: Operation<'_>) -> Result<(Parts, Reply), Error> {
+    /// Begins a watch, which has no end of its own: from the first part on.
+    pub(crate) async fn watch(mut self, operation: Operation<'_>) -> Result<(Parts, Reply), Error> {
         let mut request = Request { id: 0, deadline_ms: 0, operation };
         let endless = Deadline::after(crate::deadline::DEADLINE_MAX);
         loop {
-            let link = self.choose();
-            let tried = match link.open(&mut request, endless).await? {
-                Err(answer) => judge(answer),
-                Ok(mut parts) => match self.first(&mut parts).await {
+            let link = self.choose_for_watch()?;
+            let tried = match link.open(&mut request, endless).await {
+                // Another watch was faster.
+                Err(Error::TooManyWatches) => continue,
+                Err(error) => return Err(error),
+                Ok(Err(answer)) => judge(answer),
+                Ok(Ok(mut parts)) => match self.first(&mut parts).await {
                     Some(Part::Reply(reply)) => return Ok((parts, reply)),
                     Some(Part::Last(answer)) => judge(answer),
                     None => Tried::Late { silent: true },
@@ -157,6 +160,14 @@ impl<'a> Call<'a> {
             To::Any => {
                 self.shared.link(|route| route.for_read(self.shared.settings.read_from, Instant::now()))
             }
+        }
+    }
+
+    fn choose_for_watch(&self) -> Result<Arc<Link>, Error> {
+        let link = self.choose();
+        match link.takes_watch() {
+            true => Ok(link),
+            false => self.shared.link_for_watch().ok_or(Error::TooManyWatches),
         }
     }
 

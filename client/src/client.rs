@@ -43,7 +43,8 @@ impl Drop for Handle {
 impl Client {
     /// A client of the cluster that these servers (`HOST:PORT`) belong to, driven by smol's global executor.
     ///
-    /// No connection is made before the first call. [`Error::NoServers`] if no server is named.
+    /// No connection is made before the first call. [`Error::NoServers`] if no server is named, and
+    /// [`Error::InvalidServer`] if one can never be reached by what is named.
     pub fn connect(servers: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, Error> {
         Self::builder().servers(servers).connect()
     }

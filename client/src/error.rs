@@ -14,6 +14,12 @@ pub enum Error {
     /// A client without servers.
     #[error("no server is named: give at least one HOST:PORT")]
     NoServers,
+    /// By this address no server can ever be reached. A name that only cannot be resolved is
+    /// [`Unreachable`](Self::Unreachable) instead.
+    #[error(
+        "{0:?} is no server's address: write HOST:PORT, for example 127.0.0.1:7401, db1.example:7401 or [::1]:7401"
+    )]
+    InvalidServer(Arc<str>),
     /// The request breaks a limit; it was not sent.
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
@@ -38,6 +44,13 @@ pub enum Error {
     /// As many requests as allowed are in flight, or were until the deadline; nothing was sent.
     #[error("the bound on requests in flight is reached: send less, wait longer, or raise it")]
     InFlight,
+    /// A watch for which no replica that may serve it has a place: each takes [`limits::WATCHES_MAX`] of one client.
+    /// Nothing was sent.
+    #[error(
+        "this client has {max} watches already at each replica that may serve one: drop a watch, or make another client",
+        max = limits::WATCHES_MAX
+    )]
+    TooManyWatches,
     /// Nothing was done before the deadline.
     #[error("no answer within the deadline")]
     Deadline,
@@ -115,10 +128,12 @@ impl Error {
             Self::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
             Self::HelloRefused { refusal, .. } if !is_permanent(refusal) => ErrorKind::Retryable,
             Self::NoServers
+            | Self::InvalidServer(_)
             | Self::Invalid(_)
             | Self::RequestTooLong(_)
             | Self::Refused(_)
             | Self::HelloRefused { .. }
+            | Self::TooManyWatches
             | Self::Typed(_)
             | Self::BadAnswer
             | Self::Closed => ErrorKind::Refused,

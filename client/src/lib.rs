@@ -73,6 +73,7 @@
 //!
 //! `load`: load generation, closed and open loop, with latency histograms. `cli`: the command line `quorate`.
 
+mod address;
 mod backoff;
 pub mod blocking;
 mod builder;

@@ -109,21 +109,27 @@ impl Route {
         }
     }
 
+    /// All servers that reads may go to now.
+    pub(crate) fn readable(&self, now: Instant) -> impl Iterator<Item = usize> {
+        (0..self.servers.len()).filter(move |at| {
+            let server = &self.servers[*at];
+            self.is_for_reads(server) && server.is_usable(now)
+        })
+    }
+
     fn nearest(&mut self, now: Instant) -> usize {
-        let usable = || {
-            (0..).zip(&self.servers).filter(|(_, server)| self.is_for_reads(server) && server.is_usable(now))
-        };
         let is_stale = |server: &Server| {
             server.latency.is_none_or(|(_, at)| now.saturating_duration_since(at) >= MEASURE_AGAIN)
         };
         // Whoever was not measured, or long ago, gets one read, and no other before it has answered that.
-        if let Some((at, _)) = usable().find(|(_, server)| is_stale(server)) {
+        let stale = self.readable(now).find(|at| is_stale(&self.servers[*at]));
+        if let Some(at) = stale {
             let latency = self.servers[at].latency.map_or(Duration::MAX, |(latency, _)| latency);
             self.servers[at].latency = Some((latency, now));
             return at;
         }
-        let nearest = usable().min_by_key(|(_, server)| server.latency.map(|(latency, _)| latency));
-        nearest.map_or_else(|| self.last_resort(), |(at, _)| at)
+        let latency = |at: &usize| self.servers[*at].latency.map(|(latency, _)| latency);
+        self.readable(now).min_by_key(latency).unwrap_or_else(|| self.last_resort())
     }
 
     fn spread(&mut self, now: Instant) -> usize {

@@ -134,6 +134,14 @@ impl Shared {
         self.link(|route| route.for_leader())
     }
 
+    /// The link to any server that can be asked for a watch and takes another one.
+    pub(crate) fn link_for_watch(&self) -> Option<Arc<Link>> {
+        let servers = self.servers();
+        let readable = servers.route.readable(Instant::now());
+        let mut links = readable.filter_map(|at| servers.links.get(at));
+        links.find(|link| link.takes_watch()).cloned()
+    }
+
     /// How many servers there are.
     pub(crate) fn servers_known(&self) -> usize {
         self.servers().route.addresses().count()

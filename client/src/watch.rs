@@ -26,7 +26,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Changes are what committed writes did: a compare-and-set whose condition did not hold, a deletion of what was not
 /// there, and a repeated write are none. When its replica is lost, or the changes come faster than they are taken, the
 /// watch goes on at any replica where it was. Replicas keep a bounded history: if that does not reach back, the watch
-/// ends with [`Refusal::HistoryLost`](crate::Refusal::HistoryLost). After any other error it can be asked again.
+/// ends with [`Refusal::HistoryLost`](crate::Refusal::HistoryLost). One for which no replica has a place ends with
+/// [`Error::TooManyWatches`]: each takes 64 of one client. After an error that is [retryable](crate::ErrorKind) it can be
+/// asked again, after any other it is over.
 ///
 /// It is not driven while nothing is asked of it, and holds at most 4 MiB of changes.
 ///
@@ -215,7 +217,7 @@ impl Following {
         let entered = shared.enter()?;
         let call = Call::new(shared, self.client.deadline, To::Any, Repeat::Harmless);
         let operation = Operation::Watch { range: self.range.borrowed(), after: self.position.get() };
-        let begun = call.open(operation).await;
+        let begun = call.watch(operation).await;
         drop(entered);
         let (parts, first) = begun?;
         let Reply::Changes { through, changes } = first else { return Err(Error::BadAnswer) };

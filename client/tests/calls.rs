@@ -2,6 +2,7 @@
 
 mod fake;
 
+use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -238,6 +239,33 @@ fn nobody_there_is_an_error_that_says_what_was_met() {
     let error = block_on(brief(&client([&address])).set("a", "1")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Retryable);
     assert!(error.to_string().contains(&address), "{error}");
+}
+
+#[test]
+fn what_can_never_be_a_server_is_an_error_before_any_call() {
+    for wrong in ["127.0.0.1", "127.0.0.1:70000", ":7401", "a b:7401", "http://127.0.0.1:7401"] {
+        let error = Client::connect(["127.0.0.1:7401", wrong]).map(drop).unwrap_err();
+        assert_eq!((&error, error.kind()), (&Error::InvalidServer(wrong.into()), ErrorKind::Refused));
+        let text = error.to_string();
+        assert!(text.contains(&format!("{wrong:?}")) && text.contains("HOST:PORT"), "{text}");
+        assert!(Client::builder().servers([wrong]).build().is_err());
+    }
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_tried_until_the_deadline() {
+    let error = block_on(brief(&client(["name.invalid:7401"])).set("a", "1")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retryable, "{error}");
+}
+
+#[test]
+fn a_server_by_an_ipv6_address_and_with_spaces_around_it_is_reached() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
+    let address = listener.local_addr().unwrap();
+    let error = block_on(brief(&client([format!(" {address} ")])).get("a")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retryable, "it says nothing");
+    listener.set_nonblocking(true).unwrap();
+    listener.accept().expect("it was connected to");
 }
 
 #[test]

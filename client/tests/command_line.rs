@@ -5,8 +5,8 @@ mod fake;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
@@ -52,7 +52,10 @@ fn start(server: &str, arguments: &[&str]) -> Child {
 /// The exit code, what else it printed, and what it said.
 fn end(mut child: Child) -> (Option<i32>, String, String) {
     drop(child.stdin.take());
-    let output = child.wait_with_output().unwrap();
+    ended(child.wait_with_output().unwrap())
+}
+
+fn ended(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -67,6 +70,8 @@ fn set_get_delete_and_get_again() {
     );
     assert_eq!(stdout(quorate(&server, &["get", "a"]).success()), "1\n");
     quorate(&server, &["delete", "a"]).success();
+    let absent = quorate(&server, &["get", "a", "--format", "json"]).code(3);
+    assert_eq!(stdout(absent), "{\"key\":\"a\",\"revision\":null,\"token\":\"q1-1-2\",\"value\":null}\n");
     let absent = quorate(&server, &["get", "a"]).code(3).stdout("");
     assert_eq!(error(&absent), "quorate: the key is absent\n");
     quorate(&server, &["delete", "a"]).success();
@@ -79,7 +84,8 @@ fn values_are_any_bytes() {
     command.args(["--servers", &server, "set", "a", "-"]).write_stdin(&b"\xff\x00\n"[..]).assert().success();
     quorate(&server, &["get", "a"]).success().stdout(&b"\xff\x00\n\n"[..]);
     let json = stdout(quorate(&server, &["get", "a", "--format", "json"]).success());
-    assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":null,\"value_hex\":\"ff000a\"}\n");
+    let expected = r#"{"key":"a","revision":1,"token":"q1-1-1","value":null,"value_hex":"ff000a"}"#;
+    assert_eq!(json.trim_end(), expected);
 }
 
 #[test]
@@ -118,7 +124,7 @@ fn a_scan_prints_a_prefix_up_to_a_limit() {
     }
     assert_eq!(stdout(quorate(&server, &["scan", "b", "--limit", "2"])), "b1\tx\nb2\ttab\\there\n");
     let json = stdout(quorate(&server, &["scan", "a", "--format", "json"]));
-    assert_eq!(json, "{\"key\":\"a\",\"revision\":1,\"value\":\"0\"}\n");
+    assert_eq!(json.trim_end(), r#"{"key":"a","revision":1,"token":"q1-1-4","value":"0"}"#);
     assert_eq!(stdout(quorate(&server, &["scan"])).lines().count(), 4);
 }
 
@@ -132,6 +138,47 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let scan = scan.args(["--servers", &server, "scan"]).stdout(writer).stderr(Stdio::piped());
     let output = scan.spawn().unwrap().wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+/// With standard output on a full disk.
+#[cfg(target_os = "linux")]
+fn quorate_unheard(server: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let command = command.args(["--servers", server]).args(arguments).stdin(Stdio::null());
+    ended(command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_write_whose_result_cannot_be_printed_is_not_said_to_be_undone() {
+    let server = store();
+    for write in
+        [["set", "a", "1"].as_slice(), &["delete", "b"], &["hand-over"], &["admit", "2"], &["import"]]
+    {
+        let (code, _, stderr) = quorate_unheard(&server, write);
+        assert_eq!(code, Some(5), "{write:?}: {stderr}");
+        assert!(stderr.contains("is done all the same"), "{stderr}");
+    }
+    quorate(&server, &["get", "a"]).success().stdout("1\n");
+    let cas = ["cas", "a", "2", "--revision", "absent"];
+    assert_eq!(quorate_unheard(&server, &cas).0, Some(1), "that it was not done comes first");
+    assert_eq!(quorate_unheard(&server, &["get", "a"]).0, Some(1), "a read has done nothing");
+}
+
+#[test]
+fn the_result_of_a_write_counts_although_nobody_reads_it() {
+    let server = Fake::start();
+    let mut set = start(&server.address, &["set", "a", "1", "--progress"]);
+    drop(set.stdout.take());
+    let mut peer = server.peer();
+    let id = peer.id();
+    peer.answer(id, value(1, b"0"));
+    let id = take_write(&mut peer, Acks::Quorum, true);
+    peer.answer(id, Outcome::Progress { receipt: receipt_on(1) });
+    peer.answer(id, Outcome::Unknown { index: 7, copies: 1 });
+    let (code, _, stderr) = end(set);
+    assert_eq!(code, Some(5), "{stderr}");
 }
 
 #[test]
@@ -317,6 +364,7 @@ fn a_watch_that_cannot_go_on_says_what_to_do() {
     quorate(&lost, &["watch", "--after", "7"]).code(2);
     quorate(&lost, &["watch", "a", "--key", "b"]).code(2);
     quorate(&lost, &["watch", "--count", "0"]).code(2);
+    quorate(&lost, &["watch", "--key", ""]).code(2);
 }
 
 // --- export and import -----------------------------------------------------------------------------------------
@@ -449,6 +497,94 @@ fn an_import_that_is_refused_says_which_lines_are_written() {
     );
 }
 
+/// Under way, with one line that the server has been sent and has not answered: the write's id.
+fn start_import(server: &Fake) -> (Child, Peer, u64) {
+    let mut import = start(&server.address, &["import"]);
+    import.stdin.as_mut().unwrap().write_all(b"a\t1\n").unwrap();
+    let mut peer = server.peer();
+    peer.open_session(1);
+    let (id, _) = peer.write();
+    (import, peer, id)
+}
+
+/// What it has said when it has ended, although its input has not.
+fn end_by_itself(import: &mut Child) -> (Option<i32>, String, String) {
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    import.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    import.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (import.wait().unwrap().code(), stdout, stderr)
+}
+
+#[test]
+fn an_import_that_is_told_to_stop_says_what_is_written_and_where_to_go_on() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let server = Fake::start();
+        let (mut import, mut peer, id) = start_import(&server);
+        kill_process(Pid::from_child(&import), signal).unwrap();
+        peer.answer(id, written(2));
+        let (id, ends_session) =
+            peer.request(|operation| matches!(operation, Operation::CloseSession { session: 1 }));
+        assert!(ends_session);
+        peer.answer(id, written(3));
+        let (code, stdout, stderr) = end_by_itself(&mut import);
+        assert_eq!((code, stdout.as_str()), (Some(130), "1 lines written, 0 skipped\n"), "{stderr}");
+        let said = "quorate: told to stop; the lines before line 2 are written: go on with that line\n";
+        assert_eq!(stderr, said);
+    }
+}
+
+#[test]
+fn an_import_that_is_told_to_stop_twice_does_not_wait_for_what_is_in_flight() {
+    let server = Fake::start();
+    let (mut import, _peer, _unanswered) = start_import(&server);
+    let began = Instant::now();
+    // Two signals that come together may be one.
+    while import.try_wait().unwrap().is_none() {
+        kill_process(Pid::from_child(&import), Signal::INT).unwrap();
+        assert!(began.elapsed() < DEADLINE, "it does not end");
+        std::thread::yield_now();
+    }
+    let (code, stdout, stderr) = end_by_itself(&mut import);
+    assert_eq!((code, stdout.as_str()), (Some(130), "0 lines written, 0 skipped\n"), "{stderr}");
+    assert!(
+        stderr.contains("the lines before line 1 are written, later ones may be: go on with"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn an_import_whose_lines_are_refused_says_so_although_no_other_line_comes() {
+    let server = Fake::start();
+    let (mut import, mut peer, id) = start_import(&server);
+    peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+    let id = peer.id();
+    peer.answer(id, written(3));
+    let (code, stdout, stderr) = end_by_itself(&mut import);
+    assert_eq!((code, stdout.as_str()), (Some(4), "0 lines written, 0 skipped\n"), "{stderr}");
+    assert!(stderr.contains("the lines before line 1 are written"), "{stderr}");
+}
+
+#[test]
+fn an_import_whose_input_cannot_be_read_says_where_to_go_on() {
+    let server = store();
+    let directory = std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let mut import = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let import = import.args(["--servers", &server, "import"]).stdin(directory).output().unwrap();
+    let (code, stdout, stderr) = ended(import);
+    assert_eq!((code, stdout.as_str()), (Some(1), "0 lines written, 0 skipped\n"), "{stderr}");
+    assert!(stderr.contains("directory") && stderr.contains("before line 1 are written"), "{stderr}");
+}
+
+#[test]
+fn a_carriage_return_before_the_newline_is_of_the_line_and_escaped_of_the_value() {
+    let server = store();
+    quorate_fed(&server, &["import"], "a\t1\r\nb\t2\\r\r\nc\tx\ry\nd\t\r\n").success();
+    quorate(&server, &["export"]).success().stdout("a\t1\nb\t2\\r\nc\tx\\ry\nd\t\n");
+    let json = "{\"key\":\"j\",\"value\":\"1\"}\r\n";
+    quorate_fed(&server, &["import", "--format", "json"], json).success();
+    quorate(&server, &["get", "j"]).success().stdout("1\n");
+}
+
 // --- acks and progress -----------------------------------------------------------------------------------------
 
 /// The next request, which must be a write: its id, and whether it wants to be told so and at so many copies.
@@ -574,7 +710,8 @@ fn exit_codes_tell_errors_apart() {
     let (overloaded, _refused) = always(Refusal::Overloaded("too much".into()));
     brief(&overloaded, &["set", "a", "1"]).code(4);
     let (behind, _refused) = always(Refusal::Behind { applied: 3 });
-    brief(&behind, &["get", "a", "--read", "session", "--token", "q1-1-4"]).code(4);
+    let behind = brief(&behind, &["get", "a", "--read", "session", "--token", "q1-1-4"]).code(4);
+    assert!(error(&behind).contains("up to 3") && error(&behind).contains("--timeout"));
     let (lost, _refused) = always(Refusal::TokenLost);
     brief(&lost, &["get", "a", "--read", "session", "--token", "q1-1-4"]).code(1);
     let (full, _refused) = always(Refusal::Blocked(Obstacle::DiskFull));
@@ -585,7 +722,32 @@ fn exit_codes_tell_errors_apart() {
     brief(&gone, &["get", ""]).code(2);
     let no_token = brief(&gone, &["get", "a", "--read", "session"]).code(2);
     assert!(String::from_utf8_lossy(&no_token.get_output().stderr).contains("--token"));
-    brief("no-port", &["get", "a"]).code(2);
+    for read in [["--read", "local"].as_slice(), &["--read", "linearizable"], &[]] {
+        let unused = brief(&gone, &[&["get", "a", "--token", "q1-1-4"], read].concat()).code(2);
+        assert!(error(&unused).contains("add --read session"), "a token is not passed over in silence");
+    }
+}
+
+#[test]
+fn servers_that_can_never_be_reached_are_wrong_use_and_named() {
+    let from_flag = |servers: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(["--servers", servers, "get", "a"]).assert()
+    };
+    for wrong in ["no-port", "127.0.0.1:70000", ":7401", "a b:7401", "::1:7401", "a:0"] {
+        for assert in [quorate(wrong, &["get", "a"]), from_flag(&format!("127.0.0.1:7401,{wrong}"))] {
+            let text = String::from_utf8(assert.code(2).get_output().stderr.clone()).unwrap();
+            assert!(text.contains(&format!("{wrong:?}")) && text.contains("HOST:PORT"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn spaces_in_the_list_of_servers_do_not_count() {
+    let server = store();
+    for list in [format!("{}, {server}", nobody()), format!(" {server} ,{}", nobody())] {
+        quorate(&list, &["set", "a", "1"]).success();
+    }
 }
 
 #[test]
@@ -600,7 +762,10 @@ fn it_tells_shells_and_man_about_itself_without_any_server() {
     }
     let page = stdout(quorate(&server, &["man"]).success());
     assert!(page.contains(".TH quorate 1") && page.contains("QUORATE_SERVERS"), "{page}");
-    assert!((0..=6).all(|code| page.contains(&format!("\n  {code}  "))), "the exit codes: {page}");
+    assert!(
+        (0..=6).chain([130]).all(|code| page.contains(&format!("\n  {code}  "))),
+        "the exit codes: {page}"
+    );
     let page = stdout(quorate(&server, &["man", "cas"]).success());
     assert!(page.contains(".TH quorate-cas 1") && page.contains("\\-\\-revision"), "{page}");
     for command in ["watch", "export", "import"] {

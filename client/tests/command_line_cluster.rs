@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use programs::{Program, cluster, quorate, servers, wait_for};
+use quorate_client::SessionToken;
 use serde_json::Value as Json;
 
 fn json(command: Command) -> Json {
@@ -81,12 +82,18 @@ fn a_token_goes_from_a_write_to_a_session_read_at_each_replica() {
     let cluster = cluster();
     let written = json(quorate(&servers(&cluster), &["set", "a", "1", "--format", "json"]));
     let token = written["token"].as_str().unwrap();
+    let index = |token: &str| token.parse::<SessionToken>().unwrap().index();
     for node in cluster.nodes() {
         let address = cluster.address(node).unwrap();
         let read = ["--read", "session", "--token", token];
         for command in [["get", "a"].as_slice(), &["scan"], &["export"]] {
             let found = quorate(&address, &[command, &read].concat()).printed();
             assert!(found.trim_end().ends_with('1'), "{found}");
+        }
+        for command in ["get", "scan"] {
+            let read = json(quorate(&address, &[command, "a", "--read", "local", "--format", "json"]));
+            let seen = read["token"].as_str().unwrap();
+            assert!(index(seen) >= index(token), "what a read has seen goes on to the next one: {seen}");
         }
     }
 }

@@ -2,19 +2,21 @@
 
 mod fake;
 
+use std::collections::HashSet;
 use std::sync::mpsc::channel;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fake::{Fake, Peer, node};
 use futures_lite::future::{block_on, poll_once};
 use quorate_client::blocking::iter;
 use quorate_client::{
-    Acks, Appended, Client, Consistency, Error, Receipt, Refusal, SessionToken, Unknown, WriteResult, prefix,
+    Acks, Appended, Client, Consistency, Error, ErrorKind, Receipt, Refusal, SessionToken, Unknown, Watch,
+    WriteResult, prefix,
 };
-use quorate_protocol::Durability;
-use quorate_protocol::request::{self, Operation, Token};
+use quorate_protocol::request::{self, Operation, Request, Token};
 use quorate_protocol::response::{Change, NewValue, Outcome};
+use quorate_protocol::{Durability, limits, parse};
 
 fn client(server: &Fake) -> Client {
     let builder = Client::builder().servers([&server.address]).deadline(Duration::from_secs(10));
@@ -119,6 +121,70 @@ fn the_position_of_a_watch_moves_while_it_waits() {
     assert_eq!(watch.token().unwrap().index(), 10);
     drop(watch);
     script.join().unwrap();
+}
+
+/// Takes watches as a server does, until the client is gone; how many were begun and refused.
+fn serve_watches(server: Fake) -> JoinHandle<[usize; 2]> {
+    thread::spawn(move || {
+        let (mut peer, mut open, mut counts) = (server.peer(), HashSet::new(), [0; 2]);
+        while let Some(body) = peer.frame() {
+            let request: Request<'_> = parse(&body).unwrap();
+            let is_full = open.len() == limits::WATCHES_MAX;
+            match request.operation {
+                Operation::Watch { .. } if is_full => {
+                    counts[1] += 1;
+                    peer.answer(request.id, Outcome::Refused(Refusal::Overloaded("cancel one".into())));
+                }
+                Operation::Watch { .. } => {
+                    open.insert(request.id);
+                    counts[0] += 1;
+                    peer.answer(request.id, changes(10, &[]));
+                }
+                Operation::Cancel { request } => drop(open.remove(&request)),
+                other => panic!("{other:?} is no watch"),
+            }
+        }
+        counts
+    })
+}
+
+fn begun_watch(client: &Client) -> Watch {
+    let mut watch = client.watch(prefix(b""));
+    while watch.token().is_none() {
+        assert_eq!(block_on(poll_once(watch.next())), None, "nothing has changed");
+        thread::yield_now();
+    }
+    watch
+}
+
+#[test]
+fn a_watch_too_many_is_refused_until_another_one_is_dropped() {
+    let server = Fake::start();
+    let client = client(&server);
+    let served = serve_watches(server);
+    let mut watches: Vec<_> = (0..limits::WATCHES_MAX).map(|_| begun_watch(&client)).collect();
+    let mut one_more = client.watch(prefix(b""));
+    let error = block_on(one_more.next()).unwrap().unwrap_err();
+    assert_eq!((&error, error.kind()), (&Error::TooManyWatches, ErrorKind::Refused));
+    assert!(error.to_string().contains("drop a watch, or make another client"), "{error}");
+    assert_eq!(block_on(one_more.next()), None);
+    watches.pop();
+    watches.push(begun_watch(&client));
+    drop((watches, one_more, client));
+    assert_eq!(served.join().unwrap(), [limits::WATCHES_MAX + 1, 0]);
+}
+
+#[test]
+fn a_watch_goes_to_a_replica_that_has_a_place_for_it() {
+    let servers = [Fake::start(), Fake::start()];
+    let client =
+        Client::builder().servers(servers.each_ref().map(|server| &server.address)).connect().unwrap();
+    let served = servers.map(serve_watches);
+    let watches: Vec<_> = (0..2 * limits::WATCHES_MAX).map(|_| begun_watch(&client)).collect();
+    let error = block_on(client.watch(prefix(b"")).next()).unwrap().unwrap_err();
+    assert_eq!(error, Error::TooManyWatches);
+    drop((watches, client));
+    assert_eq!(served.map(|served| served.join().unwrap()), [[limits::WATCHES_MAX, 0]; 2]);
 }
 
 #[test]

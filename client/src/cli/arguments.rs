@@ -7,7 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit;
 use super::reference::Reference;
-use crate::{Acks, Expected, SessionToken};
+use crate::{Acks, Error, Expected, SessionToken, address};
+
+/// The heading of what every command takes.
+const EVERYWHERE: &str = "Options of every command";
 
 /// Talks to a Quorate cluster.
 #[derive(Parser, Debug)]
@@ -21,17 +24,18 @@ pub(super) struct Arguments {
         value_delimiter = ',',
         value_name = "HOST:PORT,…",
         value_parser = server,
-        global = true
+        global = true,
+        help_heading = EVERYWHERE
     )]
     pub(super) servers: Vec<String>,
 
     /// How long the command may take, for example 500ms, 2s, 1m; `scan` and `export`: each page; `import`: each batch;
     /// `watch`: until it has begun, and to find another replica when it has lost one
-    #[arg(long, default_value = "2s", value_parser = duration, global = true)]
+    #[arg(long, default_value = "2s", value_parser = duration, global = true, help_heading = EVERYWHERE)]
     pub(super) timeout: Duration,
 
     /// How results are printed
-    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true, help_heading = EVERYWHERE)]
     pub(super) format: Format,
 
     #[command(subcommand)]
@@ -121,8 +125,13 @@ pub(super) enum Command {
     ///
     /// Lines are key, tab, value; with `--format json` objects with `key` or `key_hex` and `value` or `value_hex`. They
     /// are written in batches, several at a time; of two lines with the same key the later one wins. Batches that may
-    /// have been written are sent again within `--timeout`, and written once. It stops at the first line that it cannot
-    /// read or write, when all lines before that are written.
+    /// have been written are sent again within `--timeout`, and written once. A line ends with a newline or with carriage
+    /// return and newline; a carriage return that a value ends with is written as `\r`, as `export` does.
+    ///
+    /// It stops at the first line that it cannot read or write, when all lines before that are written; and at Ctrl-C or
+    /// SIGTERM, when what it has sent is written, or at once if there is another (exit code 130). It prints how many lines
+    /// are written, and says with which line to go on.
+    #[command(override_usage = "quorate import [OPTIONS] < FILE")]
     Import {
         /// Skip lines that cannot be read, and say which on standard error
         #[arg(long)]
@@ -197,11 +206,8 @@ pub(super) enum ReadConsistency {
     Local,
 }
 
-fn server(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.into()),
-        _ => Err("expected HOST:PORT, for example 127.0.0.1:7401".into()),
-    }
+fn server(text: &str) -> Result<String, Error> {
+    address::checked(text).map(str::to_owned)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! text   key, tab, value; each with \t \n \r \\, and \xNN for other control characters and bytes that are no UTF-8
+//!        (so a carriage return at the end of a line that is read belongs to the line's end, not to the value)
 //! JSON   {"key":…,"value":…}; null, and the bytes in key_hex or value_hex, for what is no UTF-8
 //! ```
 
@@ -39,7 +40,7 @@ fn parse_text(line: &[u8]) -> Result<Pair, String> {
     Ok(Pair { key: unescaped(&line[..tab])?, value: unescaped(&line[tab + 1..])? })
 }
 
-/// What a line may have; the revision, which `scan` prints too, says nothing here.
+/// What a line may have; revision and token, which `scan` prints too, say nothing here.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonLine {
@@ -49,10 +50,23 @@ struct JsonLine {
     value_hex: Option<String>,
     #[serde(rename = "revision")]
     _revision: Option<u64>,
+    #[serde(rename = "token")]
+    _token: Option<String>,
 }
 
 fn parse_json(line: &[u8]) -> Result<Pair, String> {
-    let line: JsonLine = serde_json::from_slice(line).map_err(|error| format!("not as expected: {error}"))?;
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err(
+            "it is no object, as {\"key\":\"a\",\"value\":\"b\"}: give one a line, and no list of them"
+                .into(),
+        );
+    }
+    let line: JsonLine = serde_json::from_slice(line).map_err(|error| {
+        let reason = error.to_string();
+        // It counts lines, too, in what is always one.
+        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+        format!("not as expected at column {}: {reason}", error.column())
+    })?;
     Ok(Pair {
         key: either("key", line.key, line.key_hex)?,
         value: either("value", line.value, line.value_hex)?,
@@ -180,7 +194,13 @@ mod tests {
         for escape in ["\\", "\\q", "\\x", "\\xf", "\\xg0", "\\x+1"] {
             wrong(Format::Text, &format!("k\t{escape}"), "backslash");
         }
-        wrong(Format::Json, "k\tv", "not as expected");
+        wrong(Format::Json, "k\tv", "no object");
+        wrong(Format::Json, r#"["a",null,"b",null,null,null]"#, "no object");
+        wrong(
+            Format::Json,
+            r#"{"key":"a","value":1}"#,
+            "not as expected at column 20: invalid type: integer `1`",
+        );
         wrong(Format::Json, r#"{"key":"a"}"#, "neither value nor value_hex");
         wrong(Format::Json, r#"{"key":"a","value":null}"#, "neither value nor value_hex");
         wrong(Format::Json, r#"{"key":"a","key_hex":"61","value":"b"}"#, "give one");

@@ -10,20 +10,21 @@ mod import;
 mod lines;
 mod output;
 mod reference;
+mod signals;
 mod status;
 mod watch;
 mod write;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use self::arguments::{Arguments, Command, Format, Freshness, ReadConsistency};
-use self::exit::{Exit, Failure, exit_of, say};
+use self::exit::{Exit, Failure, exit_of, printed, say};
 use self::reference::Reference;
-use crate::{Client, Consistency, Error, KeyValue, NodeId, prefix};
+use crate::{Client, Consistency, Error, KeyValue, NodeId, SessionToken, prefix};
 
 /// Items of one page of a scan.
 const SCAN_PAGE_ITEMS: usize = 1000;
@@ -73,29 +74,34 @@ async fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Failure>
             write::run(&client, call, Some(*revision), *acknowledged, format, out).await
         }
         Command::Get { key, freshness } => {
-            get(&reader(&client, *freshness), key.as_bytes(), format, out).await
+            get(&reader(&client, *freshness)?, key.as_bytes(), format, out).await
         }
         Command::Scan { prefix, limit, freshness } => {
-            let show = |out: &mut _, item: &_| output::item(out, format, item, true);
-            scan(&reader(&client, *freshness), prefix.as_bytes(), *limit, out, show).await.map(drop)
+            let show = |out: &mut _, item: &_, token| output::item(out, format, item, Some(token));
+            scan(&reader(&client, *freshness)?, prefix.as_bytes(), *limit, out, show).await.map(drop)
         }
         Command::Watch(arguments) => watch::run(&client, arguments, format, out).await,
         Command::Export { prefix, freshness } => {
-            let show = |out: &mut _, item: &_| output::item(out, format, item, false);
-            let keys = scan(&reader(&client, *freshness), prefix.as_bytes(), None, out, show).await?;
+            let show = |out: &mut _, item: &_, _| output::item(out, format, item, None);
+            let keys = scan(&reader(&client, *freshness)?, prefix.as_bytes(), None, out, show).await?;
             out.flush()?;
             say(&format!("{keys} keys; no snapshot: each page of {SCAN_PAGE_ITEMS} was read for itself"));
             Ok(())
         }
-        Command::Import { skip_bad } => import::run(&client, *skip_bad, format, io::stdin(), out).await,
+        Command::Import { skip_bad } => {
+            if io::stdin().is_terminal() {
+                say("reads lines from the terminal, until Ctrl-D");
+            }
+            import::run(&client, *skip_bad, format, io::stdin(), out).await
+        }
         Command::Admit { node: id } => {
             let node = node(Some(*id))?.expect("one was named");
             let written = client.admit(node).await.map_err(change_failure)?;
-            Ok(output::admitted(out, format, node, &written)?)
+            printed(output::admitted(out, format, node, &written), out)
         }
         Command::HandOver { to } => {
             let term = client.hand_over(node(*to)?).await.map_err(change_failure)?;
-            Ok(output::handed_over(out, format, term)?)
+            printed(output::handed_over(out, format, term), out)
         }
         Command::Status | Command::Reference(_) => unreachable!("done above"),
     }
@@ -124,31 +130,39 @@ fn node(id: Option<u8>) -> Result<Option<NodeId>, Failure> {
 }
 
 /// A client whose reads are this fresh.
-fn reader(client: &Client, freshness: Freshness) -> Client {
-    client.see(freshness.token.unwrap_or_default());
-    client.with_consistency(match freshness.read {
+fn reader(client: &Client, freshness: Freshness) -> Result<Client, Failure> {
+    let consistency = match freshness.read {
         ReadConsistency::Linearizable => Consistency::Linearizable,
         ReadConsistency::Session => Consistency::Session,
         ReadConsistency::Local => Consistency::Local,
-    })
+    };
+    if let Some(token) = freshness.token {
+        if consistency != Consistency::Session {
+            let message =
+                "--token makes a difference only to session reads: add --read session, or leave it out";
+            return Err(Failure::new(Exit::WrongUse, message));
+        }
+        client.see(token);
+    }
+    Ok(client.with_consistency(consistency))
 }
 
 async fn get(client: &Client, key: &[u8], format: Format, out: &mut impl Write) -> Result<(), Failure> {
-    let value = client.get(key).await?.value;
-    output::value(out, format, key, value.as_ref())?;
-    match value {
+    let lookup = client.get(key).await?;
+    output::lookup(out, format, key, &lookup)?;
+    match lookup.value {
         Some(_) => Ok(()),
         None => Err(Failure::new(Exit::Absent, "the key is absent")),
     }
 }
 
-/// Shows the keys that begin with `start`, and says how many there were.
+/// Shows the keys that begin with `start`, each with what its page has seen, and says how many there were.
 async fn scan<W: Write>(
     client: &Client,
     start: &[u8],
     limit: Option<u64>,
     out: &mut W,
-    show: impl Fn(&mut W, &KeyValue) -> io::Result<()>,
+    show: impl Fn(&mut W, &KeyValue, SessionToken) -> io::Result<()>,
 ) -> Result<u64, Failure> {
     let mut left = limit.unwrap_or(u64::MAX);
     let page_items = usize::try_from(left).unwrap_or(usize::MAX).min(SCAN_PAGE_ITEMS);
@@ -157,8 +171,9 @@ async fn scan<W: Write>(
     while left > 0
         && let Some(page) = scan.next_page().await
     {
-        for item in page?.items.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            show(out, &item)?;
+        let page = page?;
+        for item in page.items.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            show(out, item, page.token)?;
             left -= 1;
             shown += 1;
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::arguments::Format;
 use super::lines::{escaped, insert_bytes};
-use crate::{Change, KeyValue, NodeId, Receipt, SessionToken, Value, WriteResult, Written};
+use crate::{Change, KeyValue, Lookup, NodeId, Receipt, SessionToken, WriteResult, Written};
 
 /// A committed write. As text, nothing if its condition failed: the error message says all about that.
 pub(super) fn written(out: &mut impl Write, format: Format, written: &Written) -> io::Result<()> {
@@ -111,14 +111,9 @@ fn receipt_json(receipt: &Receipt) -> Json {
     })
 }
 
-/// What a get found.
-pub(super) fn value(
-    out: &mut impl Write,
-    format: Format,
-    key: &[u8],
-    value: Option<&Value>,
-) -> io::Result<()> {
-    match (format, value) {
+/// What a get found, if anything.
+pub(super) fn lookup(out: &mut impl Write, format: Format, key: &[u8], lookup: &Lookup) -> io::Result<()> {
+    match (format, &lookup.value) {
         (Format::Text, None) => Ok(()),
         (Format::Text, Some(value)) => {
             out.write_all(&value.value)?;
@@ -127,19 +122,20 @@ pub(super) fn value(
         (Format::Json, value) => {
             let mut json = Map::new();
             insert_bytes(&mut json, "key", Some(key));
-            insert_bytes(&mut json, "value", value.map(|value| value.value.as_slice()));
-            json.insert("revision".into(), value.map(|value| value.revision).into());
+            insert_bytes(&mut json, "value", value.as_ref().map(|value| value.value.as_slice()));
+            json.insert("revision".into(), value.as_ref().map(|value| value.revision).into());
+            json.insert("token".into(), lookup.token.to_string().into());
             writeln!(out, "{}", Json::Object(json))
         }
     }
 }
 
-/// One item of a scan; with its revision, if that is wanted.
+/// One item of a scan; with its revision and what its page has seen, if that is wanted.
 pub(super) fn item(
     out: &mut impl Write,
     format: Format,
     item: &KeyValue,
-    with_revision: bool,
+    seen: Option<SessionToken>,
 ) -> io::Result<()> {
     match format {
         Format::Text => writeln!(out, "{}\t{}", escaped(&item.key), escaped(&item.value)),
@@ -147,8 +143,9 @@ pub(super) fn item(
             let mut json = Map::new();
             insert_bytes(&mut json, "key", Some(&item.key));
             insert_bytes(&mut json, "value", Some(&item.value));
-            if with_revision {
+            if let Some(token) = seen {
                 json.insert("revision".into(), item.revision.into());
+                json.insert("token".into(), token.to_string().into());
             }
             writeln!(out, "{}", Json::Object(json))
         }
@@ -205,8 +202,11 @@ mod tests {
     fn json_keeps_bytes_that_are_no_text() {
         let mut out = Vec::new();
         let value = KeyValue { key: b"k".into(), revision: 3, value: b"\xff\x01".into() };
-        item(&mut out, Format::Json, &value, true).unwrap();
+        let seen = "q1-2-4".parse().unwrap();
+        item(&mut out, Format::Json, &value, Some(seen)).unwrap();
         let json: Json = serde_json::from_slice(&out).unwrap();
-        assert_eq!(json, json!({"key": "k", "value": null, "value_hex": "ff01", "revision": 3}));
+        let expected =
+            json!({"key": "k", "value": null, "value_hex": "ff01", "revision": 3, "token": "q1-2-4"});
+        assert_eq!(json, expected);
     }
 }

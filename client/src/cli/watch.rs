@@ -11,12 +11,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 
 use async_io::Async;
-use async_signal::{Signal, Signals};
-use futures_lite::{FutureExt, StreamExt, future};
+use futures_lite::{FutureExt, future};
+use quorate_protocol::request::InvalidRequest;
 
 use super::arguments::{Format, WatchArguments};
 use super::exit::{Exit, Failure, say};
 use super::output;
+use super::signals::Stop;
 use crate::{Client, Error, Refusal, SessionToken, Watch, prefix};
 
 /// Prints changes until there were enough, somebody asks to stop, or nobody reads them any more.
@@ -26,6 +27,9 @@ pub(super) async fn run(
     format: Format,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
+    if arguments.key.as_ref().is_some_and(|key| key.is_empty()) {
+        return Err(Error::Invalid(InvalidRequest::EmptyKey).into());
+    }
     let mut watch = begin(client, arguments);
     let mut printed = arguments.after;
     let show = show(&mut watch, arguments.count, format, out, &mut printed);
@@ -95,10 +99,8 @@ fn said(token: Option<SessionToken>, ended: Result<(), Failure>) -> Result<(), F
     ended
 }
 
-/// Ends at Ctrl-C or SIGTERM, which from its first poll on do not end the process by themselves.
 async fn told_to_stop() -> Result<(), Failure> {
-    let mut signals = Signals::new([Signal::Int, Signal::Term])?;
-    signals.next().await;
+    Stop::new()?.asked().await;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use super::arguments::{Acknowledged, Format};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, printed};
 use super::output;
 use crate::{Acks, Client, Error, Expected, Progress, Receipt, WriteCall, WriteResult, Written};
 
@@ -31,13 +31,13 @@ pub(super) async fn run(
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let written = call.acks(acknowledged.acks).await?;
-    output::written(out, format, &written)?;
+    let printed = printed(output::written(out, format, &written), out);
     if let Some(expected) = expected {
         condition(&written, expected)?;
     }
     match missing(client, acknowledged.acks, &written).await {
         Some(asked) => Err(fewer_copies(&written, asked)),
-        None => Ok(()),
+        None => printed,
     }
 }
 
@@ -85,30 +85,30 @@ pub(super) async fn run_with_progress(
     // Finds and connects to the leader, which is no part of the time that a write takes.
     client.get(key).await?;
     let mut progress = call.progress();
-    let last = show_copies(&mut progress, format, out).await?;
+    let (last, shown) = show_copies(&mut progress, format, out).await?;
     match (last, progress.result()) {
         (Some(receipt), Some(result)) => {
-            Ok(output::written(out, format, &Written { receipt, result: Some(result) })?)
+            let written = Written { receipt, result: Some(result) };
+            shown.and_then(|()| printed(output::written(out, format, &written), out))
         }
         _ => Err(Error::BadAnswer.into()),
     }
 }
 
-/// Returns the last receipt.
+/// Returns the last receipt, and whether all could be printed: if not, what comes of the write is waited for all the same.
 async fn show_copies(
     progress: &mut Progress<'_>,
     format: Format,
     out: &mut impl Write,
-) -> Result<Option<Receipt>, Failure> {
+) -> Result<(Option<Receipt>, Result<(), Failure>), Failure> {
     let began = Instant::now();
-    let mut last: Option<Receipt> = None;
+    let (mut last, mut shown): (Option<Receipt>, _) = (None, Ok(()));
     while let Some(receipt) = progress.next().await {
         let receipt = receipt?;
-        if last.is_none_or(|last| receipt.holders.len() > last.holders.len()) {
-            output::progress(out, format, &receipt, began.elapsed())?;
-            out.flush()?;
+        if shown.is_ok() && last.is_none_or(|last| receipt.holders.len() > last.holders.len()) {
+            shown = printed(output::progress(out, format, &receipt, began.elapsed()), out);
         }
         last = Some(receipt);
     }
-    Ok(last)
+    Ok((last, shown))
 }

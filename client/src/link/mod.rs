@@ -75,6 +75,9 @@ pub(super) struct State {
     notified: bool,
     /// Calls that wait at the bound.
     at_bound: usize,
+    /// Watches that the server may have: of one connection it takes [`limits::WATCHES_MAX`], and only the client knows
+    /// that this is its own doing, not a server that has too much to do.
+    watches: usize,
 }
 
 /// Why a call cannot be begun right now.
@@ -188,6 +191,7 @@ impl Link {
             driver: None,
             notified: false,
             at_bound: 0,
+            watches: 0,
         };
         Self { address, at, settings, state: Mutex::new(state), freed: Event::new() }
     }
@@ -208,7 +212,12 @@ impl Link {
         }
     }
 
-    /// Sends a request that is answered more than once.
+    /// Whether the server takes another watch of this client.
+    pub(crate) fn takes_watch(&self) -> bool {
+        self.lock().watches < limits::WATCHES_MAX
+    }
+
+    /// Sends a request that is answered more than once. [`Error::TooManyWatches`] if it is one watch too many here.
     pub(crate) async fn open(
         self: &Arc<Self>,
         request: &mut Request<'_>,
@@ -218,7 +227,7 @@ impl Link {
             Ok(open) => {
                 let id = open.id;
                 std::mem::forget(open); // The parts free the place.
-                Ok(Parts { link: self.clone(), id, is_over: false })
+                Ok(Parts { link: self.clone(), id, is_watch: is_watch(request), is_over: false })
             }
             Err(shut) => Err(Answer::Unsent(shut)),
         })
@@ -260,6 +269,10 @@ impl Link {
         if state.shut_until.is_some_and(|until| Instant::now() < until) {
             return Err(NotBegun::Shut(state.down_reason.clone()));
         }
+        let is_watch = in_parts && is_watch(request);
+        if is_watch && state.watches == limits::WATCHES_MAX {
+            return Err(NotBegun::Never(Error::TooManyWatches));
+        }
         let id = state.slots.insert(deadline.at, deadline.is_last);
         if in_parts {
             state.slots.take_in_parts(id);
@@ -270,6 +283,7 @@ impl Link {
             state.slots.remove(id);
             return Err(NotBegun::Never(error));
         }
+        state.watches += usize::from(is_watch);
         let due = deadline.at + DEADLINE_GRAIN;
         if state.due.is_none_or(|present| due < present) {
             state.due = Some(due);
@@ -357,6 +371,10 @@ impl Link {
     }
 }
 
+fn is_watch(request: &Request<'_>) -> bool {
+    matches!(request.operation, Operation::Watch { .. })
+}
+
 /// A call that is open. Dropping it gives it up.
 struct Open<'a> {
     link: &'a Link,
@@ -384,6 +402,7 @@ impl Drop for Open<'_> {
 pub(crate) struct Parts {
     link: Arc<Link>,
     id: u64,
+    is_watch: bool,
     is_over: bool,
 }
 
@@ -408,6 +427,7 @@ impl Parts {
 impl Drop for Parts {
     fn drop(&mut self) {
         let mut state = self.link.lock();
+        state.watches -= usize::from(self.is_watch);
         let waker = match state.slots.is_queued(self.id) {
             true => {
                 state.cancel(self.id);
