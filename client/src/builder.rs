@@ -1,15 +1,13 @@
 //! How a client is set up.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address;
 use crate::client::{Client, Handle};
 use crate::route::ReadFrom;
 use crate::shared::Shared;
+use crate::tasks::{Driver, Tasks};
 use crate::{Consistency, Error, SessionToken};
 
 /// What a client's connections are set up with.
@@ -171,8 +169,7 @@ impl Builder {
         let tasks = Arc::new(Tasks::default());
         let shared = Arc::new(Shared::new(self.settings, Arc::downgrade(&tasks)));
         shared.saw(self.seen.0);
-        let over = Box::pin(over(shared.clone()));
-        let driver = Driver { tasks, running: Vec::new(), over, shared: shared.clone() };
+        let driver = Driver::new(tasks, shared.clone());
         let client = Client {
             handle: Arc::new(Handle { shared }),
             deadline: self.deadline,
@@ -186,67 +183,5 @@ impl Builder {
         let (client, driver) = self.build()?;
         smol::spawn(driver).detach();
         Ok(client)
-    }
-}
-
-/// Ends when the client is closed and no call is open.
-async fn over(shared: Arc<Shared>) {
-    shared.down_to(0).await;
-    shared.finish();
-}
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Where the client puts what its driver is to run: a task for each link.
-#[derive(Default)]
-pub(crate) struct Tasks {
-    new: Mutex<Vec<Task>>,
-    driver: Mutex<Option<Waker>>,
-}
-
-impl Tasks {
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.new).push(Box::pin(task));
-        let driver = lock(&self.driver).take();
-        driver.into_iter().for_each(Waker::wake);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while it holds this lock")
-}
-
-/// Does the work of a [`Client`]'s connections: connects, sends, receives.
-///
-/// Ends when the client was closed or every handle dropped, and nothing is in flight. If it is dropped
-/// before, open calls end with an error.
-///
-/// Deadlines are kept by the driver: without it calls do not end.
-///
-/// It polls its few links whenever one of them has something to do: that is cheaper than to find out which.
-#[must_use = "a client without its driver does nothing"]
-pub struct Driver {
-    tasks: Arc<Tasks>,
-    running: Vec<Task>,
-    over: Task,
-    shared: Arc<Shared>,
-}
-
-impl Future for Driver {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        // First, so that what is spawned from here on wakes it.
-        *lock(&this.tasks.driver) = Some(cx.waker().clone());
-        this.running.append(&mut lock(&this.tasks.new));
-        this.running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
-        this.over.as_mut().poll(cx)
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.shared.abandon();
     }
 }

@@ -11,10 +11,11 @@ use quorate_protocol::request::{SessionSequence, Token};
 use quorate_protocol::response::Refusal;
 
 use crate::Error;
-use crate::builder::{Settings, Tasks};
+use crate::builder::Settings;
 use crate::link::{self, Link};
 use crate::retry::{NoPlace, Place, Sequences};
 use crate::route::Route;
+use crate::tasks::Tasks;
 
 /// The bit of the count of calls that says that there are no new ones.
 const CLOSED: usize = 1 << (usize::BITS - 1);
