@@ -38,7 +38,7 @@ use quorate_protocol::Quorums;
 use scene::{Scene, Setup};
 
 /// Of all clusters together, unless `QUORATE_NEMESIS_SECONDS` says otherwise.
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 20;
 
 /// From so many answered calls on, every kind of fault must have been among them.
 const CALLS_LONG: u64 = 1_000_000;
