@@ -178,8 +178,8 @@ impl<'a> Call<'a> {
         options.session = Some(placed.stamp());
         match options.acks {
             Acks::Quorum => self.deadline.of_try(),
-            // It may be done at its deadline only, with the copies that there are then: the server is told of that one.
-            Acks::Copies(_) | Acks::All => self.deadline.of_try_told_all(),
+            // It may be done at its deadline only, with the copies that there are then: its try has all the time.
+            Acks::Copies(_) | Acks::All => self.deadline,
         }
     }
 
@@ -264,8 +264,15 @@ impl<'a> Call<'a> {
             }
         };
         let elsewhere = match &failed {
+            // It may have been away, and not know yet that another leads.
+            Failed::Refused(Refusal::NoQuorum { .. }) => {
+                self.shared.avoid(link.at);
+                true
+            }
             Failed::Refused(refusal) => self.shared.heed(link.at, refusal),
             Failed::Unsent(_) | Failed::Lost(_) => {
+                // Its connection may still be to come: others are asked meanwhile.
+                self.shared.avoid(link.at);
                 if let Some(error) = self.shared.refused_by_all() {
                     return Err(self.attempts.or_unknown(error));
                 }

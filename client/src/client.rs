@@ -167,21 +167,23 @@ impl Client {
     /// their deadlines have passed, and end as [`Error::Closed`] or of unknown outcome when they are polled.
     pub async fn close(&self) {
         let shared = &self.handle.shared;
+        let latest = shared.latest_deadline();
+        let late = || async {
+            async_io::Timer::at(latest).await;
+        };
         if let Ok(_entered) = shared.enter()
             && shared.close()
         {
-            let latest = shared.latest_deadline();
-            let late = async {
-                async_io::Timer::at(latest).await;
-            };
-            future::or(shared.down_to(1), late).await;
+            future::or(shared.down_to(1), late()).await;
             for session in shared.leave_sessions() {
                 // Nothing depends on it.
                 let _ = self.begin(Repeat::Harmless).run(Operation::CloseSession { session }).await;
             }
             shared.give_up_calls();
         }
-        shared.down_to(0).await;
+        // Whoever was first may have given up waiting.
+        future::or(shared.down_to(0), late()).await;
+        shared.give_up_calls();
     }
 
     async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {

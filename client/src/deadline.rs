@@ -18,8 +18,6 @@ pub(crate) struct Deadline {
     pub(crate) at: Instant,
     /// Until then, when it was last looked at.
     left: Duration,
-    /// What the server is to take for it.
-    told: Duration,
     /// Whether the call ends then, and not only a try of it.
     pub(crate) is_last: bool,
 }
@@ -27,13 +25,12 @@ pub(crate) struct Deadline {
 impl Deadline {
     pub(crate) fn after(left: Duration) -> Self {
         let left = left.min(DEADLINE_MAX);
-        Self { at: Instant::now() + left, left, told: left, is_last: true }
+        Self { at: Instant::now() + left, left, is_last: true }
     }
 
     /// Looks at the clock again, and says how much is left.
     pub(crate) fn refresh(&mut self) -> Duration {
         self.left = self.at.saturating_duration_since(Instant::now());
-        self.told = self.left;
         self.left
     }
 
@@ -41,17 +38,12 @@ impl Deadline {
     pub(crate) fn of_try(self) -> Self {
         let spared = self.left - (self.left / 2).max(TRY_MIN).min(self.left);
         let left = self.left - spared;
-        Self { at: self.at - spared, left, told: left, is_last: spared.is_zero() }
-    }
-
-    /// Of one try, after which the server may go on until the call's deadline.
-    pub(crate) fn of_try_told_all(self) -> Self {
-        Self { told: self.left, ..self.of_try() }
+        Self { at: self.at - spared, left, is_last: spared.is_zero() }
     }
 
     /// What the server is told of it.
     pub(crate) fn told_ms(&self) -> u32 {
-        let told = self.told - (self.told / 8).min(MARGIN_MAX);
+        let told = self.left - (self.left / 8).min(MARGIN_MAX);
         u32::try_from(told.as_millis()).unwrap_or(u32::MAX).max(1)
     }
 }

@@ -143,7 +143,7 @@ impl Error {
 
 /// Whether a refusal is of the moment, so that the client tries again by itself.
 ///
-/// Not [`Refusal::NoQuorum`]: replicas do not come back within a call, and who waits wants to know.
+/// Not [`Refusal::NoQuorum`], but for the first in a call: replicas do not come back within one, and who waits wants to know.
 pub(crate) fn passes(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::NotLeader { .. }

@@ -153,6 +153,8 @@ pub struct Attempts {
     unknown: Option<Why>,
     /// What the leader has last said of a try.
     appended: Option<Appended>,
+    /// A leader has said that it reaches too few. The first may only not know that another leads; the second is believed.
+    lacks_quorum: bool,
     /// Why the last try had no result.
     last: Option<Error>,
 }
@@ -160,7 +162,7 @@ pub struct Attempts {
 impl Attempts {
     /// A call that nothing was tried of.
     pub fn new(repeat: Repeat) -> Self {
-        Self { repeat, unknown: None, appended: None, last: None }
+        Self { repeat, unknown: None, appended: None, lacks_quorum: false, last: None }
     }
 
     /// It has a place in a session now; if it had one before, it was not done there.
@@ -208,7 +210,9 @@ impl Attempts {
             return self.refused_by_session(error);
         }
         // What keeps a write from being done now says nothing of an earlier try.
-        if passes(&refusal) || self.unknown.is_some() {
+        let is_first_without_quorum =
+            matches!(refusal, Refusal::NoQuorum { .. }) && !std::mem::replace(&mut self.lacks_quorum, true);
+        if passes(&refusal) || is_first_without_quorum || self.unknown.is_some() {
             return self.again(Error::Refused(refusal));
         }
         Next::End(Error::Refused(refusal))
@@ -319,7 +323,9 @@ mod tests {
         let mut attempts = Attempts::new(Repeat::InSession(PLACE));
         assert_eq!(attempts.failed(not_ready()), Next::Again);
         let no_quorum = Refusal::NoQuorum { have: 1, need: 2 };
-        assert_eq!(attempts.failed(Failed::Refused(no_quorum.clone())), Next::End(Error::Refused(no_quorum)));
+        let refused = || Failed::Refused(no_quorum.clone());
+        assert_eq!(attempts.failed(refused()), Next::Again, "it may not know yet that another leads");
+        assert_eq!(attempts.failed(refused()), Next::End(Error::Refused(no_quorum.clone())));
         let mut attempts = Attempts::new(Repeat::InSession(PLACE));
         attempts.failed(not_ready());
         assert!(matches!(attempts.out_of_time(), Error::Refused(Refusal::NotReady(_))));

@@ -203,8 +203,13 @@ impl Route {
 
     /// A server cannot be reached, or says nothing; with its reason if it will not let the client in.
     pub(crate) fn lost(&mut self, at: usize, refusal: Option<&HelloRefusal>, now: Instant) {
-        let server = &mut self.servers[at];
-        (server.lost, server.refusal) = (Some(now), refusal.cloned());
+        self.servers[at].refusal = refusal.cloned();
+        self.avoid(at, now);
+    }
+
+    /// A server is of no use for now: calls go elsewhere.
+    pub(crate) fn avoid(&mut self, at: usize, now: Instant) {
+        self.servers[at].lost = Some(now);
         if self.for_leader() == at {
             self.leader = None;
             self.try_another(at);

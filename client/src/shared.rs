@@ -165,6 +165,11 @@ impl Shared {
         self.route(|route| route.lost(at, None, Instant::now()));
     }
 
+    /// A server is of no use for now, although it may have a connection: calls go elsewhere.
+    pub(crate) fn avoid(self: &Arc<Self>, at: usize) {
+        self.route(|route| route.avoid(at, Instant::now()));
+    }
+
     /// A read was answered after so long.
     pub(crate) fn measured(&self, at: usize, took: Duration) {
         self.servers().route.measured(at, took, Instant::now());

@@ -132,12 +132,26 @@ fn not_ready_is_returned_at_the_deadline() {
 }
 
 #[test]
-fn no_quorum_is_returned_at_once() {
+fn no_quorum_is_believed_when_it_is_said_again() {
     let (address, refused) = always(Refusal::NoQuorum { have: 1, need: 2 });
     let client = client([address]);
     let error = block_on(client.set("a", "1")).unwrap_err();
     assert_eq!(error, Error::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
-    assert_eq!(refused.try_iter().count(), 1);
+    assert_eq!(refused.try_iter().count(), 2);
+}
+
+#[test]
+fn a_leader_that_was_away_and_reaches_nobody_is_left_for_the_one_that_leads() {
+    let (address, _refused) = always(Refusal::NoQuorum { have: 1, need: 2 });
+    block_on(client([address, store()]).set("a", "1")).unwrap();
+}
+
+#[test]
+fn a_server_that_accepts_and_says_nothing_is_left_also_before_its_connection_has_failed() {
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let builder = Client::builder().servers([hung.local_addr().unwrap().to_string(), store()]);
+    let builder = builder.connect_timeout(Duration::from_secs(60)).deadline(Duration::from_secs(2));
+    block_on(builder.connect().unwrap().get("a")).unwrap();
 }
 
 #[test]
@@ -330,6 +344,21 @@ fn calls_above_the_bound_wait_for_a_place() {
 }
 
 #[test]
+fn who_waits_for_a_place_at_a_server_that_says_nothing_goes_elsewhere() {
+    let hung = Fake::with_in_flight_max(1);
+    let client = client([hung.address.clone(), store()]).with_deadline(Duration::from_secs(2));
+    let script = thread::spawn(move || {
+        let mut peer = hung.peer();
+        peer.pong();
+        peer
+    });
+    block_on(client.ping()).unwrap();
+    let _silent = script.join().unwrap();
+    let (first, second) = block_on(zip(client.get("a"), client.get("b")));
+    assert_eq!((first.map(|found| found.value), second.map(|found| found.value)), (Ok(None), Ok(None)));
+}
+
+#[test]
 fn a_call_that_was_given_up_leaves_its_place() {
     let server = Fake::with_in_flight_max(1);
     let client = client([&server.address]);
@@ -369,6 +398,17 @@ fn closing_waits_for_calls_that_nobody_polls_until_their_deadlines_and_no_longer
     block_on(client.close());
     let error = block_on(forgotten).unwrap_err();
     assert!(matches!(error, Error::Closed | Error::OutcomeUnknown(_)), "{error}");
+}
+
+#[test]
+fn who_closes_again_does_not_depend_on_who_has_given_up_closing() {
+    let server = Fake::start();
+    let client = brief(&client([&server.address]));
+    let mut forgotten = Box::pin(client.set("a", "1"));
+    assert!(block_on(poll_once(forgotten.as_mut())).is_none());
+    assert!(block_on(poll_once(Box::pin(client.close()))).is_none());
+    block_on(client.close());
+    assert!(block_on(forgotten).is_err());
 }
 
 #[test]

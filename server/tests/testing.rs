@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use quorate_client::{Client, Consistency, NodeStatus};
+use quorate_client::{Acks, Client, Consistency, NodeStatus};
 use quorate_protocol::{Durability, NodeId};
 use quorate_server::testing::{TestCluster, TestError};
 
@@ -199,6 +199,20 @@ fn a_paused_leader_answers_nothing_and_follows_another_when_it_goes_on() {
     cluster.resume(paused).unwrap();
     cluster.wait_until_ready().unwrap();
     assert_eq!(local(&cluster, paused, "key").as_deref(), Some("value"));
+}
+
+#[test]
+fn a_write_for_all_copies_has_its_result_at_the_deadline_although_one_replica_is_away() {
+    let _guard = among_others();
+    let mut cluster = start(3, 2);
+    let client = Client::builder().servers(cluster.addresses()).deadline(PATIENCE).connect().unwrap();
+    set(&client, "a", "1");
+    let leader = cluster.leader().unwrap();
+    let away = cluster.nodes().find(|node| *node != leader).unwrap();
+    cluster.kill(away).unwrap();
+    let written = smol::block_on(client.set("b", "2").acks(Acks::All).deadline(Duration::from_secs(2)));
+    let receipt = written.unwrap().receipt;
+    assert!(receipt.holders.len() == 2 && receipt.survives_failover, "{receipt:?}");
 }
 
 #[test]

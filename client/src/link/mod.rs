@@ -248,7 +248,11 @@ impl Link {
                     return Err(Error::InFlight);
                 }
                 // Boxed, so that a call that finds a place is small.
-                Err(NotBegun::AtBound) => Box::pin(self.place(deadline.at)).await?,
+                Err(NotBegun::AtBound) => match Box::pin(self.place(deadline.at)).await {
+                    // Another server may have a place, and the call has more time than this try.
+                    Err(Error::InFlight) if !deadline.is_last => return Ok(Err(self.is_full())),
+                    placed => placed?,
+                },
             }
         }
     }
@@ -292,6 +296,10 @@ impl Link {
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         Ok(Open { link: self, id })
+    }
+
+    fn is_full(&self) -> Arc<str> {
+        format!("{}: as many calls are open as may be", self.address).into()
     }
 
     /// Waits until a place may be free. A timer for this call alone is dear, but the bound is no hot path.

@@ -247,6 +247,8 @@ pub struct Node {
     watches: Watches,
     handing_over: Vec<HandingOver>,
     expiry: Expiry,
+    /// The last entry that ends sessions which this node has appended.
+    sessions_end: Index,
     /// The term that it led in at the end of the last turn; none if it did not.
     led: Option<Term>,
     notes: Notes,
@@ -296,6 +298,7 @@ impl Node {
             watches: Watches::default(),
             handing_over: Vec::new(),
             expiry: Expiry::default(),
+            sessions_end: 0,
             led: None,
             notes: Notes::default(),
             sent: MessageCounts::default(),

@@ -100,7 +100,7 @@ impl Node {
             return Err(Refusal::BadRequest("a write's number is below the lowest one that is open".into()));
         }
         let wish = wish(options, write, self.formation.identity().quorums)?;
-        let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
+        let Some(replica) = &self.replica else { return Err(self.not_formed()) };
         // A node that does not lead says that: whoever asks has to go elsewhere in any case.
         if replica.is_leader() {
             if let Some(obstacle) = self.disk_watch.obstacle() {
@@ -110,7 +110,11 @@ impl Node {
                 return Err(Obstacle::MemoryFull.into());
             }
             self.acknowledgements.has_room(wish)?;
+            if options.session.is_some() && matches!(wish, Wish::Copies { .. }) {
+                self.sessions_are_certain()?;
+            }
         }
+        let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         let payload = Payload::Write { session: options.session, write: write.clone() };
         let index = replica.propose(now, &payload).map_err(|error| self.not_proposed(error))?;
         self.memory.appended(index, write, options.session.is_some());

@@ -23,7 +23,7 @@ use quorate_protocol::response::{Outcome, Refusal};
 use quorate_protocol::{Index, limits};
 
 use super::acknowledge::{Wish, wish};
-use super::{Node, Term, Time};
+use super::{Node, Replica, Term, Time};
 
 /// Notes in the time of a timeout.
 const NOTES: u32 = 8;
@@ -97,10 +97,23 @@ impl Node {
             return Err(obstacle.into());
         }
         let index = replica.propose(now, payload).map_err(|error| self.not_proposed(error))?;
-        if *payload == Payload::OpenSession {
-            self.memory.opens_session(index);
+        match payload {
+            Payload::OpenSession => self.memory.opens_session(index),
+            _ => self.sessions_end = index,
         }
         Ok(index)
+    }
+
+    /// A write that is answered before it is applied must not come to nothing then: its session may be ended by an
+    /// entry before it. So while one that may do that is not applied, such writes wait.
+    pub(super) fn sessions_are_certain(&self) -> Result<(), Refusal> {
+        let is_certain = |replica: &Replica| replica.is_settled() && replica.applied() >= self.sessions_end;
+        match &self.replica {
+            Some(replica) if !is_certain(replica) => {
+                Err(Refusal::NotReady("sessions are being ended".into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A leader has sessions ended that were not used for too long.

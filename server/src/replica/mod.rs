@@ -650,6 +650,11 @@ impl Replica {
         self.held
     }
 
+    /// Whether it leads, and has applied what earlier leaders have left.
+    pub fn is_settled(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if self.applied >= leader.first_of_term)
+    }
+
     /// Who leads in the promised term, if this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.leader

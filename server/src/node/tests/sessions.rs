@@ -217,6 +217,26 @@ fn a_use_that_is_under_way_keeps_a_session_that_is_about_to_end() {
 }
 
 #[test]
+fn a_write_that_is_answered_before_it_is_committed_waits_while_its_session_may_be_ending() {
+    let mut world = World::with(3, 2, |settings| settings.session_timeout = 16 * HEARTBEAT).form();
+    let session = open_session(&mut world, 1);
+    wait(&mut world, 15 * HEARTBEAT);
+    let last = world.status(1).status().last;
+    while world.status_without_rest(1).status().last == last {
+        world.now += HEARTBEAT;
+        world.event(1, Event::Tick);
+    }
+    let at_one_copy = || {
+        let Operation::Write { options, write } = write_in(session, 1, "one") else { unreachable!() };
+        Operation::Write { options: WriteOptions { acks: Acks::Copies(1), ..options }, write }
+    };
+    let refused = world.ask_without_rest(1, at_one_copy());
+    assert!(matches!(refused.refusal(), Refusal::NotReady(_)), "its end is in the log, and not applied");
+    world.settle();
+    assert_eq!(session_error(&world.ask(1, at_one_copy())), SessionError::Expired);
+}
+
+#[test]
 fn while_nothing_can_be_written_nothing_expires() {
     let mut world = with_timeout();
     let session = open_session(&mut world, 1);
