@@ -480,8 +480,10 @@ fn an_import_that_is_refused_says_which_lines_are_written() {
     assert_eq!(session.unwrap().sequence, 1, "it is written in a session");
     peer.answer(id, written(2));
     feed(&mut import, "b");
-    let (id, _) = peer.write();
-    peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+    for _ in 0..2 {
+        let (id, _) = peer.write();
+        peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+    }
     feed(&mut import, "c");
     drop(import.stdin.take());
     // It may have sent the third line before it saw the refusal; then it ends its session.
@@ -556,6 +558,8 @@ fn an_import_that_is_told_to_stop_twice_does_not_wait_for_what_is_in_flight() {
 fn an_import_whose_lines_are_refused_says_so_although_no_other_line_comes() {
     let server = Fake::start();
     let (mut import, mut peer, id) = start_import(&server);
+    peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+    let id = peer.id();
     peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
     let id = peer.id();
     peer.answer(id, written(3));

@@ -149,8 +149,10 @@ fn a_session_that_cannot_be_opened_is_the_writes_error() {
     let client = client(&[&server]);
     let script = thread::spawn(move || {
         let mut peer = server.peer();
-        let (id, ()) = peer.request(|operation| assert_eq!(operation, &Operation::OpenSession));
-        peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+        for _ in 0..2 {
+            let (id, ()) = peer.request(|operation| assert_eq!(operation, &Operation::OpenSession));
+            peer.answer(id, Outcome::Refused(Refusal::NoQuorum { have: 1, need: 2 }));
+        }
         // The next write tries again.
         peer.open_session(9);
         let (id, _) = peer.write();
