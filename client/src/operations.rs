@@ -156,7 +156,8 @@ impl<'a> WriteCall<'a> {
     /// - Fewer than n: sooner done, and a failover may drop it, which the receipt says
     ///   ([`Receipt::survives_failover`]). Only for writes without a condition.
     /// - More than n: done when it is committed *and* on so many; if that takes longer than the deadline, it is done
-    ///   then with what is known: the receipt's holders are fewer than were asked for.
+    ///   then with what is known: the receipt's holders are fewer than were asked for. Its one try has all the time, so
+    ///   behind a leader that hangs, and does not break its connections, its outcome is unknown at the deadline.
     pub fn acks(mut self, acks: Acks) -> Self {
         self.0.change(|parameters| parameters.acks = acks);
         self
