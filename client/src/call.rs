@@ -44,6 +44,8 @@ enum Tried<T> {
     Late {
         silent: bool,
     },
+    /// There was no connection in its time.
+    Unconnected(Arc<str>),
     /// It has not begun: it may now.
     Proceed,
     Closed,
@@ -257,6 +259,10 @@ impl<'a> Call<'a> {
                 }
                 Failed::Late
             }
+            Tried::Unconnected(how) => {
+                self.shared.avoid(link.at); // It may still be to come: others are asked meanwhile.
+                Failed::Unsent(how)
+            }
             Tried::Closed => return Err(self.attempts.or_unknown(Error::Closed)),
             Tried::Proceed | Tried::Done(_) => {
                 self.deadline.refresh();
@@ -271,8 +277,6 @@ impl<'a> Call<'a> {
             }
             Failed::Refused(refusal) => self.shared.heed(link.at, refusal),
             Failed::Unsent(_) | Failed::Lost(_) => {
-                // Its connection may still be to come: others are asked meanwhile.
-                self.shared.avoid(link.at);
                 if let Some(error) = self.shared.refused_by_all() {
                     return Err(self.attempts.or_unknown(error));
                 }
@@ -321,7 +325,8 @@ fn judge(answer: Answer) -> Tried<Reply> {
         Answer::Reply(reply) => return Tried::Done(reply),
         Answer::Proceed => return Tried::Proceed,
         Answer::Closed => return Tried::Closed,
-        Answer::Unsent(how) | Answer::LateUnsent(how) => Failed::Unsent(how),
+        Answer::LateUnsent(how) => return Tried::Unconnected(how),
+        Answer::Unsent(how) => Failed::Unsent(how),
         Answer::Lost(how) => Failed::Lost(how),
         Answer::Overrun => Failed::Lost("more was told than was taken".into()),
         Answer::LateSent { silent } => return Tried::Late { silent },

@@ -1,7 +1,7 @@
 //! The handle and its operations.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use quorate_protocol::request::{Expected, Mutation, Operation, Range, RangeEnd};
@@ -167,22 +167,20 @@ impl Client {
     /// their deadlines have passed, and end as [`Error::Closed`] or of unknown outcome when they are polled.
     pub async fn close(&self) {
         let shared = &self.handle.shared;
-        let latest = shared.latest_deadline();
-        let late = || async {
-            async_io::Timer::at(latest).await;
-        };
         if let Ok(_entered) = shared.enter()
             && shared.close()
         {
-            future::or(shared.down_to(1), late()).await;
+            let late = until(shared.latest_deadline());
+            future::or(shared.down_to(1), late).await;
             for session in shared.leave_sessions() {
                 // Nothing depends on it.
                 let _ = self.begin(Repeat::Harmless).run(Operation::CloseSession { session }).await;
             }
             shared.give_up_calls();
         }
-        // Whoever was first may have given up waiting.
-        future::or(shared.down_to(0), late()).await;
+        // Whoever was first may have given up closing; if not, it may take so long for the sessions.
+        let late = until(shared.latest_deadline().max(Instant::now() + self.deadline));
+        future::or(shared.down_to(0), late).await;
         shared.give_up_calls();
     }
 
@@ -196,4 +194,8 @@ impl Client {
     fn begin(&self, repeat: Repeat) -> Call<'_> {
         Call::new(&self.handle.shared, self.deadline, To::Leader, repeat)
     }
+}
+
+async fn until(time: Instant) {
+    async_io::Timer::at(time).await;
 }
