@@ -27,6 +27,7 @@ fn case(quorum: u8) -> Case {
         quorum,
         durability: Durability::Fsync,
         leadership: LeaderSettings::default(),
+        busy_poll: None,
         load: Load {
             clients: 64,
             in_flight: 1,

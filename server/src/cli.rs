@@ -156,6 +156,11 @@ struct Settings {
     /// Connections at a time, of clients and replicas together [default: 4096].
     #[arg(long, value_name = "COUNT", env = "QUORATE_CONNECTIONS")]
     connections: Option<u32>,
+    /// Microseconds for which this replica looks for requests and answers before it lets its core sleep, while there is
+    /// traffic: writes are faster, and the core is busy. 0 where others pay for it, or its time is limited [default:
+    /// 150].
+    #[arg(long, value_name = "US", env = "QUORATE_BUSY_POLL_US")]
+    busy_poll_us: Option<u32>,
 }
 
 #[derive(ValueEnum, Deserialize, Clone, Copy, Debug)]
@@ -260,6 +265,7 @@ impl Settings {
             memory_mib: self.memory_mib.or(other.memory_mib),
             watch_history_mib: self.watch_history_mib.or(other.watch_history_mib),
             connections: self.connections.or(other.connections),
+            busy_poll_us: self.busy_poll_us.or(other.busy_poll_us),
         }
     }
 
@@ -311,6 +317,9 @@ impl Settings {
         }
         if let Some(count) = positive("connections", self.connections)? {
             server.connections_max = count as usize;
+        }
+        if let Some(us) = self.busy_poll_us {
+            server.busy_poll = busy_poll(us)?;
         }
         Ok(Plan {
             server,
@@ -495,6 +504,17 @@ fn segment_mib(value: Option<u32>) -> Result<Option<u32>, WrongSetting> {
 
 fn mib(count: u32) -> u64 {
     u64::from(count) << 20
+}
+
+fn busy_poll(us: u32) -> Result<Duration, WrongSetting> {
+    let time = Duration::from_micros(us.into());
+    match time <= server::BUSY_POLL_MAX {
+        true => Ok(time),
+        false => wrong(format!(
+            "--busy-poll-us is {us}: a replica wakes every {} ms in any case, choose no more",
+            server::BUSY_POLL_MAX.as_millis()
+        )),
+    }
 }
 
 /// What is left of the machine is for everything else: connections, what followers lack, the kernel's cache.

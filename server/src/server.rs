@@ -29,6 +29,12 @@ use crate::shell::{self, Inbox, Places, Shell};
 /// How long nothing is accepted after accepting has failed, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The longest busy poll that makes sense: time passes for a node in such steps.
+pub(crate) const BUSY_POLL_MAX: Duration = shell::TICK;
+
+/// Longer than a sync of the log takes on a fast disk.
+const BUSY_POLL: Duration = Duration::from_micros(150);
+
 /// What a replica is started with.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
@@ -50,6 +56,8 @@ pub struct ServerSettings {
     pub checkpoint_bytes_per_second: u64,
     /// Connections of clients and replicas, all in all.
     pub connections_max: usize,
+    /// For how long the replica looks for events before it lets its core sleep; zero: not at all.
+    pub busy_poll: Duration,
 }
 
 impl ServerSettings {
@@ -65,6 +73,7 @@ impl ServerSettings {
             segment_bytes: SEGMENT_BYTES,
             checkpoint_bytes_per_second: checkpoint::DEFAULT_BYTES_PER_SECOND,
             connections_max: 4096,
+            busy_poll: BUSY_POLL,
         }
     }
 }
@@ -149,7 +158,7 @@ pub(crate) fn run_until_killed(
     shutdown: impl Future<Output = ()> + 'static,
     killed: impl Future<Output = ()> + 'static,
 ) -> Result<(), ServerError> {
-    let reactor = Reactor::new().map_err(ServerError::Reactor)?;
+    let reactor = Reactor::new(settings.busy_poll).map_err(ServerError::Reactor)?;
     let executor = Rc::new(LocalExecutor::new());
     // A task like all others: what the executor itself is given to run is polled on every wake.
     let main =

@@ -43,7 +43,7 @@ use crate::replica::{LogRead, Membership, Promise, Time};
 use crate::store::Store;
 
 /// How often time passes for a node: the resolution of its deadlines.
-const TICK: Duration = Duration::from_millis(5);
+pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// How often connections are looked through for missed deadlines.
 const SWEEP_TICKS: u64 = 50;

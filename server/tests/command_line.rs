@@ -181,6 +181,7 @@ fn a_wrong_setting_ends_with_code_2_and_what_to_change_before_anything_is_writte
         ("--lease-ms 99".into(), "two of them or more"),
         ("--lease-ms 200 --leader 1".into(), "leave one out"),
         ("--session-timeout-ms 799".into(), "16 of them or more"),
+        ("--busy-poll-us 5001".into(), "wakes every 5 ms in any case"),
         ("--config missing.toml".into(), "cannot read the configuration missing.toml"),
         // An address of a network kept for examples: nobody's.
         ("--listen 192.0.2.1:1".into(), "cannot listen on 192.0.2.1:1"),

@@ -13,7 +13,7 @@ use crate::plan::{
     Arrivals, Case, Distribution, Fault, LeaderSettings, Load, NodeLink, Plan, ReadFrom, Scenario, Spacing,
     System, ValueBytes, durability_text,
 };
-use crate::units::parse_duration;
+use crate::units::{format_duration, parse_duration};
 
 /// Probes of each follower in a second: too few to cost anything.
 const PROBES_PER_SECOND: u32 = 10;
@@ -51,18 +51,22 @@ pub struct Measure {
     #[arg(long, value_name = "T", value_parser = parse_duration, help_heading = "Cluster")]
     pub lease: Option<Duration>,
 
+    /// For how long servers look for events before they let a core sleep; 0s: not at all [default: the server's, 150us]
+    #[arg(long, value_name = "T[,T…]", value_parser = parse_times, help_heading = "Cluster")]
+    pub busy_poll: Option<List<Duration>>,
+
     /// What the links to and from a node are like, each way: 2=5ms±1ms; once for each node
     #[arg(long, value_name = "NODE=LINK", value_parser = parse_node_link, help_heading = "Cluster")]
     pub link: Vec<NodeLink>,
 
     /// Measure another system instead, which must be installed: redis, postgres or etcd
-    #[arg(long, value_name = "SYSTEM", help_heading = "Cluster", conflicts_with_all = ["connect", "link", "leader", "heartbeat", "election_timeout", "lease"])]
+    #[arg(long, value_name = "SYSTEM", help_heading = "Cluster", conflicts_with_all = ["connect", "link", "leader", "heartbeat", "election_timeout", "lease", "busy_poll"])]
     pub target: Option<PeerKind>,
 
     /// Measure a cluster that runs already, by its nodes' client addresses; nothing is started or stopped
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = parse_server, help_heading = "Cluster",
-        conflicts_with_all = ["replicas", "quorum", "durability", "leader", "heartbeat", "election_timeout", "lease", "link",
-            "fault", "scenario", "data_dir"])]
+        conflicts_with_all = ["replicas", "quorum", "durability", "leader", "heartbeat", "election_timeout", "lease",
+            "busy_poll", "link", "fault", "scenario", "data_dir"])]
     pub connect: Vec<String>,
 
     /// What to load with.
@@ -258,7 +262,10 @@ impl Measure {
         for load in self.load.loads(&self.load.clients.0, self.slo.is_some()) {
             for durability in &self.durability.0 {
                 for (replicas, quorum) in self.quorums()? {
-                    cases.push(self.case(replicas, quorum, *durability, load.clone()));
+                    for busy_poll in self.busy_polls() {
+                        let case = self.case(replicas, quorum, *durability, load.clone());
+                        cases.push(Case { busy_poll, ..case });
+                    }
                 }
             }
         }
@@ -285,6 +292,13 @@ impl Measure {
         Ok(quorums)
     }
 
+    fn busy_polls(&self) -> Vec<Option<Duration>> {
+        match &self.busy_poll {
+            Some(List(times)) => times.iter().copied().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
     fn leadership(&self) -> LeaderSettings {
         let Self { leader, heartbeat, election_timeout, lease, .. } = *self;
         LeaderSettings { leader, heartbeat, election_timeout, lease }
@@ -303,6 +317,7 @@ impl Measure {
             quorum,
             durability,
             leadership: self.leadership(),
+            busy_poll: None,
             load,
             links: self.link.clone(),
             faults: self.fault.clone(),
@@ -333,6 +348,7 @@ impl Versus {
                     quorum: self.quorum,
                     durability: self.durability,
                     leadership: LeaderSettings::default(),
+                    busy_poll: None,
                     load: load.clone(),
                     links: Vec::new(),
                     faults: Vec::new(),
@@ -439,6 +455,19 @@ fn parse_durabilities(text: &str) -> Result<List<Durability>, String> {
     }
 }
 
+/// Each once.
+fn parse_times(text: &str) -> Result<List<Duration>, String> {
+    let mut times = Vec::new();
+    for word in text.split(',') {
+        let time = parse_duration(word)?;
+        if times.contains(&time) {
+            return Err(format!("{} is there twice: name each value once", format_duration(time)));
+        }
+        times.push(time);
+    }
+    Ok(List(times))
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -464,6 +493,23 @@ mod tests {
     #[test]
     fn without_options_it_is_the_case_of_the_readme() {
         assert_eq!(plan_of("").unwrap(), Plan::new(1, vec![crate::plan::tests::case(2)]));
+    }
+
+    #[test]
+    fn several_busy_polls_are_cases_of_their_own() {
+        let plan = plan_of("--busy-poll 0s,150us --quorum 1,2").unwrap();
+        let [first, second] = [&plan.cases[0], &plan.cases[1]];
+        assert_eq!(plan.cases.len(), 4);
+        assert_eq!(first.server_options(), ["--busy-poll-us=0"]);
+        assert_eq!(second.server_options(), ["--busy-poll-us=150"]);
+        for (wrong, advice) in [
+            ("5001us", "at most 5ms"),
+            ("1ms,1000us", "is there twice"),
+            ("150", "write a number and a unit"),
+        ] {
+            let said = plan_of(&format!("--busy-poll {wrong}")).unwrap_err();
+            assert!(said.contains(advice), "{said}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use quorate_protocol::{Quorums, limits};
 
 use super::{Action, Arrivals, Case, Fault, Load, Plan, System, VERSION, When, Who};
 use crate::peers::PeerKind;
-use crate::units::counted;
+use crate::units::{counted, format_duration};
 
 /// Clients of one run: each is a TCP connection, of which a server takes 4,096 at once.
 const CLIENTS_MAX: u64 = 4_000;
@@ -31,6 +31,9 @@ const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Cases and repeats of one plan.
 const RUNS_MAX: u64 = 10_000;
+
+/// Servers wake so often in any case.
+const BUSY_POLL_MAX: Duration = Duration::from_millis(5);
 
 /// Probes of one follower in a second.
 const PROBES_MAX: u64 = 1_000;
@@ -69,6 +72,12 @@ impl Case {
                     .to_owned()),
                 _ => Ok(()),
             };
+        }
+        if let Some(time) = self.busy_poll.filter(|time| *time > BUSY_POLL_MAX) {
+            let (time, max) = (format_duration(time), format_duration(BUSY_POLL_MAX));
+            return Err(format!(
+                "--busy-poll {time} is longer than servers ever sleep: choose at most {max}"
+            ));
         }
         let replicas = self.replicas;
         Quorums::new(replicas, self.quorum)

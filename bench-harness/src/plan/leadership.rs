@@ -52,7 +52,7 @@ impl LeaderSettings {
     }
 
     /// The options of a server that say the times.
-    pub fn server_options(&self) -> Vec<String> {
+    pub(super) fn server_options(&self) -> Vec<String> {
         self.times().map(|(name, time)| format!("--{name}-ms={}", time.as_millis())).collect()
     }
 

@@ -26,6 +26,7 @@ pub use scenario::Scenario;
 
 use crate::peers::PeerKind;
 use crate::proxy::LinkSettings;
+use crate::units::{format_duration, optional_duration};
 
 /// Version of plan files.
 pub const VERSION: u32 = 2;
@@ -64,6 +65,9 @@ pub struct Case {
     /// How its leader is found. Plans of before there were elections do not say it.
     #[serde(default = "LeaderSettings::before_elections")]
     pub leadership: LeaderSettings,
+    /// For how long its servers look for events before they let a core sleep; none for the server's default.
+    #[serde(default, with = "optional_duration")]
+    pub busy_poll: Option<Duration>,
     /// The load.
     pub load: Load,
     /// What the links to and from single nodes are like, from the start; without any, nothing stands between the
@@ -155,6 +159,12 @@ impl Case {
         Ok(Quorums::new(self.replicas, self.quorum)?)
     }
 
+    /// What a server of this cluster is started with, beside what every cluster has.
+    pub fn server_options(&self) -> Vec<String> {
+        let busy_poll = self.busy_poll.map(|time| format!("--busy-poll-us={}", time.as_micros()));
+        self.leadership.server_options().into_iter().chain(busy_poll).collect()
+    }
+
     /// Whether something must stand between the nodes.
     pub fn needs_proxy(&self) -> bool {
         !self.links.is_empty() || self.faults.iter().any(|fault| fault.action.is_of_a_link())
@@ -179,11 +189,14 @@ impl fmt::Display for NodeLink {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { system, replicas, quorum, durability, links, .. } = self;
+        let Self { system, replicas, quorum, durability, busy_poll, links, .. } = self;
         if *system != System::Quorate {
             write!(f, "{system}, ")?;
         }
         write!(f, "quorum {quorum} of {replicas}, {durability}")?;
+        if let Some(time) = busy_poll {
+            write!(f, ", busy poll {}", format_duration(*time))?;
+        }
         links.iter().try_for_each(|link| write!(f, ", {link}"))
     }
 }
@@ -226,6 +239,7 @@ pub(crate) mod tests {
             quorum,
             durability: Durability::Fsync,
             leadership: LeaderSettings::default(),
+            busy_poll: None,
             load: load::tests::load(),
             links: Vec::new(),
             faults: Vec::new(),

@@ -20,10 +20,11 @@ const CASE: [Column<Run>; 4] = [
     ("quorum", |run| run.case.quorum.to_string()),
 ];
 
-const RUN: [Column<Run>; 37] = [
+const RUN: [Column<Run>; 38] = [
     ("replicas", |run| run.case.replicas.to_string()),
     ("durability", |run| run.case.durability.to_string()),
     ("leader", |run| run.case.leadership.to_string()),
+    ("busy_poll_us", |run| optional(run.case.busy_poll.map(|time| time.as_micros()))),
     ("clients", |run| run.case.load.clients.to_string()),
     ("in_flight", |run| run.case.load.in_flight.to_string()),
     ("offered_per_second", |run| match run.case.load.arrivals {

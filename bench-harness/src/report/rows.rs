@@ -160,12 +160,17 @@ fn aspects(case: &Case) -> Vec<Aspect> {
         Arrivals::Closed => "closed loop".to_owned(),
         Arrivals::Open { per_second, .. } => format!("{} calls/s", count(Some(per_second))),
     };
+    let busy_poll = match case.busy_poll {
+        None => "busy poll as the server has it".to_owned(),
+        Some(time) => format!("busy poll {}", format_duration(time)),
+    };
     let clients = format!("{} × {} in flight", counted(load.clients.into(), "client"), load.in_flight);
     vec![
         setting(false, system(&case.system)),
         setting(false, counted(case.replicas.into(), "replica")),
         setting(false, case.durability.to_string()),
         setting(case.leadership == LeaderSettings::default(), case.leadership.to_string()),
+        setting(case.busy_poll.is_none(), busy_poll),
         aspect(Of::Load, false, arrivals),
         aspect(Of::Load, false, clients),
         setting(load.reads <= 0.0, reads),

@@ -119,7 +119,7 @@ pub async fn run(case: &Case, with: &Circumstances<'_>) -> Result<Run, Failure> 
 async fn started(case: &Case, with: &Circumstances<'_>) -> Result<Run, Failure> {
     with.progress.phase("starting");
     let mut cluster = Cluster::start(Settings {
-        program: Program::this()?.with_options(case.leadership.server_options()),
+        program: Program::this()?.with_options(case.server_options()),
         quorums: case.quorums()?,
         durability: case.durability,
         leader: case.leadership.leader,

@@ -14,6 +14,7 @@
 //! [`HELLO_DEADLINE`]; a frame that has begun has [`FRAME_DEADLINE`]. Who does not read its answers is not
 //! read from either beyond [`OUTPUT_BYTES_SOFT`], and closed when nothing moves for [`OUTPUT_DEADLINE`].
 
+mod busy_poll;
 pub(crate) mod client;
 pub(crate) mod guard;
 pub(crate) mod peer;

@@ -192,7 +192,8 @@ impl Replica {
     /// Removes what was never committed (R16): syncs under way no longer count.
     fn truncate(&mut self, after: Index) {
         assert!(after >= self.commit, "entry {after} is below the commit index {}", self.commit);
-        self.cut_batch();
+        let batch = self.cut_batch();
+        self.outputs.extend(batch);
         self.generation += 1;
         self.tail.truncate(after);
         self.terms.truncate(after);

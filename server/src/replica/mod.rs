@@ -601,7 +601,7 @@ impl Replica {
     pub fn finish_turn(&mut self, now: Time, outputs: &mut Vec<Output>) {
         debug_assert!(outputs.is_empty());
         self.take_up_loaded(now);
-        self.cut_batch();
+        let batch = self.cut_batch();
         let committed = self.advance(now);
         match self.role {
             Role::Leader(_) => {
@@ -612,6 +612,8 @@ impl Replica {
             Role::Follower(_) => self.acknowledge(now),
             Role::Candidate(_) | Role::Inquirer(_) => {}
         }
+        // Others write their copies while this node writes its own (Ongaro's thesis, §10.2.1).
+        self.outputs.extend(batch);
         // Behind what others wait for, as it takes a while.
         self.outputs.extend(committed.into_iter().map(Output::Apply));
         self.notice_repair();
@@ -814,23 +816,18 @@ impl Replica {
         self.outputs.push(Output::Members(self.members.clone()));
     }
 
-    /// Turns this turn's entries into one batch, shared by tail, log and links.
-    fn cut_batch(&mut self) {
+    /// Turns this turn's entries into one batch, shared by tail, log and links; returns what the log is to do.
+    fn cut_batch(&mut self) -> Option<Output> {
         if self.batch.is_empty() {
-            return;
+            return None;
         }
         let capacity = self.batch.len();
         let entries = Bytes::from(std::mem::replace(&mut self.batch, Vec::with_capacity(capacity)));
         let (first, last) = (self.batch_first, self.last);
         self.batch_first = last + 1;
         self.tail.push(first, last, entries.clone());
-        self.outputs.push(Output::Append {
-            generation: self.generation,
-            first,
-            last,
-            commit: self.commit,
-            entries,
-        });
+        let (generation, commit) = (self.generation, self.commit);
+        Some(Output::Append { generation, first, last, commit, entries })
     }
 
     /// Raises the commit index, and returns the entries that are to be applied.

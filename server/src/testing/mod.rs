@@ -240,6 +240,7 @@ impl TestClusterBuilder {
         let mut settings = ServerSettings::new(identity, nodes, directory.join(format!("node-{node}")));
         settings.node = NodeSettings { nodes, ..self.node.clone() };
         settings.segment_bytes = SEGMENT_BYTES;
+        settings.busy_poll = Duration::ZERO; // Tests share their cores.
         settings
     }
 }
