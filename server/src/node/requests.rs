@@ -100,25 +100,30 @@ impl Node {
             return Err(Refusal::BadRequest("a write's number is below the lowest one that is open".into()));
         }
         let wish = wish(options, write, self.formation.identity().quorums)?;
-        let Some(replica) = &self.replica else { return Err(self.not_formed()) };
         // A node that does not lead says that: whoever asks has to go elsewhere in any case.
-        if replica.is_leader() {
-            if let Some(obstacle) = self.disk_watch.obstacle() {
-                return Err(obstacle.into());
-            }
-            if !self.memory.admits(&self.store, write, options.session.is_some()) {
-                return Err(Obstacle::MemoryFull.into());
-            }
-            self.acknowledgements.has_room(wish)?;
-            if options.session.is_some() && matches!(wish, Wish::Copies { .. }) {
-                self.sessions_are_certain()?;
-            }
+        if self.replica.as_ref().is_some_and(Replica::is_leader) {
+            self.takes(options, write, wish)?;
         }
         let Some(replica) = &mut self.replica else { return Err(self.not_formed()) };
         let payload = Payload::Write { session: options.session, write: write.clone() };
         let index = replica.propose(now, &payload).map_err(|error| self.not_proposed(error))?;
         self.memory.appended(index, write, options.session.is_some());
         Ok((index, wish))
+    }
+
+    /// Whether this leader has room for a write, and knows enough to promise what it wishes.
+    fn takes(&self, options: &WriteOptions, write: &Write<'_>, wish: Wish) -> Result<(), Refusal> {
+        if let Some(obstacle) = self.disk_watch.obstacle() {
+            return Err(obstacle.into());
+        }
+        if !self.memory.admits(&self.store, write, options.session.is_some()) {
+            return Err(Obstacle::MemoryFull.into());
+        }
+        self.acknowledgements.has_room(wish)?;
+        if options.session.is_some() && matches!(wish, Wish::Copies { .. }) {
+            self.sessions_are_certain()?;
+        }
+        Ok(())
     }
 
     pub(super) fn not_proposed(&self, error: ProposeError) -> Refusal {
