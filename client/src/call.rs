@@ -62,10 +62,8 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Duration, to: To, repeat: Repeat) -> Self {
-        let (deadline, attempts) = (Deadline::after(deadline), Attempts::new(repeat));
-        shared.ends_by(deadline.at);
-        Self { shared, deadline, attempts, pauses: None, to }
+    pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Deadline, to: To, repeat: Repeat) -> Self {
+        Self { shared, deadline, attempts: Attempts::new(repeat), pauses: None, to }
     }
 
     /// A call that may be sent again without harm, and without a session.
@@ -208,9 +206,9 @@ impl<'a> Call<'a> {
     }
 
     async fn open_session(&mut self, opening: Opening<'_>) -> Result<(), Error> {
-        let left = self.deadline.refresh();
+        self.deadline.refresh();
         // To open one too many does no harm: it expires.
-        let call = Call::new(self.shared, left, To::Leader, Repeat::Harmless);
+        let call = Call::new(self.shared, self.deadline, To::Leader, Repeat::Harmless);
         match Box::pin(call.run(Operation::OpenSession)).await? {
             Reply::Written(written) => opening.done(written.receipt.index),
             _ => return Err(Error::BadAnswer),

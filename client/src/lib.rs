@@ -85,6 +85,7 @@ mod client;
 mod data;
 mod deadline;
 mod error;
+mod in_flight;
 mod link;
 #[cfg(feature = "load")]
 pub mod load;

@@ -191,19 +191,19 @@ impl Future for WriteCall<'_> {
 }
 
 impl<'a> WriteParameters<'a> {
-    fn call(&self) -> Call<'a> {
-        Call::new(&self.client.handle.shared, self.deadline, To::Leader, Repeat::Never)
+    fn call(&self, entered: &Entered<'_>) -> Call<'a> {
+        Call::new(&self.client.handle.shared, entered.deadline, To::Leader, Repeat::Never)
     }
 
     /// By reference: what an async function is given by value it holds twice.
     async fn run(&self) -> Result<Written, Error> {
-        let _entered = self.client.handle.shared.enter()?;
+        let entered = self.client.handle.shared.enter(self.deadline)?;
         let write = self.what.write();
         write.check()?;
         let options = WriteOptions { acks: self.acks, progress: false, session: None };
         let operation = Operation::Write { options, write };
         let mut request = Request { id: 0, deadline_ms: 0, operation };
-        match self.call().write(&mut request).await? {
+        match self.call(&entered).write(&mut request).await? {
             Reply::Written(written) => Ok(written),
             _ => Err(Error::BadAnswer),
         }
@@ -285,16 +285,17 @@ fn receipts<'a>(parameters: WriteParameters<'a>) -> impl Stream<Item = ReceiptAn
 
 impl Receipts<'_> {
     async fn next(&mut self) -> Result<Option<(Receipt, Option<WriteResult>)>, Error> {
-        let WriteParameters { client, what, acks, .. } = &self.parameters;
+        let WriteParameters { client, what, acks, deadline } = &self.parameters;
         let write = what.write();
         while !self.is_over {
             let (_, progressing) = match &mut self.begun {
                 Some(begun) => begun,
                 none => {
-                    let entered = client.handle.shared.enter()?;
+                    let entered = client.handle.shared.enter(*deadline)?;
                     write.check()?;
                     let options = WriteOptions { acks: *acks, progress: true, session: None };
-                    none.insert((entered, Progressing::new(self.parameters.call(), options)))
+                    let call = self.parameters.call(&entered);
+                    none.insert((entered, Progressing::new(call, options)))
                 }
             };
             let Some(reply) = progressing.next(&write).await else { break };
@@ -371,11 +372,11 @@ impl Future for GetCall<'_> {
 impl GetParameters<'_> {
     async fn run(&self) -> Result<Lookup, Error> {
         let shared = &self.client.handle.shared;
-        let _entered = shared.enter()?;
+        let entered = shared.enter(self.deadline)?;
         let key = self.key.bytes();
         check_key(key)?;
         let (consistency, to) = self.consistency.of(self.client);
-        let call = Call::new(shared, self.deadline, to, Repeat::Harmless);
+        let call = Call::new(shared, entered.deadline, to, Repeat::Harmless);
         match call.run(Operation::Get { consistency, key }).await? {
             Reply::Lookup(lookup) => {
                 shared.saw(lookup.token.0);

@@ -214,8 +214,8 @@ impl Following {
 
     async fn begin(&mut self) -> Result<(), Error> {
         let shared = &self.client.handle.shared;
-        let entered = shared.enter()?;
-        let call = Call::new(shared, self.client.deadline, To::Any, Repeat::Harmless);
+        let entered = shared.enter(self.client.deadline)?;
+        let call = Call::new(shared, entered.deadline, To::Any, Repeat::Harmless);
         let operation = Operation::Watch { range: self.range.borrowed(), after: self.position.get() };
         let begun = call.watch(operation).await;
         drop(entered);

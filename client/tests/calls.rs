@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use async_io::Timer;
 use fake::{Fake, always, nobody, not_leader, refusing, store, value, written};
 use futures_lite::future::{block_on, or, poll_once, zip};
 use quorate_client::{
@@ -21,6 +22,15 @@ fn client<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Client {
 
 fn brief(client: &Client) -> Client {
     client.with_deadline(Duration::from_millis(150))
+}
+
+/// What comes in the time of a test.
+fn in_time<T>(call: impl Future<Output = T>) -> T {
+    let late = async {
+        Timer::after(Duration::from_secs(20)).await;
+        panic!("it did not end")
+    };
+    block_on(or(call, late))
 }
 
 #[test]
@@ -419,6 +429,24 @@ fn a_value_longer_than_the_buffers_comes_whole() {
         client.set("a", &long).await.unwrap();
         assert_eq!(client.get("a").await.unwrap().value.unwrap().value, long);
     });
+}
+
+#[test]
+fn closing_does_not_wait_for_deadlines_of_calls_that_have_ended() {
+    let server = Fake::start();
+    let client = brief(&client([&server.address]));
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, value(1, b"v"));
+        peer
+    });
+    block_on(client.get("a").deadline(Duration::from_secs(3600))).unwrap();
+    let _silent = script.join().unwrap();
+    let mut forgotten = Box::pin(client.get("a"));
+    assert!(block_on(poll_once(forgotten.as_mut())).is_none());
+    in_time(client.close());
+    assert!(block_on(forgotten).is_err());
 }
 
 #[test]
