@@ -126,15 +126,15 @@ impl<'a> Call<'a> {
     /// Begins a watch, which has no end of its own: from the first part on.
     pub(crate) async fn watch(mut self, operation: Operation<'_>) -> Result<(Parts, Reply), Error> {
         let mut request = Request { id: 0, deadline_ms: 0, operation };
-        let endless = Deadline::after(crate::deadline::DEADLINE_MAX);
         loop {
             let link = self.choose_for_watch()?;
-            let tried = match link.open(&mut request, endless).await {
+            let deadline = self.deadline.of_try();
+            let tried = match link.open(&mut request, deadline).await {
                 // Another watch was faster.
                 Err(Error::TooManyWatches) => continue,
                 Err(error) => return Err(error),
                 Ok(Err(answer)) => judge(answer),
-                Ok(Ok(mut parts)) => match self.first(&mut parts).await {
+                Ok(Ok(mut parts)) => match first(&mut parts, deadline).await {
                     Some(Part::Reply(reply)) => return Ok((parts, reply)),
                     Some(Part::Last(answer)) => judge(answer),
                     None => Tried::Late { silent: true },
@@ -142,16 +142,6 @@ impl<'a> Call<'a> {
             };
             self.after(&link, tried).await?;
         }
-    }
-
-    /// The first part, if it comes in the time of one try.
-    async fn first(&mut self, parts: &mut Parts) -> Option<Part> {
-        let until = self.deadline.of_try().at;
-        let late = async {
-            async_io::Timer::at(until).await;
-            None
-        };
-        future::or(async { Some(parts.next().await) }, late).await
     }
 
     fn choose(&self) -> Arc<Link> {
@@ -280,7 +270,7 @@ impl<'a> Call<'a> {
                 }
                 true
             }
-            Failed::Late | Failed::Uncommitted(_) => true,
+            Failed::Full | Failed::Late | Failed::Uncommitted(_) => true,
         };
         let next = self.attempts.failed(failed);
         // Whoever is behind, or hangs, is not the only one that may answer.
@@ -309,6 +299,15 @@ impl<'a> Call<'a> {
     }
 }
 
+/// The first part of an answer, if it comes in the time of its try.
+async fn first(parts: &mut Parts, deadline: Deadline) -> Option<Part> {
+    let late = async {
+        async_io::Timer::at(deadline.at).await;
+        None
+    };
+    future::or(async { Some(parts.next().await) }, late).await
+}
+
 fn waits_for(operation: &Operation<'_>) -> WaitsFor {
     match operation {
         Operation::Write { options: WriteOptions { acks: Acks::Quorum, .. }, .. } => WaitsFor::Commit,
@@ -325,6 +324,7 @@ fn judge(answer: Answer) -> Tried<Reply> {
         Answer::Closed => return Tried::Closed,
         Answer::LateUnsent(how) => return Tried::Unconnected(how),
         Answer::Unsent(how) => Failed::Unsent(how),
+        Answer::Full => Failed::Full,
         Answer::Lost(how) => Failed::Lost(how),
         Answer::Overrun => Failed::Lost("more was told than was taken".into()),
         Answer::LateSent { silent } => return Tried::Late { silent },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use quorate_protocol::request::{Expected, Mutation, Operation, Range, RangeEnd};
+use quorate_protocol::request::{Expected, Mutation, Operation, Range};
 use quorate_protocol::{NodeId, Term};
 
 use crate::call::{Call, To, Tries};
@@ -122,8 +122,7 @@ impl Client {
 
     /// The changes of one key, as they are committed.
     pub fn watch_key(&self, key: &[u8]) -> Watch {
-        let end = [key, &[0]].concat();
-        Watch::new(self, Range { start: key, end: RangeEnd::Before(&end) })
+        Watch::of_key(self, key)
     }
 
     /// How the leader is, or whichever node is asked while none is known; with `histograms`, how its disk was and

@@ -266,6 +266,23 @@ fn nobody_there_is_an_error_that_says_what_was_met() {
 }
 
 #[test]
+fn what_a_server_has_answered_is_said_although_another_one_is_not_there() {
+    let server = Fake::start();
+    let client = brief(&client([server.address.clone(), nobody()]));
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, not_leader(None));
+        peer.close();
+        // From here on its connections are closed at once.
+    });
+    let error = block_on(client.get("a")).unwrap_err();
+    script.join().unwrap();
+    let no_leader = Error::Refused(Refusal::NotLeader { leader: None });
+    assert_eq!((&error, error.kind()), (&no_leader, ErrorKind::Retryable));
+}
+
+#[test]
 fn what_can_never_be_a_server_is_an_error_before_any_call() {
     for wrong in ["127.0.0.1", "127.0.0.1:70000", ":7401", "a b:7401", "http://127.0.0.1:7401"] {
         let error = Client::connect(["127.0.0.1:7401", wrong]).map(drop).unwrap_err();
@@ -411,6 +428,24 @@ fn closing_waits_for_calls_that_nobody_polls_until_their_deadlines_and_no_longer
 }
 
 #[test]
+fn closing_does_not_wait_for_deadlines_of_calls_that_have_ended() {
+    let server = Fake::start();
+    let client = brief(&client([&server.address]));
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, value(1, b"v"));
+        peer
+    });
+    block_on(client.get("a").deadline(Duration::from_secs(3600))).unwrap();
+    let _silent = script.join().unwrap();
+    let mut forgotten = Box::pin(client.get("a"));
+    assert!(block_on(poll_once(forgotten.as_mut())).is_none());
+    in_time(client.close());
+    assert!(block_on(forgotten).is_err());
+}
+
+#[test]
 fn who_closes_again_does_not_depend_on_who_has_given_up_closing() {
     let server = Fake::start();
     let client = brief(&client([&server.address]));
@@ -429,24 +464,6 @@ fn a_value_longer_than_the_buffers_comes_whole() {
         client.set("a", &long).await.unwrap();
         assert_eq!(client.get("a").await.unwrap().value.unwrap().value, long);
     });
-}
-
-#[test]
-fn closing_does_not_wait_for_deadlines_of_calls_that_have_ended() {
-    let server = Fake::start();
-    let client = brief(&client([&server.address]));
-    let script = thread::spawn(move || {
-        let mut peer = server.peer();
-        let id = peer.id();
-        peer.answer(id, value(1, b"v"));
-        peer
-    });
-    block_on(client.get("a").deadline(Duration::from_secs(3600))).unwrap();
-    let _silent = script.join().unwrap();
-    let mut forgotten = Box::pin(client.get("a"));
-    assert!(block_on(poll_once(forgotten.as_mut())).is_none());
-    in_time(client.close());
-    assert!(block_on(forgotten).is_err());
 }
 
 #[test]
