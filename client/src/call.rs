@@ -59,11 +59,13 @@ pub(crate) struct Call<'a> {
     /// None before the first.
     pauses: Option<Pauses>,
     to: To,
+    /// Where a read has waited to be sent, and may be now.
+    waited_at: Option<Arc<Link>>,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Deadline, to: To, repeat: Repeat) -> Self {
-        Self { shared, deadline, attempts: Attempts::new(repeat), pauses: None, to }
+        Self { shared, deadline, attempts: Attempts::new(repeat), pauses: None, to, waited_at: None }
     }
 
     /// A call that may be sent again without harm, and without a session.
@@ -144,16 +146,16 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn choose(&self) -> Arc<Link> {
+    fn choose(&mut self) -> Arc<Link> {
         match self.to {
+            // While it waited it may have been learnt who leads.
             To::Leader => self.shared.leader_link(),
-            To::Any => {
-                self.shared.link(|route| route.for_read(self.shared.settings.read_from, Instant::now()))
-            }
+            // The one that it has waited for has just let the client in; the next one may hang.
+            To::Any => self.waited_at.take().unwrap_or_else(|| self.shared.read_link()),
         }
     }
 
-    fn choose_for_watch(&self) -> Result<Arc<Link>, Error> {
+    fn choose_for_watch(&mut self) -> Result<Arc<Link>, Error> {
         let link = self.choose();
         match link.takes_watch() {
             true => Ok(link),
@@ -225,7 +227,7 @@ impl<'a> Call<'a> {
     /// What follows a try of a write without a result.
     async fn after_write(
         &mut self,
-        link: &Link,
+        link: &Arc<Link>,
         tried: Tried<Reply>,
         placed: &mut Option<Placed<'a>>,
     ) -> Result<(), Error> {
@@ -238,7 +240,7 @@ impl<'a> Call<'a> {
     }
 
     /// What follows a try without a result: a pause, or the call's end. Says whether it needs another session.
-    async fn after<T>(&mut self, link: &Link, tried: Tried<T>) -> Result<bool, Error> {
+    async fn after<T>(&mut self, link: &Arc<Link>, tried: Tried<T>) -> Result<bool, Error> {
         let failed = match tried {
             Tried::Failed(failed) => failed,
             Tried::Late { silent } => {
@@ -253,6 +255,7 @@ impl<'a> Call<'a> {
             }
             Tried::Closed => return Err(self.attempts.or_unknown(Error::Closed)),
             Tried::Proceed | Tried::Done(_) => {
+                self.waited_at = (self.to == To::Any).then(|| link.clone());
                 self.deadline.refresh();
                 return Ok(false);
             }

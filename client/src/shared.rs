@@ -7,17 +7,20 @@ use std::time::{Duration, Instant};
 use event_listener::Event;
 use quorate_protocol::SessionId;
 use quorate_protocol::handshake::{HelloRefusal, Welcome};
-use quorate_protocol::request::{SessionSequence, Token};
+use quorate_protocol::request::{Operation, Request, SessionSequence, Token};
 use quorate_protocol::response::Refusal;
 
 use crate::Error;
 use crate::builder::Settings;
 use crate::deadline::Deadline;
 use crate::in_flight::{InFlight, NotCounted};
-use crate::link::{self, Link};
+use crate::link::{self, Answer, Link};
 use crate::retry::{NoPlace, Place, Sequences};
 use crate::route::Route;
 use crate::tasks::Tasks;
+
+/// How long a server that was lost may take to answer the client's own question. Less than the time between two of them.
+const PROBE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
@@ -115,7 +118,37 @@ impl Shared {
     /// The link that `choose` chooses.
     pub(crate) fn link(self: &Arc<Self>, choose: impl FnOnce(&mut Route) -> usize) -> Arc<Link> {
         let at = self.route(choose);
+        self.link_at(at)
+    }
+
+    fn link_at(&self, at: usize) -> Arc<Link> {
         self.servers().links[at].clone()
+    }
+
+    /// The link that a read goes to which any replica may answer. Those that were lost are asked beside it whether they are
+    /// back.
+    pub(crate) fn read_link(self: &Arc<Self>) -> Arc<Link> {
+        let (now, read_from) = (Instant::now(), self.settings.read_from);
+        let (at, probe) = self.route(|route| (route.for_read(read_from, now), route.next_probe(now)));
+        if let Some(at) = probe {
+            self.probe(self.link_at(at));
+        }
+        self.link_at(at)
+    }
+
+    /// Has the driver ask a server whether it is back, so that no call of the application has to. One that says nothing
+    /// loses its connection.
+    fn probe(self: &Arc<Self>, link: Arc<Link>) {
+        let Some(tasks) = self.tasks.upgrade() else { return };
+        let shared = self.clone();
+        tasks.spawn(async move {
+            let mut ping = Request { id: 0, deadline_ms: 0, operation: Operation::Ping };
+            let deadline = Deadline::after(PROBE);
+            // If it had to be connected to, its welcome was enough.
+            if let Ok(Answer::Reply(_)) = link.exchange(&mut ping, deadline).await {
+                shared.route(|route| route.is_back(link.at));
+            }
+        });
     }
 
     /// The link to the leader, or to whom it is looked for.
@@ -131,7 +164,7 @@ impl Shared {
     /// The link to any server that can be asked for a watch and takes another one.
     pub(crate) fn link_for_watch(&self) -> Option<Arc<Link>> {
         let servers = self.servers();
-        let readable = servers.route.readable(Instant::now());
+        let readable = servers.route.readable();
         let mut links = readable.filter_map(|at| servers.links.get(at));
         links.find(|link| link.takes_watch()).cloned()
     }

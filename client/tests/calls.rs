@@ -2,6 +2,7 @@
 
 mod fake;
 
+use std::io;
 use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,9 +11,11 @@ use async_io::Timer;
 use fake::{Fake, always, nobody, not_leader, refusing, store, value, written};
 use futures_lite::future::{block_on, or, poll_once, zip};
 use quorate_client::{
-    Appended, Client, Error, ErrorKind, Expected, Mutation, Refusal, Role, Unknown, Why, WriteResult, prefix,
+    Appended, Client, Consistency, Error, ErrorKind, Expected, Mutation, ReadFrom, Refusal, Role, Unknown,
+    Why, WriteResult, prefix,
 };
 use quorate_protocol::handshake::HelloRefusal;
+use quorate_protocol::request::Operation;
 use quorate_protocol::response::Outcome;
 
 fn client<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Client {
@@ -383,6 +386,45 @@ fn who_waits_for_a_place_at_a_server_that_says_nothing_goes_elsewhere() {
     let _silent = script.join().unwrap();
     let (first, second) = block_on(zip(client.get("a"), client.get("b")));
     assert_eq!((first.map(|found| found.value), second.map(|found| found.value)), (Ok(None), Ok(None)));
+}
+
+/// A client whose reads any replica may answer.
+fn reader<S: Into<String>>(servers: impl IntoIterator<Item = S>, read_from: ReadFrom) -> Client {
+    let builder = Client::builder().servers(servers).deadline(Duration::from_secs(1));
+    builder.consistency(Consistency::Local).read_from(read_from).connect().unwrap()
+}
+
+#[test]
+fn a_read_goes_where_it_has_waited_for_a_connection() {
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    hung.set_nonblocking(true).unwrap();
+    for read_from in [ReadFrom::Nearest, ReadFrom::Spread] {
+        let client = reader([store(), hung.local_addr().unwrap().to_string()], read_from);
+        block_on(client.get("a")).unwrap();
+        let met = hung.accept().map(drop).map_err(|error| error.kind());
+        assert_eq!(met, Err(io::ErrorKind::WouldBlock), "the read was not to go there");
+    }
+}
+
+#[test]
+fn a_server_that_hung_gets_no_read_before_it_has_shown_that_it_is_back() {
+    let hung = Fake::start();
+    let client = reader([hung.address.clone(), store()], ReadFrom::Spread);
+    let script = thread::spawn(move || {
+        let mut peer = hung.peer();
+        peer.request(|operation| assert!(matches!(operation, Operation::Get { .. })));
+        let (id, ()) =
+            peer.request(|operation| assert_eq!(operation, &Operation::Ping, "a read is no probe"));
+        peer.answer(id, Outcome::Pong);
+        let (id, ()) = peer.request(|operation| assert!(matches!(operation, Operation::Get { .. })));
+        peer.answer(id, value(1, b"v"));
+    });
+    let began = Instant::now();
+    while !script.is_finished() && began.elapsed() < Duration::from_secs(20) {
+        block_on(client.get("a")).unwrap();
+        block_on(Timer::after(Duration::from_millis(2))); // As an application that has other things to do.
+    }
+    script.join().unwrap();
 }
 
 #[test]
