@@ -110,6 +110,25 @@ impl Client {
         WriteCall::batch(self, mutations)
     }
 
+    /// Does all these writes together, in order, or none if a condition of one does not hold: a [`batch`](Self::batch) of what
+    /// was set up as writes, of [typed](Self::typed) keys and values, too. It has its own deadline and number of copies: those
+    /// of the writes do not count.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let (names, ages) = (client.typed::<u64, String>("name/"), client.typed::<u64, u8>("age/"));
+    /// client.batch_of([names.set(&7, &"Ada".into())?, ages.set(&7, &36)?]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If one of them was polled before.
+    pub fn batch_of<'a>(&'a self, writes: impl IntoIterator<Item = WriteCall<'a>>) -> WriteCall<'a> {
+        WriteCall::batch_of(self, writes)
+    }
+
     /// The keys of a range with their values, in order.
     pub fn scan<'a>(&'a self, range: Range<'a>) -> Scan<'a> {
         Scan::new(self, range)

@@ -53,6 +53,7 @@ enum What<'a> {
     Delete { key: Data<'a> },
     CompareAndSet { key: Data<'a>, expected: Expected, value: Data<'a> },
     Batch(Vec<Mutation<'a>>),
+    BatchOf(Vec<What<'a>>),
 }
 
 impl What<'_> {
@@ -66,6 +67,9 @@ impl What<'_> {
                 value: value.bytes(),
             }),
             Self::Batch(mutations) => Write::Batch(mutations.clone()),
+            Self::BatchOf(all) => {
+                Write::Batch(all.iter().flat_map(|what| what.write().mutations().to_vec()).collect())
+            }
         }
     }
 }
@@ -149,6 +153,14 @@ impl<'a> WriteCall<'a> {
 
     pub(crate) fn batch(client: &'a Client, mutations: Vec<Mutation<'a>>) -> Self {
         Self::new(client, What::Batch(mutations))
+    }
+
+    pub(crate) fn batch_of(client: &'a Client, writes: impl IntoIterator<Item = Self>) -> Self {
+        let what = |write: Self| match write.0 {
+            Stage::Setup(parameters) => parameters.what,
+            _ => panic!("a write has begun: put it into a batch before"),
+        };
+        Self::new(client, What::BatchOf(writes.into_iter().map(what).collect()))
     }
 
     /// At how many durable copies it is done; the cluster's quorum n, unless set.
