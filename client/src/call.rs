@@ -59,13 +59,13 @@ pub(crate) struct Call<'a> {
     /// None before the first.
     pauses: Option<Pauses>,
     to: To,
+    /// Where a read has waited to be sent, and may be now.
+    waited_at: Option<Arc<Link>>,
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Duration, to: To, repeat: Repeat) -> Self {
-        let (deadline, attempts) = (Deadline::after(deadline), Attempts::new(repeat));
-        shared.ends_by(deadline.at);
-        Self { shared, deadline, attempts, pauses: None, to }
+    pub(crate) fn new(shared: &'a Arc<Shared>, deadline: Deadline, to: To, repeat: Repeat) -> Self {
+        Self { shared, deadline, attempts: Attempts::new(repeat), pauses: None, to, waited_at: None }
     }
 
     /// A call that may be sent again without harm, and without a session.
@@ -128,15 +128,15 @@ impl<'a> Call<'a> {
     /// Begins a watch, which has no end of its own: from the first part on.
     pub(crate) async fn watch(mut self, operation: Operation<'_>) -> Result<(Parts, Reply), Error> {
         let mut request = Request { id: 0, deadline_ms: 0, operation };
-        let endless = Deadline::after(crate::deadline::DEADLINE_MAX);
         loop {
             let link = self.choose_for_watch()?;
-            let tried = match link.open(&mut request, endless).await {
+            let deadline = self.deadline.of_try();
+            let tried = match link.open(&mut request, deadline).await {
                 // Another watch was faster.
                 Err(Error::TooManyWatches) => continue,
                 Err(error) => return Err(error),
                 Ok(Err(answer)) => judge(answer),
-                Ok(Ok(mut parts)) => match self.first(&mut parts).await {
+                Ok(Ok(mut parts)) => match first(&mut parts, deadline).await {
                     Some(Part::Reply(reply)) => return Ok((parts, reply)),
                     Some(Part::Last(answer)) => judge(answer),
                     None => Tried::Late { silent: true },
@@ -146,26 +146,16 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The first part, if it comes in the time of one try.
-    async fn first(&mut self, parts: &mut Parts) -> Option<Part> {
-        let until = self.deadline.of_try().at;
-        let late = async {
-            async_io::Timer::at(until).await;
-            None
-        };
-        future::or(async { Some(parts.next().await) }, late).await
-    }
-
-    fn choose(&self) -> Arc<Link> {
+    fn choose(&mut self) -> Arc<Link> {
         match self.to {
+            // While it waited it may have been learnt who leads.
             To::Leader => self.shared.leader_link(),
-            To::Any => {
-                self.shared.link(|route| route.for_read(self.shared.settings.read_from, Instant::now()))
-            }
+            // The one that it has waited for has just let the client in; the next one may hang.
+            To::Any => self.waited_at.take().unwrap_or_else(|| self.shared.read_link()),
         }
     }
 
-    fn choose_for_watch(&self) -> Result<Arc<Link>, Error> {
+    fn choose_for_watch(&mut self) -> Result<Arc<Link>, Error> {
         let link = self.choose();
         match link.takes_watch() {
             true => Ok(link),
@@ -208,9 +198,9 @@ impl<'a> Call<'a> {
     }
 
     async fn open_session(&mut self, opening: Opening<'_>) -> Result<(), Error> {
-        let left = self.deadline.refresh();
+        self.deadline.refresh();
         // To open one too many does no harm: it expires.
-        let call = Call::new(self.shared, left, To::Leader, Repeat::Harmless);
+        let call = Call::new(self.shared, self.deadline, To::Leader, Repeat::Harmless);
         match Box::pin(call.run(Operation::OpenSession)).await? {
             Reply::Written(written) => opening.done(written.receipt.index),
             _ => return Err(Error::BadAnswer),
@@ -237,7 +227,7 @@ impl<'a> Call<'a> {
     /// What follows a try of a write without a result.
     async fn after_write(
         &mut self,
-        link: &Link,
+        link: &Arc<Link>,
         tried: Tried<Reply>,
         placed: &mut Option<Placed<'a>>,
     ) -> Result<(), Error> {
@@ -250,7 +240,7 @@ impl<'a> Call<'a> {
     }
 
     /// What follows a try without a result: a pause, or the call's end. Says whether it needs another session.
-    async fn after<T>(&mut self, link: &Link, tried: Tried<T>) -> Result<bool, Error> {
+    async fn after<T>(&mut self, link: &Arc<Link>, tried: Tried<T>) -> Result<bool, Error> {
         let failed = match tried {
             Tried::Failed(failed) => failed,
             Tried::Late { silent } => {
@@ -265,6 +255,7 @@ impl<'a> Call<'a> {
             }
             Tried::Closed => return Err(self.attempts.or_unknown(Error::Closed)),
             Tried::Proceed | Tried::Done(_) => {
+                self.waited_at = (self.to == To::Any).then(|| link.clone());
                 self.deadline.refresh();
                 return Ok(false);
             }
@@ -282,7 +273,7 @@ impl<'a> Call<'a> {
                 }
                 true
             }
-            Failed::Late | Failed::Uncommitted(_) => true,
+            Failed::Full | Failed::Late | Failed::Uncommitted(_) => true,
         };
         let next = self.attempts.failed(failed);
         // Whoever is behind, or hangs, is not the only one that may answer.
@@ -311,6 +302,15 @@ impl<'a> Call<'a> {
     }
 }
 
+/// The first part of an answer, if it comes in the time of its try.
+async fn first(parts: &mut Parts, deadline: Deadline) -> Option<Part> {
+    let late = async {
+        async_io::Timer::at(deadline.at).await;
+        None
+    };
+    future::or(async { Some(parts.next().await) }, late).await
+}
+
 fn waits_for(operation: &Operation<'_>) -> WaitsFor {
     match operation {
         Operation::Write { options: WriteOptions { acks: Acks::Quorum, .. }, .. } => WaitsFor::Commit,
@@ -327,6 +327,7 @@ fn judge(answer: Answer) -> Tried<Reply> {
         Answer::Closed => return Tried::Closed,
         Answer::LateUnsent(how) => return Tried::Unconnected(how),
         Answer::Unsent(how) => Failed::Unsent(how),
+        Answer::Full => Failed::Full,
         Answer::Lost(how) => Failed::Lost(how),
         Answer::Overrun => Failed::Lost("more was told than was taken".into()),
         Answer::LateSent { silent } => return Tried::Late { silent },

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_lite::future;
-use quorate_protocol::request::{Expected, Mutation, Operation, Range, RangeEnd};
+use quorate_protocol::request::{Expected, Mutation, Operation, Range};
 use quorate_protocol::{NodeId, Term};
 
 use crate::call::{Call, To, Tries};
 use crate::data::Data;
+use crate::deadline::Deadline;
 use crate::operations::{GetCall, WriteCall};
 use crate::reply::Reply;
 use crate::retry::Repeat;
@@ -109,6 +110,25 @@ impl Client {
         WriteCall::batch(self, mutations)
     }
 
+    /// Does all these writes together, in order, or none if a condition of one does not hold: a [`batch`](Self::batch) of what
+    /// was set up as writes, of [typed](Self::typed) keys and values, too. It has its own deadline and number of copies: those
+    /// of the writes do not count.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let (names, ages) = (client.typed::<u64, String>("name/"), client.typed::<u64, u8>("age/"));
+    /// client.batch_of([names.set(&7, &"Ada".into())?, ages.set(&7, &36)?]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If one of them was polled before.
+    pub fn batch_of<'a>(&'a self, writes: impl IntoIterator<Item = WriteCall<'a>>) -> WriteCall<'a> {
+        WriteCall::batch_of(self, writes)
+    }
+
     /// The keys of a range with their values, in order.
     pub fn scan<'a>(&'a self, range: Range<'a>) -> Scan<'a> {
         Scan::new(self, range)
@@ -121,8 +141,7 @@ impl Client {
 
     /// The changes of one key, as they are committed.
     pub fn watch_key(&self, key: &[u8]) -> Watch {
-        let end = [key, &[0]].concat();
-        Watch::new(self, Range { start: key, end: RangeEnd::Before(&end) })
+        Watch::of_key(self, key)
     }
 
     /// How the leader is, or whichever node is asked while none is known; with `histograms`, how its disk was and
@@ -137,8 +156,9 @@ impl Client {
 
     /// Has the leader make a replica a voting member again whose data directory was replaced, once it has caught up.
     pub async fn admit(&self, node: NodeId) -> Result<Written, Error> {
-        let _entered = self.handle.shared.enter()?;
-        match self.begin(Repeat::Never).run_once(Operation::Admit { node }, Tries::UntilReady).await? {
+        let entered = self.handle.shared.enter(self.deadline)?;
+        let call = self.begin(entered.deadline, Repeat::Never);
+        match call.run_once(Operation::Admit { node }, Tries::UntilReady).await? {
             Reply::Written(written) => Ok(written),
             _ => Err(Error::BadAnswer),
         }
@@ -147,8 +167,9 @@ impl Client {
     /// Has the leader hand over to another replica, or to the one that has most of the log, and returns the term
     /// that began with it. Writes are refused meanwhile, so it is not tried again if nobody takes over.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Term, Error> {
-        let _entered = self.handle.shared.enter()?;
-        match self.begin(Repeat::Never).run_once(Operation::HandOver { to }, Tries::One).await? {
+        let entered = self.handle.shared.enter(self.deadline)?;
+        let call = self.begin(entered.deadline, Repeat::Never);
+        match call.run_once(Operation::HandOver { to }, Tries::One).await? {
             Reply::HandedOver(term) => Ok(term),
             _ => Err(Error::BadAnswer),
         }
@@ -164,17 +185,19 @@ impl Client {
 
     /// Refuses further calls of all clones, waits until those in flight have ended, and ends the session, if that can be
     /// done within the deadline; otherwise it expires. Calls that have begun and that nobody polls are waited for until
-    /// their deadlines have passed, and end as [`Error::Closed`] or of unknown outcome when they are polled.
+    /// their deadlines have passed, at most until the latest that a call was given since nothing was in flight, and end as
+    /// [`Error::Closed`] or of unknown outcome when they are polled.
     pub async fn close(&self) {
         let shared = &self.handle.shared;
-        if let Ok(_entered) = shared.enter()
+        if let Ok(_entered) = shared.enter(Duration::ZERO)
             && shared.close()
         {
             let late = until(shared.latest_deadline());
             future::or(shared.down_to(1), late).await;
             for session in shared.leave_sessions() {
                 // Nothing depends on it.
-                let _ = self.begin(Repeat::Harmless).run(Operation::CloseSession { session }).await;
+                let call = self.begin(Deadline::after(self.deadline), Repeat::Harmless);
+                let _ = call.run(Operation::CloseSession { session }).await;
             }
             shared.give_up_calls();
         }
@@ -186,13 +209,13 @@ impl Client {
 
     async fn call(&self, operation: Operation<'_>) -> Result<Reply, Error> {
         let shared = &self.handle.shared;
-        let _entered = shared.enter()?;
+        let entered = shared.enter(self.deadline)?;
         let to = if shared.settings.discovers { To::Leader } else { To::Any };
-        Call::new(shared, self.deadline, to, Repeat::Harmless).run(operation).await
+        Call::new(shared, entered.deadline, to, Repeat::Harmless).run(operation).await
     }
 
-    fn begin(&self, repeat: Repeat) -> Call<'_> {
-        Call::new(&self.handle.shared, self.deadline, To::Leader, repeat)
+    fn begin(&self, deadline: Deadline, repeat: Repeat) -> Call<'_> {
+        Call::new(&self.handle.shared, deadline, To::Leader, repeat)
     }
 }
 

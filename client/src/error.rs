@@ -38,7 +38,8 @@ pub enum Error {
         /// Its reason.
         refusal: HelloRefusal,
     },
-    /// No connection was had before the deadline; nothing was sent. Says what the last attempt met.
+    /// No connection was had before the deadline, and no server has said anything that would tell more; nothing was done. Says
+    /// what the last attempt met.
     #[error("no server could be reached within the deadline: {0}")]
     Unreachable(Arc<str>),
     /// As many requests as allowed are in flight, or were until the deadline; nothing was sent.

@@ -30,7 +30,7 @@
 //! | [`watch`](Client::watch), [`watch_key`](Client::watch_key) | the changes of a range, in order, without gap or repetition |
 //! | [`acks`](WriteCall::acks), [`progress`](WriteCall::progress) | at how many durable copies a write is done; a receipt at each |
 //! | [`Consistency`], [`SessionToken`] | how fresh reads are; what a client has seen, for another process |
-//! | [`typed`](Client::typed) | keys and values of any serde type |
+//! | [`typed`](Client::typed), [`batch_of`](Client::batch_of) | keys and values of any serde type; several of their writes together |
 //! | [`blocking`] | the same without async |
 //! | [`Builder`] | deadlines, bounds, who answers reads |
 //!
@@ -85,6 +85,7 @@ mod client;
 mod data;
 mod deadline;
 mod error;
+mod in_flight;
 mod link;
 #[cfg(feature = "load")]
 pub mod load;
@@ -113,5 +114,5 @@ pub use route::ReadFrom;
 pub use scan::{Scan, prefix};
 pub use tasks::Driver;
 pub use token::{InvalidToken, SessionToken};
-pub use typed::{Typed, TypedScan, TypedValue};
+pub use typed::{Typed, TypedChange, TypedGet, TypedScan, TypedValue, TypedWatch};
 pub use watch::Watch;

@@ -53,6 +53,7 @@ enum What<'a> {
     Delete { key: Data<'a> },
     CompareAndSet { key: Data<'a>, expected: Expected, value: Data<'a> },
     Batch(Vec<Mutation<'a>>),
+    BatchOf(Vec<What<'a>>),
 }
 
 impl What<'_> {
@@ -66,6 +67,9 @@ impl What<'_> {
                 value: value.bytes(),
             }),
             Self::Batch(mutations) => Write::Batch(mutations.clone()),
+            Self::BatchOf(all) => {
+                Write::Batch(all.iter().flat_map(|what| what.write().mutations().to_vec()).collect())
+            }
         }
     }
 }
@@ -151,6 +155,14 @@ impl<'a> WriteCall<'a> {
         Self::new(client, What::Batch(mutations))
     }
 
+    pub(crate) fn batch_of(client: &'a Client, writes: impl IntoIterator<Item = Self>) -> Self {
+        let what = |write: Self| match write.0 {
+            Stage::Setup(parameters) => parameters.what,
+            _ => panic!("a write has begun: put it into a batch before"),
+        };
+        Self::new(client, What::BatchOf(writes.into_iter().map(what).collect()))
+    }
+
     /// At how many durable copies it is done; the cluster's quorum n, unless set.
     ///
     /// - Fewer than n: sooner done, and a failover may drop it, which the receipt says
@@ -191,19 +203,19 @@ impl Future for WriteCall<'_> {
 }
 
 impl<'a> WriteParameters<'a> {
-    fn call(&self) -> Call<'a> {
-        Call::new(&self.client.handle.shared, self.deadline, To::Leader, Repeat::Never)
+    fn call(&self, entered: &Entered<'_>) -> Call<'a> {
+        Call::new(&self.client.handle.shared, entered.deadline, To::Leader, Repeat::Never)
     }
 
     /// By reference: what an async function is given by value it holds twice.
     async fn run(&self) -> Result<Written, Error> {
-        let _entered = self.client.handle.shared.enter()?;
+        let entered = self.client.handle.shared.enter(self.deadline)?;
         let write = self.what.write();
         write.check()?;
         let options = WriteOptions { acks: self.acks, progress: false, session: None };
         let operation = Operation::Write { options, write };
         let mut request = Request { id: 0, deadline_ms: 0, operation };
-        match self.call().write(&mut request).await? {
+        match self.call(&entered).write(&mut request).await? {
             Reply::Written(written) => Ok(written),
             _ => Err(Error::BadAnswer),
         }
@@ -285,16 +297,17 @@ fn receipts<'a>(parameters: WriteParameters<'a>) -> impl Stream<Item = ReceiptAn
 
 impl Receipts<'_> {
     async fn next(&mut self) -> Result<Option<(Receipt, Option<WriteResult>)>, Error> {
-        let WriteParameters { client, what, acks, .. } = &self.parameters;
+        let WriteParameters { client, what, acks, deadline } = &self.parameters;
         let write = what.write();
         while !self.is_over {
             let (_, progressing) = match &mut self.begun {
                 Some(begun) => begun,
                 none => {
-                    let entered = client.handle.shared.enter()?;
+                    let entered = client.handle.shared.enter(*deadline)?;
                     write.check()?;
                     let options = WriteOptions { acks: *acks, progress: true, session: None };
-                    none.insert((entered, Progressing::new(self.parameters.call(), options)))
+                    let call = self.parameters.call(&entered);
+                    none.insert((entered, Progressing::new(call, options)))
                 }
             };
             let Some(reply) = progressing.next(&write).await else { break };
@@ -371,11 +384,11 @@ impl Future for GetCall<'_> {
 impl GetParameters<'_> {
     async fn run(&self) -> Result<Lookup, Error> {
         let shared = &self.client.handle.shared;
-        let _entered = shared.enter()?;
+        let entered = shared.enter(self.deadline)?;
         let key = self.key.bytes();
         check_key(key)?;
         let (consistency, to) = self.consistency.of(self.client);
-        let call = Call::new(shared, self.deadline, to, Repeat::Harmless);
+        let call = Call::new(shared, entered.deadline, to, Repeat::Harmless);
         match call.run(Operation::Get { consistency, key }).await? {
             Reply::Lookup(lookup) => {
                 shared.saw(lookup.token.0);

@@ -128,6 +128,8 @@ pub enum Failed {
     Uncommitted(Appended),
     /// Nothing was sent. Says why.
     Unsent(Arc<str>),
+    /// Nothing was sent: as many calls as may be are in flight there.
+    Full,
     /// The connection ended after it was sent. Says how.
     Lost(Arc<str>),
     /// No answer came in the try's time.
@@ -155,14 +157,14 @@ pub struct Attempts {
     appended: Option<Appended>,
     /// A leader has said that it reaches too few. The first may only not know that another leads; the second is believed.
     lacks_quorum: bool,
-    /// Why the last try had no result.
-    last: Option<Error>,
+    /// Why there is no result: the last that was learnt, but for what says less than something before it.
+    why: Option<Error>,
 }
 
 impl Attempts {
     /// A call that nothing was tried of.
     pub fn new(repeat: Repeat) -> Self {
-        Self { repeat, unknown: None, appended: None, lacks_quorum: false, last: None }
+        Self { repeat, unknown: None, appended: None, lacks_quorum: false, why: None }
     }
 
     /// It has a place in a session now; if it had one before, it was not done there.
@@ -181,6 +183,7 @@ impl Attempts {
         match failed {
             Failed::Refused(refusal) => self.refused(refusal),
             Failed::Unsent(how) => self.again(Error::Unreachable(how)),
+            Failed::Full => self.again(Error::InFlight),
             Failed::Lost(how) => {
                 self.may_have_happened(Why::ConnectionLost(how.clone()), Error::Unreachable(how))
             }
@@ -194,7 +197,7 @@ impl Attempts {
 
     /// The error of a call that has no time left.
     pub fn out_of_time(&self) -> Error {
-        self.or_unknown(self.last.clone().unwrap_or(Error::Deadline))
+        self.or_unknown(self.why.clone().unwrap_or(Error::Deadline))
     }
 
     /// The error of a call that cannot go on: this one, if nothing was done.
@@ -221,7 +224,7 @@ impl Attempts {
     fn refused_by_session(&mut self, error: SessionError) -> Next {
         match (error, &self.unknown) {
             (SessionError::Expired, None) => {
-                self.last = Some(Error::Refused(error.into()));
+                self.why = Some(Error::Refused(error.into()));
                 Next::Anew
             }
             (_, None) => Next::End(Error::Refused(error.into())),
@@ -244,8 +247,19 @@ impl Attempts {
     }
 
     fn again(&mut self, error: Error) -> Next {
-        self.last = Some(error);
+        if self.why.as_ref().is_none_or(|why| says(why) <= says(&error)) {
+            self.why = Some(error);
+        }
         Next::Again
+    }
+}
+
+/// How much an error says: an answer more than that none came, and that more than that somebody is not there.
+fn says(error: &Error) -> u8 {
+    match error {
+        Error::Unreachable(_) => 0,
+        Error::Deadline | Error::InFlight => 1,
+        _ => 2,
     }
 }
 
@@ -355,6 +369,24 @@ mod tests {
         assert_eq!(attempts.failed(lost()), Next::Again);
         assert_eq!(attempts.failed(Failed::Late), Next::Again);
         assert_eq!(attempts.out_of_time(), Error::Deadline);
+    }
+
+    #[test]
+    fn an_answer_says_more_than_silence_and_that_more_than_that_nobody_is_there() {
+        let refused = |reason: &str| Refusal::NotReady(reason.into());
+        let unsent = || Failed::Unsent("it is not there".into());
+        let mut attempts = Attempts::new(Repeat::InSession(PLACE));
+        let mut then = |failed| {
+            assert_eq!(attempts.failed(failed), Next::Again);
+            attempts.out_of_time()
+        };
+        assert_eq!(then(unsent()), Error::Unreachable("it is not there".into()));
+        assert_eq!(then(Failed::Full), Error::InFlight);
+        assert_eq!(then(unsent()), Error::InFlight);
+        for reason in ["forming", "starting"] {
+            assert_eq!(then(Failed::Refused(refused(reason))), Error::Refused(refused(reason)), "the last");
+            assert_eq!(then(unsent()), Error::Refused(refused(reason)));
+        }
     }
 
     #[test]

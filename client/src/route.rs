@@ -6,6 +6,9 @@
 //! # Invariants
 //!
 //! - Positions never change: a server is added once and stays.
+//! - A server that was lost gets no read, as long as another one can answer it, before it has shown that it is back: by a
+//!   welcome, by an answer to a read that had nowhere else to go, or by one to the client's own [probe](Route::next_probe). No
+//!   call of the application waits for one that hangs only to find that out.
 //! - News of a server that calls do not go to any more changes nothing: many calls bring the same news.
 
 use std::sync::Arc;
@@ -19,10 +22,12 @@ use crate::Error;
 /// Servers that a client keeps.
 const SERVERS_MAX: usize = 64;
 
-/// How long a server's measured latency, or its absence, counts.
+/// How long a server's measured latency counts; and how long after it was lost, or was last asked, a server is asked
+/// whether it is back.
 const MEASURE_AGAIN: Duration = Duration::from_secs(5);
 
-/// Which replica answers a read that any may.
+/// Which replica answers a read that any may. One that hangs, or cannot be reached, holds up the reads that find it out, and gets
+/// none, as long as another can answer, before it has answered the client's own question whether it is back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReadFrom {
     /// The one that has answered fastest.
@@ -40,7 +45,7 @@ struct Server {
     is_named: bool,
     /// How long it took to answer, and when that was.
     latency: Option<(Duration, Instant)>,
-    /// When it could last not be reached.
+    /// When it could last not be reached, or was asked since whether it is back; none once it has shown that it is.
     lost: Option<Instant>,
     /// Why it will not let the client in.
     refusal: Option<HelloRefusal>,
@@ -73,8 +78,13 @@ impl Server {
         self.lost.is_some_and(|lost| now.saturating_duration_since(lost) < MEASURE_AGAIN)
     }
 
+    /// Whether it may be asked where the leader is.
     fn is_usable(&self, now: Instant) -> bool {
-        !self.is_duplicate && self.refusal.is_none() && !self.is_lost(now)
+        self.may_be_asked() && !self.is_lost(now)
+    }
+
+    fn may_be_asked(&self) -> bool {
+        !self.is_duplicate && self.refusal.is_none()
     }
 }
 
@@ -105,16 +115,32 @@ impl Route {
     pub(crate) fn for_read(&mut self, policy: ReadFrom, now: Instant) -> usize {
         match policy {
             ReadFrom::Nearest => self.nearest(now),
-            ReadFrom::Spread => self.spread(now),
+            ReadFrom::Spread => self.spread(),
         }
     }
 
     /// All servers that reads may go to now.
-    pub(crate) fn readable(&self, now: Instant) -> impl Iterator<Item = usize> {
-        (0..self.servers.len()).filter(move |at| {
-            let server = &self.servers[*at];
-            self.is_for_reads(server) && server.is_usable(now)
-        })
+    pub(crate) fn readable(&self) -> impl Iterator<Item = usize> {
+        (0..self.servers.len()).filter(|at| self.is_readable(&self.servers[*at]))
+    }
+
+    fn is_readable(&self, server: &Server) -> bool {
+        self.is_for_reads(server) && server.may_be_asked() && server.lost.is_none()
+    }
+
+    /// A server that was lost a while ago and could answer reads: it is to be asked whether it is [back](Self::is_back).
+    pub(crate) fn next_probe(&mut self, now: Instant) -> Option<usize> {
+        let at = self.servers.iter().position(|server| {
+            let was_lost = server.lost.is_some() && !server.is_lost(now);
+            was_lost && server.may_be_asked() && self.is_for_reads(server)
+        })?;
+        self.servers[at].lost = Some(now);
+        Some(at)
+    }
+
+    /// A server that was lost has answered.
+    pub(crate) fn is_back(&mut self, at: usize) {
+        self.servers[at].lost = None;
     }
 
     fn nearest(&mut self, now: Instant) -> usize {
@@ -122,21 +148,21 @@ impl Route {
             server.latency.is_none_or(|(_, at)| now.saturating_duration_since(at) >= MEASURE_AGAIN)
         };
         // Whoever was not measured, or long ago, gets one read, and no other before it has answered that.
-        let stale = self.readable(now).find(|at| is_stale(&self.servers[*at]));
+        let stale = self.readable().find(|at| is_stale(&self.servers[*at]));
         if let Some(at) = stale {
             let latency = self.servers[at].latency.map_or(Duration::MAX, |(latency, _)| latency);
             self.servers[at].latency = Some((latency, now));
             return at;
         }
         let latency = |at: &usize| self.servers[*at].latency.map(|(latency, _)| latency);
-        self.readable(now).min_by_key(latency).unwrap_or_else(|| self.last_resort())
+        self.readable().min_by_key(latency).unwrap_or_else(|| self.last_resort())
     }
 
-    fn spread(&mut self, now: Instant) -> usize {
+    fn spread(&mut self) -> usize {
         for _ in 0..self.servers.len() {
             let at = self.next % self.servers.len();
             self.next = at + 1;
-            if self.is_for_reads(&self.servers[at]) && self.servers[at].is_usable(now) {
+            if self.is_readable(&self.servers[at]) {
                 return at;
             }
         }
@@ -162,6 +188,7 @@ impl Route {
             _ => took,
         };
         server.latency = Some((latency, now));
+        server.lost = None;
     }
 
     /// A server has let the client in. An error: it is of another cluster than those before.
@@ -336,7 +363,40 @@ mod tests {
         assert_eq!(route.for_read(ReadFrom::Nearest, now), 0);
         let later = now + MEASURE_AGAIN;
         let again: Vec<_> = (0..3).map(|_| route.for_read(ReadFrom::Nearest, later)).collect();
-        assert_eq!(again, [0, 1, 2], "each is measured again");
+        assert_eq!(again, [0, 2, 0], "each is measured again but the one that was lost");
+    }
+
+    #[test]
+    fn a_server_that_was_lost_is_probed_now_and_then_and_gets_reads_when_it_is_back() {
+        let mut route = route(&["a:1", "b:1"]);
+        let lost = Instant::now();
+        route.lost(0, None, lost);
+        assert_eq!(route.next_probe(lost), None, "it has just been found out");
+        let reads = |route: &mut Route, now| {
+            [ReadFrom::Nearest, ReadFrom::Spread].map(|read_from| route.for_read(read_from, now))
+        };
+        for round in 1..3 {
+            let now = lost + MEASURE_AGAIN * round;
+            assert_eq!(route.next_probe(now), Some(0));
+            assert_eq!(route.next_probe(now), None, "one at a time");
+            assert_eq!(reads(&mut route, now), [1, 1]);
+        }
+        route.is_back(0);
+        assert_eq!(reads(&mut route, lost + MEASURE_AGAIN * 2), [0, 0]);
+        assert_eq!(route.next_probe(lost + MEASURE_AGAIN * 9), None);
+    }
+
+    #[test]
+    fn reads_that_have_nowhere_else_to_go_show_that_a_server_is_back() {
+        let mut route = route(&["a:1", "b:1"]);
+        let now = Instant::now();
+        route.lost(1, None, now);
+        route.lost(0, None, now + MEASURE_AGAIN);
+        for read_from in [ReadFrom::Nearest, ReadFrom::Spread] {
+            assert_eq!(route.for_read(read_from, now), 1, "the one that was lost first");
+        }
+        route.measured(0, Duration::from_millis(1), now);
+        assert_eq!(route.readable().collect::<Vec<_>>(), [0]);
     }
 
     #[test]

@@ -128,11 +128,11 @@ impl Stream for Scan<'_> {
 impl Parameters<'_> {
     async fn page(self, start: Vec<u8>) -> Result<Page, Error> {
         let shared = &self.client.handle.shared;
-        let _entered = shared.enter()?;
+        let entered = shared.enter(self.deadline)?;
         let (consistency, to) = self.consistency.of(self.client);
         let range = Range { start: &start, end: self.end };
         let items_max = self.items_per_page.clamp(1, limits::SCAN_ITEMS_MAX) as u32;
-        let call = Call::new(shared, self.deadline, to, Repeat::Harmless);
+        let call = Call::new(shared, entered.deadline, to, Repeat::Harmless);
         match call.run(Operation::Scan { consistency, range, items_max }).await? {
             Reply::Page(page) => {
                 shared.saw(page.token.0);

@@ -1,24 +1,26 @@
 //! What all clones of a client share: the links to the servers, the session, and how many calls are open.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
 use quorate_protocol::SessionId;
 use quorate_protocol::handshake::{HelloRefusal, Welcome};
-use quorate_protocol::request::{SessionSequence, Token};
+use quorate_protocol::request::{Operation, Request, SessionSequence, Token};
 use quorate_protocol::response::Refusal;
 
 use crate::Error;
 use crate::builder::Settings;
-use crate::link::{self, Link};
+use crate::deadline::Deadline;
+use crate::in_flight::{InFlight, NotCounted};
+use crate::link::{self, Answer, Link};
 use crate::retry::{NoPlace, Place, Sequences};
 use crate::route::Route;
 use crate::tasks::Tasks;
 
-/// The bit of the count of calls that says that there are no new ones.
-const CLOSED: usize = 1 << (usize::BITS - 1);
+/// How long a server that was lost may take to answer the client's own question. Less than the time between two of them.
+const PROBE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
@@ -26,13 +28,9 @@ pub(crate) struct Shared {
     session: Mutex<Session>,
     /// A session was opened, or could not be, or its window has moved on.
     session_changed: Event,
-    /// Open calls, and [`CLOSED`].
-    calls: AtomicUsize,
+    calls: InFlight,
     /// A call has ended while the client is closed.
     ended: Event,
-    /// When the last call that has begun will have passed its deadline, in milliseconds since `began`.
-    latest_ms: AtomicU64,
-    began: Instant,
     /// The client is closed, and nobody waits any more for calls that nobody polls.
     is_over: AtomicBool,
     /// What the driver runs; it owns them.
@@ -86,10 +84,8 @@ impl Shared {
             servers: Mutex::new(Servers { route, links: Vec::new() }),
             session: Mutex::default(),
             session_changed: Event::new(),
-            calls: AtomicUsize::new(0),
+            calls: InFlight::new(),
             ended: Event::new(),
-            latest_ms: AtomicU64::new(0),
-            began: Instant::now(),
             is_over: AtomicBool::new(false),
             tasks,
         }
@@ -122,7 +118,37 @@ impl Shared {
     /// The link that `choose` chooses.
     pub(crate) fn link(self: &Arc<Self>, choose: impl FnOnce(&mut Route) -> usize) -> Arc<Link> {
         let at = self.route(choose);
+        self.link_at(at)
+    }
+
+    fn link_at(&self, at: usize) -> Arc<Link> {
         self.servers().links[at].clone()
+    }
+
+    /// The link that a read goes to which any replica may answer. Those that were lost are asked beside it whether they are
+    /// back.
+    pub(crate) fn read_link(self: &Arc<Self>) -> Arc<Link> {
+        let (now, read_from) = (Instant::now(), self.settings.read_from);
+        let (at, probe) = self.route(|route| (route.for_read(read_from, now), route.next_probe(now)));
+        if let Some(at) = probe {
+            self.probe(self.link_at(at));
+        }
+        self.link_at(at)
+    }
+
+    /// Has the driver ask a server whether it is back, so that no call of the application has to. One that says nothing
+    /// loses its connection.
+    fn probe(self: &Arc<Self>, link: Arc<Link>) {
+        let Some(tasks) = self.tasks.upgrade() else { return };
+        let shared = self.clone();
+        tasks.spawn(async move {
+            let mut ping = Request { id: 0, deadline_ms: 0, operation: Operation::Ping };
+            let deadline = Deadline::after(PROBE);
+            // If it had to be connected to, its welcome was enough.
+            if let Ok(Answer::Reply(_)) = link.exchange(&mut ping, deadline).await {
+                shared.route(|route| route.is_back(link.at));
+            }
+        });
     }
 
     /// The link to the leader, or to whom it is looked for.
@@ -138,7 +164,7 @@ impl Shared {
     /// The link to any server that can be asked for a watch and takes another one.
     pub(crate) fn link_for_watch(&self) -> Option<Arc<Link>> {
         let servers = self.servers();
-        let readable = servers.route.readable(Instant::now());
+        let readable = servers.route.readable();
         let mut links = readable.filter_map(|at| servers.links.get(at));
         links.find(|link| link.takes_watch()).cloned()
     }
@@ -182,42 +208,37 @@ impl Shared {
 
     // --- calls ---------------------------------------------------------------------------------------------
 
-    /// Counts a call, unless the client is closed.
-    pub(crate) fn enter(&self) -> Result<Entered<'_>, Error> {
-        if self.calls.fetch_add(1, Ordering::AcqRel) & CLOSED == 0 {
-            return Ok(Entered(self));
+    /// Counts a call, which has so long, unless the client is closed.
+    pub(crate) fn enter(&self, deadline: Duration) -> Result<Entered<'_>, Error> {
+        let deadline = Deadline::after(deadline);
+        match self.calls.enter(deadline.at) {
+            Ok(()) => Ok(Entered { shared: self, deadline }),
+            Err(NotCounted::Closed) => Err(Error::Closed),
+            Err(NotCounted::TooMany) => Err(Error::InFlight),
         }
-        drop(Entered(self));
-        Err(Error::Closed)
     }
 
     /// No further calls. Says whether the caller is the first to want that, and so has to do what is left.
     pub(crate) fn close(&self) -> bool {
-        let before = self.calls.fetch_or(CLOSED, Ordering::AcqRel);
+        let is_first = self.calls.close();
         self.ended.notify(usize::MAX);
-        before & CLOSED == 0
+        is_first
     }
 
     /// Waits until only so many calls are open, or everything is over; after [`close`](Self::close).
-    pub(crate) async fn down_to(&self, calls: usize) {
+    pub(crate) async fn down_to(&self, calls: u64) {
         loop {
             let listener = self.ended.listen();
-            if self.calls.load(Ordering::Acquire) == CLOSED | calls || self.is_over.load(Ordering::Acquire) {
+            if self.calls.is_down_to(calls) || self.is_over.load(Ordering::Acquire) {
                 return;
             }
             listener.await;
         }
     }
 
-    /// A call begins that ends by then.
-    pub(crate) fn ends_by(&self, deadline: Instant) {
-        let ms = deadline.saturating_duration_since(self.began).as_millis() as u64;
-        self.latest_ms.fetch_max(ms, Ordering::Relaxed);
-    }
-
-    /// When every call that was made has passed its deadline.
+    /// When every call that is open will have passed its deadline.
     pub(crate) fn latest_deadline(&self) -> Instant {
-        self.began + Duration::from_millis(self.latest_ms.load(Ordering::Relaxed) + 1)
+        self.calls.latest_deadline()
     }
 
     /// Nobody waits any more for the calls that are open.
@@ -314,12 +335,15 @@ impl Session {
 }
 
 /// A call that is counted.
-pub(crate) struct Entered<'a>(&'a Shared);
+pub(crate) struct Entered<'a> {
+    shared: &'a Shared,
+    pub(crate) deadline: Deadline,
+}
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if self.0.calls.fetch_sub(1, Ordering::AcqRel) & CLOSED != 0 {
-            self.0.ended.notify(usize::MAX);
+        if self.shared.calls.leave() {
+            self.shared.ended.notify(usize::MAX);
         }
     }
 }

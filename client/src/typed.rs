@@ -3,20 +3,23 @@
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_lite::Stream;
 use quorate_protocol::Index;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::operations::WriteCall;
-use crate::{Client, Error, Expected, Scan, prefix};
+use crate::operations::{GetCall, WriteCall};
+use crate::{Change, Client, Consistency, Error, Expected, Scan, SessionToken, Watch, prefix};
 
 /// A part of the store whose keys are all of one type, and whose values are all of another, encoded with postcard.
 ///
 /// Its keys begin with a prefix of its own, so that several parts do not meet. The order of a scan is that of the
 /// encoded keys: text in the order of its length first, and numbers in no order that says anything.
+///
+/// Several writes, of other parts, too, are done together by [`Client::batch_of`].
 ///
 /// ```no_run
 /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -71,13 +74,16 @@ impl<'a, K: Serialize, V> Typed<'a, K, V> {
     }
 }
 
-impl<K: Serialize, V: DeserializeOwned> Typed<'_, K, V> {
-    /// The value of a key; none if it is absent. [`Error::Typed`] if what is there is no such value.
-    pub async fn get(&self, key: &K) -> Result<Option<TypedValue<V>>, Error> {
-        let found = self.client.get(self.key(key)?).await?.value;
-        found
-            .map(|found| Ok(TypedValue { revision: found.revision, value: decode(&found.value)? }))
-            .transpose()
+impl<'a, K: Serialize, V: DeserializeOwned> Typed<'a, K, V> {
+    /// The value of a key; none if it is absent. [`Error::Typed`] if the key cannot be encoded, or what is there is no such
+    /// value.
+    pub fn get(&self, key: &K) -> TypedGet<'a, V> {
+        TypedGet { get: self.key(key).map(|key| self.client.get(key)), types: PhantomData }
+    }
+
+    /// The changes of one key, as they are committed. [`Error::Typed`] if it cannot be encoded.
+    pub fn watch_key(&self, key: &K) -> Result<TypedWatch<K, V>, Error> {
+        Ok(self.changes(self.client.watch_key(&self.key(key)?)))
     }
 }
 
@@ -87,6 +93,53 @@ impl<K: DeserializeOwned, V: DeserializeOwned> Typed<'_, K, V> {
         let scan = self.client.scan(prefix(&self.prefix));
         TypedScan { scan, prefix_bytes: self.prefix.len(), types: PhantomData }
     }
+
+    /// The changes of all keys, as they are committed.
+    pub fn watch(&self) -> TypedWatch<K, V> {
+        self.changes(self.client.watch(prefix(&self.prefix)))
+    }
+}
+
+impl<K, V> Typed<'_, K, V> {
+    fn changes(&self, watch: Watch) -> TypedWatch<K, V> {
+        TypedWatch { watch, prefix_bytes: self.prefix.len(), types: PhantomData }
+    }
+}
+
+/// A read of one key of a [`Typed`] part that happens when it is awaited.
+#[must_use = "a read happens when it is awaited"]
+pub struct TypedGet<'a, V> {
+    /// An error if the key could not be encoded.
+    get: Result<GetCall<'a>, Error>,
+    types: PhantomData<fn() -> V>,
+}
+
+impl<V> TypedGet<'_, V> {
+    /// How fresh it is; as the client's reads are, unless set.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.get = self.get.map(|get| get.consistency(consistency));
+        self
+    }
+
+    /// How long it may take, retries included; the client's deadline unless set.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.get = self.get.map(|get| get.deadline(deadline));
+        self
+    }
+}
+
+impl<V: DeserializeOwned> Future for TypedGet<'_, V> {
+    type Output = Result<Option<TypedValue<V>>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let found = match &mut self.get {
+            Ok(get) => ready!(Pin::new(get).poll(cx))?.value,
+            Err(error) => return Poll::Ready(Err(error.clone())),
+        };
+        let typed =
+            |found: crate::Value| Ok(TypedValue { revision: found.revision, value: decode(&found.value)? });
+        Poll::Ready(found.map(typed).transpose())
+    }
 }
 
 /// The keys of a [`Typed`] part with their values: a [`Stream`].
@@ -95,6 +148,26 @@ pub struct TypedScan<'a, K, V> {
     scan: Scan<'a>,
     prefix_bytes: usize,
     types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> TypedScan<'_, K, V> {
+    /// Items of a page, at most, as in [`Scan::items_per_page`].
+    pub fn items_per_page(mut self, items: usize) -> Self {
+        self.scan = self.scan.items_per_page(items);
+        self
+    }
+
+    /// How fresh each page is; as the client's reads are, unless set.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.scan = self.scan.consistency(consistency);
+        self
+    }
+
+    /// How long a page may take, retries included; the client's deadline unless set.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.scan = self.scan.deadline(deadline);
+        self
+    }
 }
 
 impl<K: DeserializeOwned, V: DeserializeOwned> TypedScan<'_, K, V> {
@@ -108,12 +181,78 @@ impl<K: DeserializeOwned, V: DeserializeOwned> Stream for TypedScan<'_, K, V> {
     type Item = Result<(K, TypedValue<V>), Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let item = std::task::ready!(Pin::new(&mut self.scan).poll_next(cx));
+        let item = ready!(Pin::new(&mut self.scan).poll_next(cx));
         Poll::Ready(item.map(|item| {
             let item = item?;
             let value = TypedValue { revision: item.revision, value: decode(&item.value)? };
             Ok((decode(&item.key[self.prefix_bytes..])?, value))
         }))
+    }
+}
+
+/// What happened to a key of a [`Typed`] part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TypedChange<K, V> {
+    /// Index of the entry that did it: the key's revision, if it has a value now. The changes of one batch share it.
+    pub index: Index,
+    /// The key.
+    pub key: K,
+    /// Its new value; none if it was removed.
+    pub value: Option<V>,
+}
+
+/// The changes of a [`Typed`] part, or of one of its keys: a [`Stream`], which keeps what a [`Watch`] promises.
+///
+/// A change that is not of its types is an [`Error::Typed`]; the next one is had all the same.
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// let mut watch = client.typed::<u64, String>("job/").watch();
+/// while let Some(change) = watch.next().await {
+///     let change = change?;
+///     println!("job {}: {:?}", change.key, change.value);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a watch begins when a change is asked for"]
+pub struct TypedWatch<K, V> {
+    watch: Watch,
+    prefix_bytes: usize,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> TypedWatch<K, V> {
+    /// Begins behind what a token has seen, as [`Watch::after`].
+    pub fn after(mut self, token: SessionToken) -> Self {
+        self.watch = self.watch.after(token);
+        self
+    }
+
+    /// Behind what another watch goes on, as [`Watch::token`].
+    pub fn token(&self) -> Option<SessionToken> {
+        self.watch.token()
+    }
+}
+
+impl<K: DeserializeOwned, V: DeserializeOwned> TypedWatch<K, V> {
+    /// The next change.
+    pub async fn next(&mut self) -> Option<Result<TypedChange<K, V>, Error>> {
+        futures_lite::StreamExt::next(self).await
+    }
+
+    fn typed(&self, change: Change) -> Result<TypedChange<K, V>, Error> {
+        let value = change.value.map(|value| decode(&value)).transpose()?;
+        Ok(TypedChange { index: change.index, key: decode(&change.key[self.prefix_bytes..])?, value })
+    }
+}
+
+impl<K: DeserializeOwned, V: DeserializeOwned> Stream for TypedWatch<K, V> {
+    type Item = Result<TypedChange<K, V>, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let change = ready!(Pin::new(&mut self.watch).poll_next(cx));
+        Poll::Ready(change.map(|change| self.typed(change?)))
     }
 }
 

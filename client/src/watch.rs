@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::{Stream, StreamExt, future};
-use quorate_protocol::request::{Operation, Range, RangeEnd, Request, Token};
+use quorate_protocol::request::{InvalidRequest, Operation, Range, RangeEnd, Request, Token, check_key};
 
 use crate::call::{Call, To};
 use crate::client::Client;
@@ -27,8 +27,11 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// there, and a repeated write are none. When its replica is lost, or the changes come faster than they are taken, the
 /// watch goes on at any replica where it was. Replicas keep a bounded history: if that does not reach back, the watch
 /// ends with [`Refusal::HistoryLost`](crate::Refusal::HistoryLost). One for which no replica has a place ends with
-/// [`Error::TooManyWatches`]: each takes 64 of one client. After an error that is [retryable](crate::ErrorKind) it can be
-/// asked again, after any other it is over.
+/// [`Error::TooManyWatches`]: each takes 64 of one client. What no key can be in is [wrong use](Error::Invalid) at once. After
+/// an error that is [retryable](crate::ErrorKind) it can be asked again, after any other it is over.
+///
+/// The client's deadline is for its beginning, there and wherever it goes on: if no replica has got as far as the token that
+/// it goes on behind, it ends with [`Refusal::Behind`](crate::Refusal::Behind).
 ///
 /// It is not driven while nothing is asked of it, and holds at most 4 MiB of changes.
 ///
@@ -57,6 +60,8 @@ type Followed = (Following, Option<Result<Change, Error>>);
 struct Following {
     client: Client,
     range: OwnedRange,
+    /// Whether that can be watched.
+    is_right: Result<(), InvalidRequest>,
     position: Position,
     /// Where the position is when the changes are handed out.
     through: Token,
@@ -113,10 +118,20 @@ impl OwnedRange {
 
 impl Watch {
     pub(crate) fn new(client: &Client, range: Range<'_>) -> Self {
+        Self::checked(client, range, range.check())
+    }
+
+    pub(crate) fn of_key(client: &Client, key: &[u8]) -> Self {
+        let end = [key, &[0]].concat();
+        Self::checked(client, Range { start: key, end: RangeEnd::Before(&end) }, check_key(key))
+    }
+
+    fn checked(client: &Client, range: Range<'_>, is_right: Result<(), InvalidRequest>) -> Self {
         let position = Position::default();
         let following = Following {
             client: client.clone(),
             range: OwnedRange::of(range),
+            is_right,
             position: position.clone(),
             through: Token::default(),
             changes: VecDeque::new(),
@@ -213,9 +228,10 @@ impl Following {
     }
 
     async fn begin(&mut self) -> Result<(), Error> {
+        self.is_right.clone()?;
         let shared = &self.client.handle.shared;
-        let entered = shared.enter()?;
-        let call = Call::new(shared, self.client.deadline, To::Any, Repeat::Harmless);
+        let entered = shared.enter(self.client.deadline)?;
+        let call = Call::new(shared, entered.deadline, To::Any, Repeat::Harmless);
         let operation = Operation::Watch { range: self.range.borrowed(), after: self.position.get() };
         let begun = call.watch(operation).await;
         drop(entered);

@@ -2,16 +2,20 @@
 
 mod fake;
 
+use std::io;
 use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use async_io::Timer;
 use fake::{Fake, always, nobody, not_leader, refusing, store, value, written};
 use futures_lite::future::{block_on, or, poll_once, zip};
 use quorate_client::{
-    Appended, Client, Error, ErrorKind, Expected, Mutation, Refusal, Role, Unknown, Why, WriteResult, prefix,
+    Appended, Client, Consistency, Error, ErrorKind, Expected, Mutation, ReadFrom, Refusal, Role, Unknown,
+    Why, WriteResult, prefix,
 };
 use quorate_protocol::handshake::HelloRefusal;
+use quorate_protocol::request::Operation;
 use quorate_protocol::response::Outcome;
 
 fn client<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Client {
@@ -21,6 +25,15 @@ fn client<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Client {
 
 fn brief(client: &Client) -> Client {
     client.with_deadline(Duration::from_millis(150))
+}
+
+/// What comes in the time of a test.
+fn in_time<T>(call: impl Future<Output = T>) -> T {
+    let late = async {
+        Timer::after(Duration::from_secs(20)).await;
+        panic!("it did not end")
+    };
+    block_on(or(call, late))
 }
 
 #[test]
@@ -256,6 +269,23 @@ fn nobody_there_is_an_error_that_says_what_was_met() {
 }
 
 #[test]
+fn what_a_server_has_answered_is_said_although_another_one_is_not_there() {
+    let server = Fake::start();
+    let client = brief(&client([server.address.clone(), nobody()]));
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, not_leader(None));
+        peer.close();
+        // From here on its connections are closed at once.
+    });
+    let error = block_on(client.get("a")).unwrap_err();
+    script.join().unwrap();
+    let no_leader = Error::Refused(Refusal::NotLeader { leader: None });
+    assert_eq!((&error, error.kind()), (&no_leader, ErrorKind::Retryable));
+}
+
+#[test]
 fn what_can_never_be_a_server_is_an_error_before_any_call() {
     for wrong in ["127.0.0.1", "127.0.0.1:70000", ":7401", "a b:7401", "http://127.0.0.1:7401"] {
         let error = Client::connect(["127.0.0.1:7401", wrong]).map(drop).unwrap_err();
@@ -358,6 +388,45 @@ fn who_waits_for_a_place_at_a_server_that_says_nothing_goes_elsewhere() {
     assert_eq!((first.map(|found| found.value), second.map(|found| found.value)), (Ok(None), Ok(None)));
 }
 
+/// A client whose reads any replica may answer.
+fn reader<S: Into<String>>(servers: impl IntoIterator<Item = S>, read_from: ReadFrom) -> Client {
+    let builder = Client::builder().servers(servers).deadline(Duration::from_secs(1));
+    builder.consistency(Consistency::Local).read_from(read_from).connect().unwrap()
+}
+
+#[test]
+fn a_read_goes_where_it_has_waited_for_a_connection() {
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    hung.set_nonblocking(true).unwrap();
+    for read_from in [ReadFrom::Nearest, ReadFrom::Spread] {
+        let client = reader([store(), hung.local_addr().unwrap().to_string()], read_from);
+        block_on(client.get("a")).unwrap();
+        let met = hung.accept().map(drop).map_err(|error| error.kind());
+        assert_eq!(met, Err(io::ErrorKind::WouldBlock), "the read was not to go there");
+    }
+}
+
+#[test]
+fn a_server_that_hung_gets_no_read_before_it_has_shown_that_it_is_back() {
+    let hung = Fake::start();
+    let client = reader([hung.address.clone(), store()], ReadFrom::Spread);
+    let script = thread::spawn(move || {
+        let mut peer = hung.peer();
+        peer.request(|operation| assert!(matches!(operation, Operation::Get { .. })));
+        let (id, ()) =
+            peer.request(|operation| assert_eq!(operation, &Operation::Ping, "a read is no probe"));
+        peer.answer(id, Outcome::Pong);
+        let (id, ()) = peer.request(|operation| assert!(matches!(operation, Operation::Get { .. })));
+        peer.answer(id, value(1, b"v"));
+    });
+    let began = Instant::now();
+    while !script.is_finished() && began.elapsed() < Duration::from_secs(20) {
+        block_on(client.get("a")).unwrap();
+        block_on(Timer::after(Duration::from_millis(2))); // As an application that has other things to do.
+    }
+    script.join().unwrap();
+}
+
 #[test]
 fn a_call_that_was_given_up_leaves_its_place() {
     let server = Fake::with_in_flight_max(1);
@@ -398,6 +467,24 @@ fn closing_waits_for_calls_that_nobody_polls_until_their_deadlines_and_no_longer
     block_on(client.close());
     let error = block_on(forgotten).unwrap_err();
     assert!(matches!(error, Error::Closed | Error::OutcomeUnknown(_)), "{error}");
+}
+
+#[test]
+fn closing_does_not_wait_for_deadlines_of_calls_that_have_ended() {
+    let server = Fake::start();
+    let client = brief(&client([&server.address]));
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let id = peer.id();
+        peer.answer(id, value(1, b"v"));
+        peer
+    });
+    block_on(client.get("a").deadline(Duration::from_secs(3600))).unwrap();
+    let _silent = script.join().unwrap();
+    let mut forgotten = Box::pin(client.get("a"));
+    assert!(block_on(poll_once(forgotten.as_mut())).is_none());
+    in_time(client.close());
+    assert!(block_on(forgotten).is_err());
 }
 
 #[test]

@@ -52,6 +52,24 @@ fn a_watch_tells_every_change_across_a_failover_and_goes_on_in_another_process()
 }
 
 #[test]
+fn a_watch_behind_what_no_replica_has_yet_says_so() {
+    let cluster = cluster();
+    let servers = servers(&cluster);
+    let written = json(quorate(&servers, &["set", "a", "1", "--format", "json"]));
+    let future = format!("{}0", written["token"].as_str().unwrap());
+    let watch = ["--servers", &servers, "--timeout", "1s", "watch", "--after", &future];
+    let said = wait_for("a replica answers in time", || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(watch);
+        let ended = command.ended();
+        assert_eq!((ended.status.code(), ended.stdout.len()), (Some(4), 0));
+        let said = String::from_utf8(ended.stderr).unwrap();
+        said.contains("behind the token").then_some(said)
+    });
+    assert!(said.contains("the token is not of this cluster") && !said.contains("go on with"), "{said}");
+}
+
+#[test]
 fn lines_are_imported_while_the_leader_is_killed_and_exported_the_same() {
     const LINES: u32 = 60_000;
     let mut cluster = cluster();

@@ -7,14 +7,15 @@ use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use async_io::Timer;
 use fake::{Fake, Peer, node};
-use futures_lite::future::{block_on, poll_once};
+use futures_lite::future::{block_on, or, poll_once};
 use quorate_client::blocking::iter;
 use quorate_client::{
-    Acks, Appended, Client, Consistency, Error, ErrorKind, Receipt, Refusal, SessionToken, Unknown, Watch,
-    WriteResult, prefix,
+    Acks, Appended, Client, Consistency, Error, ErrorKind, Range, RangeEnd, Receipt, Refusal, SessionToken,
+    Unknown, Watch, WhenFull, WriteResult, prefix,
 };
-use quorate_protocol::request::{self, Operation, Request, Token};
+use quorate_protocol::request::{self, InvalidRequest, Operation, Request, Token};
 use quorate_protocol::response::{Change, NewValue, Outcome};
 use quorate_protocol::{Durability, limits, parse};
 
@@ -185,6 +186,77 @@ fn a_watch_goes_to_a_replica_that_has_a_place_for_it() {
     assert_eq!(error, Error::TooManyWatches);
     drop((watches, client));
     assert_eq!(served.map(|served| served.join().unwrap()), [[limits::WATCHES_MAX, 0]; 2]);
+}
+
+/// The first thing that a watch says, which comes in the time of a test.
+fn first(mut watch: Watch) -> Error {
+    let late = async {
+        Timer::after(Duration::from_secs(20)).await;
+        panic!("it said nothing")
+    };
+    block_on(or(watch.next(), late)).expect("it has no end").unwrap_err()
+}
+
+#[test]
+fn a_watch_behind_a_token_of_the_future_says_that_the_replicas_are_not_there_yet() {
+    let server = Fake::start();
+    let client = client(&server).with_deadline(Duration::from_millis(500));
+    let script = thread::spawn(move || {
+        let mut peer = server.peer();
+        let mut told = Vec::new();
+        while let Some(body) = peer.frame() {
+            let request: Request<'_> = parse(&body).unwrap();
+            assert!(matches!(request.operation, Operation::Watch { .. }));
+            told.push(request.deadline_ms);
+            peer.answer(request.id, Outcome::Refused(Refusal::Behind { applied: 7 }));
+        }
+        told
+    });
+    let error = first(client.watch(prefix(b"")).after("q1-3-ff".parse().unwrap()));
+    assert_eq!(
+        (&error, error.kind()),
+        (&Error::Refused(Refusal::Behind { applied: 7 }), ErrorKind::Retryable)
+    );
+    drop(client);
+    let told = script.join().unwrap();
+    assert!(told.iter().all(|ms| (1..500).contains(ms)), "until when a server may wait to begin: {told:?}");
+}
+
+#[test]
+fn a_watch_that_finds_no_place_ends_as_other_calls_do() {
+    for (when_full, patience) in [(WhenFull::Wait, 150), (WhenFull::Refuse, 60_000)] {
+        let server = Fake::with_in_flight_max(1);
+        let builder = Client::builder().servers([&server.address]).when_full(when_full);
+        let client = builder.deadline(Duration::from_secs(60)).connect().unwrap();
+        let script = thread::spawn(move || {
+            let mut peer = server.peer();
+            peer.pong();
+            peer
+        });
+        block_on(client.ping()).unwrap();
+        let mut open = Box::pin(client.ping());
+        assert_eq!(block_on(poll_once(open.as_mut())), None);
+        let watch = client.with_deadline(Duration::from_millis(patience)).watch(prefix(b""));
+        assert_eq!(first(watch), Error::InFlight);
+        let mut peer = script.join().unwrap();
+        peer.pong();
+        block_on(open).unwrap();
+    }
+}
+
+#[test]
+fn a_watch_of_nothing_is_wrong_use() {
+    let client = client(&Fake::start());
+    assert_eq!(first(client.watch_key(b"")), Error::Invalid(InvalidRequest::EmptyKey));
+    let long = vec![b'k'; limits::KEY_BYTES_MAX + 1];
+    assert_eq!(first(client.watch_key(&long)), Error::Invalid(InvalidRequest::KeyTooLong(long.len())));
+    for (start, end) in [("b", "a"), ("a", "a"), ("", "")] {
+        let range = Range { start: start.as_bytes(), end: RangeEnd::Before(end.as_bytes()) };
+        let mut watch = client.watch(range);
+        let error = block_on(watch.next()).unwrap().unwrap_err();
+        assert_eq!((&error, error.kind()), (&Error::Invalid(InvalidRequest::EmptyRange), ErrorKind::Refused));
+        assert_eq!(block_on(watch.next()), None);
+    }
 }
 
 #[test]

@@ -131,6 +131,19 @@ pub enum RangeEnd<'a> {
     Prefix(#[serde(with = "serde_bytes")] &'a [u8]),
 }
 
+impl Range<'_> {
+    /// Checks that some key can be in it.
+    pub fn check(&self) -> Result<(), InvalidRequest> {
+        let can_have_keys = match self.end {
+            RangeEnd::Open => true,
+            // The lowest key of all is one byte, a zero.
+            RangeEnd::Before(end) => self.start.max(&[0]) < end,
+            RangeEnd::Prefix(prefix) => self.start <= prefix || self.start.starts_with(prefix),
+        };
+        if can_have_keys { Ok(()) } else { Err(InvalidRequest::EmptyRange) }
+    }
+}
+
 impl RangeEnd<'_> {
     /// Whether a key that is not below the range's start is still inside.
     pub fn includes(&self, key: &[u8]) -> bool {
@@ -251,6 +264,9 @@ pub enum InvalidRequest {
     /// A batch over [`limits::BATCH_MUTATIONS_MAX`] mutations or [`limits::REQUEST_BYTES_MAX`] bytes.
     #[error("a batch of {0} mutations is over the limit of {max}", max = limits::BATCH_MUTATIONS_MAX)]
     BatchTooLong(usize),
+    /// A range that no key can be in, where one is waited for.
+    #[error("no key can be in the range: give an end above its start")]
+    EmptyRange,
 }
 
 impl Mutation<'_> {

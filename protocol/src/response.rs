@@ -204,7 +204,7 @@ pub enum Refusal {
     #[error(transparent)]
     Blocked(#[from] Obstacle),
     /// The replica has not applied the token's entry.
-    #[error("the replica has applied the log up to {applied}, which is behind the session")]
+    #[error("the replica has applied the log up to {applied}, which is behind the token")]
     Behind {
         /// Its applied index.
         applied: Index,

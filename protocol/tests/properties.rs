@@ -941,3 +941,17 @@ proptest! {
         prop_assert!(!hello_refusal.to_string().is_empty());
     }
 }
+
+proptest! {
+    #[test]
+    fn a_range_is_refused_if_and_only_if_no_key_can_be_in_it(range in any_range(), key in any_bytes()) {
+        let has = |key: &[u8]| !key.is_empty() && key >= range.start && range.end.includes(key);
+        let lowest = range.start.max(match range.end {
+            RangeEnd::Prefix(prefix) => prefix,
+            _ => &[],
+        });
+        let lowest = if lowest.is_empty() { &[0] } else { lowest };
+        prop_assert_eq!(range.check().is_ok(), has(lowest));
+        prop_assert!(range.check().is_ok() || !has(key));
+    }
+}

@@ -81,10 +81,13 @@ async fn show(
 }
 
 fn failure(error: Error, token: Option<SessionToken>) -> Failure {
-    let is_lost = matches!(error, Error::Refused(Refusal::HistoryLost { .. } | Refusal::TokenLost));
+    let is_useless = matches!(
+        error,
+        Error::Refused(Refusal::HistoryLost { .. } | Refusal::TokenLost | Refusal::Behind { .. })
+    );
     let mut failure = Failure::from(error);
     if let Some(token) = token
-        && !is_lost
+        && !is_useless
     {
         failure.message += &format!("; go on with --after {token}");
     }

@@ -23,7 +23,7 @@ use quorate_protocol::{frame, limits};
 
 use crate::Error;
 use crate::builder::{Settings, WhenFull};
-use crate::deadline::Deadline;
+use crate::deadline::{DEADLINE_MAX, Deadline};
 
 pub(crate) use driver::{Listener, drive};
 pub(crate) use handshake::ConnectError;
@@ -208,7 +208,7 @@ impl Link {
     ) -> Result<Answer, Error> {
         match self.begin_in_time(request, deadline, false).await? {
             Ok(open) => Ok(open.await),
-            Err(shut) => Ok(Answer::Unsent(shut)),
+            Err(answer) => Ok(answer),
         }
     }
 
@@ -217,7 +217,9 @@ impl Link {
         self.lock().watches < limits::WATCHES_MAX
     }
 
-    /// Sends a request that is answered more than once. [`Error::TooManyWatches`] if it is one watch too many here.
+    /// Sends a request that is answered more than once. A watch has no end of its own: its deadline is that of its
+    /// beginning, for the server and for whoever waits for the first answer. [`Error::TooManyWatches`] if it is one
+    /// watch too many here.
     pub(crate) async fn open(
         self: &Arc<Self>,
         request: &mut Request<'_>,
@@ -229,7 +231,7 @@ impl Link {
                 std::mem::forget(open); // The parts free the place.
                 Ok(Parts { link: self.clone(), id, is_watch: is_watch(request), is_over: false })
             }
-            Err(shut) => Err(Answer::Unsent(shut)),
+            Err(answer) => Err(answer),
         })
     }
 
@@ -238,11 +240,11 @@ impl Link {
         request: &mut Request<'_>,
         deadline: Deadline,
         in_parts: bool,
-    ) -> Result<Result<Open<'_>, Arc<str>>, Error> {
+    ) -> Result<Result<Open<'_>, Answer>, Error> {
         loop {
             match self.begin(request, deadline, in_parts) {
                 Ok(open) => return Ok(Ok(open)),
-                Err(NotBegun::Shut(reason)) => return Ok(Err(reason)),
+                Err(NotBegun::Shut(reason)) => return Ok(Err(Answer::Unsent(reason))),
                 Err(NotBegun::Never(error)) => return Err(error),
                 Err(NotBegun::AtBound) if self.settings.when_full == WhenFull::Refuse => {
                     return Err(Error::InFlight);
@@ -250,7 +252,7 @@ impl Link {
                 // Boxed, so that a call that finds a place is small.
                 Err(NotBegun::AtBound) => match Box::pin(self.place(deadline.at)).await {
                     // Another server may have a place, and the call has more time than this try.
-                    Err(Error::InFlight) if !deadline.is_last => return Ok(Err(self.is_full())),
+                    Err(Error::InFlight) if !deadline.is_last => return Ok(Err(Answer::Full)),
                     placed => placed?,
                 },
             }
@@ -277,7 +279,8 @@ impl Link {
         if is_watch && state.watches == limits::WATCHES_MAX {
             return Err(NotBegun::Never(Error::TooManyWatches));
         }
-        let id = state.slots.insert(deadline.at, deadline.is_last);
+        let ends = if is_watch { Deadline::after(DEADLINE_MAX) } else { deadline };
+        let id = state.slots.insert(ends.at, ends.is_last);
         if in_parts {
             state.slots.take_in_parts(id);
         }
@@ -288,7 +291,7 @@ impl Link {
             return Err(NotBegun::Never(error));
         }
         state.watches += usize::from(is_watch);
-        let due = deadline.at + DEADLINE_GRAIN;
+        let due = ends.at + DEADLINE_GRAIN;
         if state.due.is_none_or(|present| due < present) {
             state.due = Some(due);
         }
@@ -296,10 +299,6 @@ impl Link {
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         Ok(Open { link: self, id })
-    }
-
-    fn is_full(&self) -> Arc<str> {
-        format!("{}: as many calls are open as may be", self.address).into()
     }
 
     /// Waits until a place may be free. A timer for this call alone is dear, but the bound is no hot path.

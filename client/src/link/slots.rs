@@ -24,6 +24,8 @@ pub(crate) enum Answer {
     Reply(Reply),
     /// It was waiting, and may be sent now.
     Proceed,
+    /// It has not begun: there was no place for it in its time.
+    Full,
     /// The connection ended before a byte of it was given to the socket. Says how.
     Unsent(Arc<str>),
     /// The connection ended with (some of) it sent. Says how.
