@@ -18,8 +18,12 @@ use crate::disk::{Disk, DiskFile};
 /// What the file is called until it is taken into use.
 pub(super) const FILE_NAME: &str = "next.tmp";
 
-/// Bytes of zeros written and synced at once.
+/// Bytes of zeros synced at once.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Bytes of zeros written at once. The system caches each write as one unit, and goes through all blocks of a unit
+/// whenever the log writes to some: with 1 MiB a batch of the log took 6 µs of processor longer.
+const WRITE_BYTES: usize = 32 << 10;
 
 /// Between two pieces. With it a segment of 64 MiB takes some 200 ms.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -145,13 +149,15 @@ impl Job {
             _ => {}
         }
         let file = self.disk.create(&self.path)?;
-        let zeros = vec![0; PIECE_BYTES];
         let mut offset = 0;
         while offset < self.bytes {
-            let bytes = (self.bytes - offset).min(PIECE_BYTES as u64);
-            file.write_all_at(&zeros[..bytes as usize], offset)?;
+            let end = self.bytes.min(offset + PIECE_BYTES as u64);
+            while offset < end {
+                let bytes = WRITE_BYTES.min((end - offset) as usize);
+                file.write_all_at(&[0; WRITE_BYTES][..bytes], offset)?;
+                offset += bytes as u64;
+            }
             file.sync_data()?;
-            offset += bytes;
             let state = self.lock();
             let wait = self.changed.wait_timeout_while(state, PAUSE, |s| !matches!(s, State::Stopped));
             let (state, _) = wait.expect("nothing panics while it holds this lock");
