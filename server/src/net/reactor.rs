@@ -159,20 +159,26 @@ impl Reactor {
 
     /// Looks for events until there are some, as long as that may be worth it; says whether there are.
     fn look_busily(&self, events: &mut Events, begin: Instant) -> io::Result<bool> {
-        let patience = self.busy_poll.patience();
+        let patience = self.busy_poll.patience(begin);
         if patience.is_zero() {
             return Ok(false);
         }
         let patience = self.until_next_sleeper().map_or(patience, |left| left.min(patience));
+        let mut now = begin;
         loop {
             self.poll(events, Some(Duration::ZERO))?;
             if !events.is_empty() || self.alarm.is_woken.load(Ordering::SeqCst) {
                 return Ok(true);
             }
-            if begin.elapsed() >= patience {
+            if now - begin >= patience {
                 return Ok(false);
             }
             thread::yield_now(); // Whoever is waited for may need this core.
+            let yielded = now.elapsed();
+            now += yielded;
+            if self.busy_poll.is_crowded(now, yielded) {
+                return Ok(false);
+            }
         }
     }
 
