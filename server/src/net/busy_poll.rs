@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 /// and for the next entries.
 const LONG_WAITS_MAX: u32 = 2;
 
-/// A core that comes back later has gone to a program that computes. Threads that answer each other take less.
-const YIELDED_MAX: Duration = Duration::from_micros(500);
+/// A core that comes back later has gone to a program that computes, whose time slice is some 3 ms. Threads that answer
+/// each other take less, also under load.
+const YIELDED_MAX: Duration = Duration::from_millis(2);
 
 /// How long the loop leaves a core alone that another program wants.
 const CROWDED: Duration = Duration::from_secs(1);
