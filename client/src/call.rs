@@ -44,7 +44,7 @@ enum Tried<T> {
     Late {
         silent: bool,
     },
-    /// There was no connection in its time.
+    /// There was no connection in its time, or there will be none for a while.
     Unconnected(Arc<str>),
     /// It has not begun: it may now.
     Proceed,
@@ -325,7 +325,7 @@ fn judge(answer: Answer) -> Tried<Reply> {
         Answer::Reply(reply) => return Tried::Done(reply),
         Answer::Proceed => return Tried::Proceed,
         Answer::Closed => return Tried::Closed,
-        Answer::LateUnsent(how) => return Tried::Unconnected(how),
+        Answer::Unconnected(how) => return Tried::Unconnected(how),
         Answer::Unsent(how) => Failed::Unsent(how),
         Answer::Full => Failed::Full,
         Answer::Lost(how) => Failed::Lost(how),

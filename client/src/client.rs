@@ -111,8 +111,8 @@ impl Client {
     }
 
     /// Does all these writes together, in order, or none if a condition of one does not hold: a [`batch`](Self::batch) of what
-    /// was set up as writes, of [typed](Self::typed) keys and values, too. It has its own deadline and number of copies: those
-    /// of the writes do not count.
+    /// was set up as writes, of [typed](Self::typed) keys and values, too. It has its own deadline, number of copies and client:
+    /// those of the writes do not count.
     ///
     /// ```no_run
     /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -194,15 +194,16 @@ impl Client {
         {
             let late = until(shared.latest_deadline());
             future::or(shared.down_to(1), late).await;
+            let deadline = Deadline::after(self.deadline);
             for session in shared.leave_sessions() {
                 // Nothing depends on it.
-                let call = self.begin(Deadline::after(self.deadline), Repeat::Harmless);
+                let call = self.begin(deadline, Repeat::Harmless);
                 let _ = call.run(Operation::CloseSession { session }).await;
             }
             shared.give_up_calls();
         }
-        // Whoever was first may have given up closing; if not, it may take so long for the sessions.
-        let late = until(shared.latest_deadline().max(Instant::now() + self.deadline));
+        // Whoever was first may have given up closing; if not, it takes so long for the sessions at most.
+        let late = until(shared.latest_deadline().max(Instant::now()) + self.deadline);
         future::or(shared.down_to(0), late).await;
         shared.give_up_calls();
     }

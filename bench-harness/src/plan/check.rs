@@ -63,6 +63,12 @@ impl Case {
     pub fn check(&self) -> Result<(), String> {
         self.load.check()?;
         range("probes", self.probes_per_second.into(), 0, PROBES_MAX)?;
+        if self.busy_poll.is_some() && self.system != System::Quorate {
+            return Err(
+                "a busy poll is for servers that the harness starts: leave it out with other systems"
+                    .to_owned(),
+            );
+        }
         if let System::Connected(servers) = &self.system {
             // Replicas and quorum are what that cluster says.
             return match (servers.is_empty(), self.links.is_empty() && self.faults.is_empty()) {
@@ -328,6 +334,17 @@ mod tests {
         let link = |text: &str| super::super::NodeLink { node: 2, link: text.parse().unwrap() };
         let said = refused(|case| case.links = vec![link("5ms"), link("6ms")]);
         assert!(said.contains("in one"), "{said}");
+    }
+
+    #[test]
+    fn only_servers_that_are_started_can_be_told_to_look_busily() {
+        for system in [System::Connected(vec!["127.0.0.1:7401".to_owned()]), System::Peer(PeerKind::Redis)] {
+            let said = refused(|case| {
+                case.system = system.clone();
+                case.busy_poll = Some(Duration::ZERO);
+            });
+            assert!(said.contains("leave it out"), "{said}");
+        }
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl State {
         let mut silent = false;
         self.slots.answer_all(wakers, |phase, deadline, is_last| match phase {
             _ if now < deadline => None,
-            Phase::Waiting => Some(Answer::LateUnsent(reason.clone())),
+            Phase::Waiting => Some(Answer::Unconnected(reason.clone())),
             Phase::Queued { heard: then, .. } => {
                 let is_silent = *then == heard;
                 silent |= is_last && is_silent;
@@ -244,7 +244,7 @@ impl Link {
         loop {
             match self.begin(request, deadline, in_parts) {
                 Ok(open) => return Ok(Ok(open)),
-                Err(NotBegun::Shut(reason)) => return Ok(Err(Answer::Unsent(reason))),
+                Err(NotBegun::Shut(reason)) => return Ok(Err(Answer::Unconnected(reason))),
                 Err(NotBegun::Never(error)) => return Err(error),
                 Err(NotBegun::AtBound) if self.settings.when_full == WhenFull::Refuse => {
                     return Err(Error::InFlight);

@@ -30,8 +30,8 @@ pub(crate) enum Answer {
     Unsent(Arc<str>),
     /// The connection ended with (some of) it sent. Says how.
     Lost(Arc<str>),
-    /// The deadline passed while it was waiting. Says why there was no connection.
-    LateUnsent(Arc<str>),
+    /// There was no connection in its time, or there will be none for a while. Says why.
+    Unconnected(Arc<str>),
     /// The deadline passed after it was queued; with whether nothing at all was heard of the server meanwhile.
     LateSent { silent: bool },
     /// More parts came than it may leave untaken; no more will.
