@@ -30,7 +30,7 @@ use crate::shell::{self, Inbox, Places, Shell};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest busy poll that makes sense: time passes for a node in such steps.
-pub(crate) const BUSY_POLL_MAX: Duration = shell::TICK;
+pub const BUSY_POLL_MAX: Duration = shell::TICK;
 
 /// Longer than a sync of the log takes on a fast disk.
 const BUSY_POLL: Duration = Duration::from_micros(150);

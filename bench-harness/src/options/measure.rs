@@ -13,7 +13,7 @@ use crate::plan::{
     Arrivals, Case, Distribution, Fault, LeaderSettings, Load, NodeLink, Plan, ReadFrom, Scenario, Spacing,
     System, ValueBytes, durability_text,
 };
-use crate::units::{format_duration, parse_duration};
+use crate::units::parse_duration;
 
 /// Probes of each follower in a second: too few to cost anything.
 const PROBES_PER_SECOND: u32 = 10;
@@ -446,26 +446,11 @@ fn parse_server(text: &str) -> Result<String, String> {
 }
 
 fn parse_durabilities(text: &str) -> Result<List<Durability>, String> {
-    let each: Result<Vec<_>, _> = text.split(',').map(|word| durability_text::parse(word.trim())).collect();
-    let each = each?;
-    match each.as_slice() {
-        [one, other] if one == other => Err(format!("{one} is there twice: name each value once")),
-        [_] | [_, _] => Ok(List(each)),
-        _ => Err(format!("\"{text}\" is too long: there are two, fsync and os")),
-    }
+    List::parse(text, durability_text::parse)
 }
 
-/// Each once.
 fn parse_times(text: &str) -> Result<List<Duration>, String> {
-    let mut times = Vec::new();
-    for word in text.split(',') {
-        let time = parse_duration(word)?;
-        if times.contains(&time) {
-            return Err(format!("{} is there twice: name each value once", format_duration(time)));
-        }
-        times.push(time);
-    }
-    Ok(List(times))
+    List::parse(text, parse_duration)
 }
 
 #[cfg(test)]

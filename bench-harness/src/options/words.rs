@@ -16,9 +16,19 @@ impl<T: FromStr<Err: fmt::Display> + PartialEq> FromStr for List<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text, str::parse)
+    }
+}
+
+impl<T: PartialEq> List<T> {
+    /// Reads each value with `parse`.
+    pub(super) fn parse<E: fmt::Display>(
+        text: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Self, String> {
         let mut values = Vec::new();
         for word in text.split(',').map(str::trim) {
-            let value = word.parse().map_err(|error| match word {
+            let value = parse(word).map_err(|error| match word {
                 "" => format!("\"{text}\" has an empty place: write values separated by commas"),
                 _ => format!("{error}"),
             })?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quorate_client::load::VALUE_BYTES_MIN;
 use quorate_protocol::{Quorums, limits};
+use quorate_server::server::BUSY_POLL_MAX;
 
 use super::{Action, Arrivals, Case, Fault, Load, Plan, System, VERSION, When, Who};
 use crate::peers::PeerKind;
@@ -31,9 +32,6 @@ const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Cases and repeats of one plan.
 const RUNS_MAX: u64 = 10_000;
-
-/// Servers wake so often in any case.
-const BUSY_POLL_MAX: Duration = Duration::from_millis(5);
 
 /// Probes of one follower in a second.
 const PROBES_MAX: u64 = 1_000;
